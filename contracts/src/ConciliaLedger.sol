@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {AccessControl} from "@openzeppelin/contracts/access/AccessControl.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {IERC1271} from "@openzeppelin/contracts/interfaces/IERC1271.sol";
+import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
+import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
+import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
+
+import {IConciliaLedger} from "./IConciliaLedger.sol";
+
+/// @title ConciliaLedger
+/// @notice The one contract of a consortium: membership, rounds, signed updates, published models.
+contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Nonces {
+    /// @notice May change roles (by signature or directly), pause and unpause.
+    bytes32 public constant ADMIN_ROLE = 0x00;
+    /// @notice May open, close and abort rounds, reject updates and publish models.
+    bytes32 public constant COORDINATOR_ROLE = keccak256("COORDINATOR");
+    /// @notice May have its signed updates recorded.
+    bytes32 public constant HOSPITAL_ROLE = keccak256("HOSPITAL");
+    /// @notice Read by the services off chain; gives no right in this contract.
+    bytes32 public constant CLINICIAN_ROLE = keccak256("CLINICIAN");
+    /// @notice Read by the services off chain; gives no right in this contract.
+    bytes32 public constant AUDITOR_ROLE = keccak256("AUDITOR");
+
+    bytes32 private constant UPDATE_TYPEHASH = keccak256(
+        "Update(address hospital,bytes32 job,uint32 round,bytes32 base,bytes32 digest,uint64 samples,bytes32 metrics)"
+    );
+    bytes32 private constant ROLE_CHANGE_TYPEHASH =
+        keccak256("RoleChange(bytes32 role,address account,bool granted,uint256 nonce,uint256 deadline)");
+
+    /// @dev `Job` and the number of the last closed round, which made the head (0: the head is round 1's base).
+    struct JobRecord {
+        bytes32 head;
+        uint32 round;
+        uint32 closedRound;
+        bool published;
+    }
+
+    mapping(bytes32 job => JobRecord) private _jobs;
+    mapping(bytes32 job => mapping(uint32 round => Round)) private _rounds;
+
+    // One bit a hospital, at its number: 256 hospitals share a storage slot, so a batch writes a slot or two.
+    mapping(bytes32 job => mapping(uint32 round => mapping(uint256 word => uint256))) private _recorded;
+    mapping(bytes32 job => mapping(uint32 round => mapping(uint256 word => uint256))) private _rejected;
+
+    mapping(address hospital => uint32 number) private _numbers;
+    uint32 private _lastNumber;
+
+    /// @param admin First holder of the admin role.
+    /// @param coordinator First holder of the coordinator role.
+    constructor(address admin, address coordinator) EIP712("Concilia", "1") {
+        _grantRole(ADMIN_ROLE, admin);
+        _grantRole(COORDINATOR_ROLE, coordinator);
+    }
+
+    // ------------------------------------------------------------------------------------------------ coordinator
+
+    /// @inheritdoc IConciliaLedger
+    function openRound(bytes32 job, uint32 round, bytes32 base, uint64 deadline, uint32 quorum)
+        external
+        whenNotPaused
+        onlyRole(COORDINATOR_ROLE)
+    {
+        if (job == 0 || base == 0 || quorum == 0) revert EmptyValue();
+
+        JobRecord storage record = _jobs[job];
+        uint32 last = record.round;
+        _requireIdle(job, record);
+        if (round != last + 1) revert RoundOutOfOrder(job, round, last + 1);
+        if (round == 1) record.head = base;
+        else if (base != record.head) revert BaseMismatch(record.head, base);
+        if (deadline <= block.timestamp) revert DeadlinePassed(deadline, block.timestamp);
+
+        record.round = round;
+        _rounds[job][round] = Round({
+            base: base,
+            deadline: deadline,
+            quorum: quorum,
+            submitted: 0,
+            rejected: 0,
+            status: RoundStatus.Open
+        });
+        emit RoundOpened(job, round, base, deadline, quorum);
+    }
+
+    /// @inheritdoc IConciliaLedger
+    function rejectUpdate(bytes32 job, uint32 round, address hospital, Reason reason)
+        external
+        whenNotPaused
+        onlyRole(COORDINATOR_ROLE)
+    {
+        Round storage stored = _requireOpen(job, round);
+        if (reason == Reason.None) revert ReasonMissing();
+        (bool recorded, bool rejected) = updateStatus(job, round, hospital);
+        if (!recorded) revert UpdateNotFound(job, round, hospital);
+        if (rejected) revert AlreadyRejected(job, round, hospital);
+
+        (uint256 word, uint256 bit) = _position(_numbers[hospital]);
+        _rejected[job][round][word] |= bit;
+        ++stored.rejected;
+        emit UpdateRejected(job, round, hospital, reason);
+    }
+
+    /// @inheritdoc IConciliaLedger
+    function closeRound(bytes32 job, uint32 round, bytes32 globalDigest, bytes32 contributions, uint32 count)
+        external
+        whenNotPaused
+        onlyRole(COORDINATOR_ROLE)
+    {
+        Round storage stored = _requireOpen(job, round);
+        uint32 accepted = stored.submitted - stored.rejected;
+        if (count != accepted) revert ContributionCountMismatch(accepted, count);
+        if (accepted < stored.quorum) revert QuorumNotReached(accepted, stored.quorum);
+        if (globalDigest == 0 || contributions == 0) revert EmptyValue();
+
+        stored.status = RoundStatus.Closed;
+        JobRecord storage record = _jobs[job];
+        record.head = globalDigest;
+        record.closedRound = round;
+        emit RoundClosed(job, round, globalDigest, contributions, count);
+    }
+
+    /// @inheritdoc IConciliaLedger
+    function abortRound(bytes32 job, uint32 round) external whenNotPaused onlyRole(COORDINATOR_ROLE) {
+        _requireOpen(job, round).status = RoundStatus.Aborted;
+        emit RoundAborted(job, round);
+    }
+
+    /// @inheritdoc IConciliaLedger
+    function publishModel(bytes32 job, bytes32 digest) external whenNotPaused onlyRole(COORDINATOR_ROLE) {
+        JobRecord storage record = _jobs[job];
+        _requireIdle(job, record);
+        uint32 closedRound = record.closedRound;
+        if (closedRound == 0 || digest != record.head) revert NotHead(record.head, digest);
+
+        record.published = true;
+        emit ModelPublished(job, closedRound, digest);
+    }
+
+    // --------------------------------------------------------------------------------------------------- hospitals
+
+    /// @inheritdoc IConciliaLedger
+    function submitUpdates(bytes32 job, uint32 round, bytes32 base, SignedUpdate[] calldata updates)
+        external
+        whenNotPaused
+    {
+        if (updates.length == 0) revert EmptyValue();
+        Round storage stored = _requireOpen(job, round);
+        if (base != stored.base) revert BaseMismatch(stored.base, base);
+        if (block.timestamp > stored.deadline) revert DeadlinePassed(stored.deadline, block.timestamp);
+
+        mapping(uint256 word => uint256) storage bitmap = _recorded[job][round];
+        bytes32 domainSeparator = _domainSeparatorV4();
+        bytes memory preimage = _updatePreimage(job, round, base);
+        // The word at hand lives on the stack, and is stored when an update falls into another and at the end. A
+        // wallet asked for its signature meanwhile sees the old word but, being called statically, cannot use it.
+        (uint256 word,) = _position(_numbers[updates[0].hospital]);
+        uint256 bits = bitmap[word];
+
+        for (uint256 i = 0; i < updates.length; ++i) {
+            SignedUpdate calldata update = updates[i];
+            address hospital = update.hospital;
+            if (update.digest == 0) revert EmptyValue();
+            if (update.samples == 0) revert NoSamples(hospital);
+            _requireSignature(
+                hospital,
+                MessageHashUtils.toTypedDataHash(domainSeparator, _updateHash(preimage, update)),
+                update.signature
+            );
+            if (!hasRole(HOSPITAL_ROLE, hospital)) revert NotHospital(hospital);
+
+            (uint256 itsWord, uint256 bit) = _position(_numbers[hospital]);
+            if (itsWord != word) {
+                bitmap[word] = bits;
+                word = itsWord;
+                bits = bitmap[word];
+            }
+            if (bits & bit != 0) revert AlreadySubmitted(job, round, hospital);
+            bits |= bit;
+            emit UpdateRecorded(job, round, hospital, update.digest, update.samples, update.metrics);
+        }
+
+        bitmap[word] = bits;
+        // No truncation: every update of a batch is of another hospital, and those are numbered in 32 bits.
+        stored.submitted += uint32(updates.length);
+    }
+
+    // -------------------------------------------------------------------------------------------------- membership
+
+    /// @inheritdoc IConciliaLedger
+    function changeRole(RoleChange calldata change, address admin, bytes calldata signature) external {
+        if (block.timestamp > change.deadline) revert DeadlinePassed(change.deadline, block.timestamp);
+        if (
+            change.role != ADMIN_ROLE && change.role != COORDINATOR_ROLE && change.role != HOSPITAL_ROLE
+                && change.role != CLINICIAN_ROLE && change.role != AUDITOR_ROLE
+        ) revert UnknownRole(change.role);
+
+        bytes32 structHash = keccak256(
+            abi.encode(
+                ROLE_CHANGE_TYPEHASH, change.role, change.account, change.granted, change.nonce, change.deadline
+            )
+        );
+        _requireSignature(admin, _hashTypedDataV4(structHash), signature);
+        _checkRole(ADMIN_ROLE, admin);
+        _useCheckedNonce(admin, change.nonce);
+
+        if (change.granted) _grantRole(change.role, change.account);
+        else _revokeRole(change.role, change.account);
+    }
+
+    /// @inheritdoc IConciliaLedger
+    function pause() external onlyRole(ADMIN_ROLE) {
+        _pause();
+    }
+
+    /// @inheritdoc IConciliaLedger
+    function unpause() external onlyRole(ADMIN_ROLE) {
+        _unpause();
+    }
+
+    // ------------------------------------------------------------------------------------------------------- views
+
+    /// @inheritdoc IConciliaLedger
+    function roundOf(bytes32 job, uint32 round) external view returns (Round memory) {
+        return _rounds[job][round];
+    }
+
+    /// @inheritdoc IConciliaLedger
+    function jobOf(bytes32 job) external view returns (Job memory) {
+        JobRecord storage record = _jobs[job];
+        return Job({head: record.head, round: record.round, published: record.published});
+    }
+
+    /// @inheritdoc IConciliaLedger
+    function hospitalNumber(address hospital) external view returns (uint32) {
+        return _numbers[hospital];
+    }
+
+    /// @inheritdoc IConciliaLedger
+    function updateStatus(bytes32 job, uint32 round, address hospital)
+        public
+        view
+        returns (bool recorded, bool rejected)
+    {
+        // Number 0 needs no check: its bit is never set, for submitUpdates asks for the hospital role.
+        (uint256 word, uint256 bit) = _position(_numbers[hospital]);
+        recorded = _recorded[job][round][word] & bit != 0;
+        rejected = _rejected[job][round][word] & bit != 0;
+    }
+
+    // ---------------------------------------------------------------------------------------------------- internal
+
+    /// @dev Numbers a hospital at its first grant, whichever way the grant comes: `changeRole` or `grantRole`.
+    function _grantRole(bytes32 role, address account) internal override returns (bool granted) {
+        if (account == address(0)) revert EmptyValue();
+        granted = super._grantRole(role, account);
+        if (role == HOSPITAL_ROLE && _numbers[account] == 0) {
+            uint32 number = ++_lastNumber;
+            _numbers[account] = number;
+            emit HospitalNumbered(account, number);
+        }
+    }
+
+    /// @dev The round, which must be open.
+    function _requireOpen(bytes32 job, uint32 round) private view returns (Round storage stored) {
+        stored = _rounds[job][round];
+        if (stored.status != RoundStatus.Open) revert RoundNotOpen(job, round);
+    }
+
+    /// @dev The job must be neither published nor have an open round.
+    function _requireIdle(bytes32 job, JobRecord storage record) private view {
+        if (record.published) revert JobPublished(job);
+        uint32 last = record.round;
+        if (_rounds[job][last].status == RoundStatus.Open) revert PreviousRoundOpen(job, last);
+    }
+
+    /// @dev `signer` signed `hash`, as an account or, where recovery does not give it, as an ERC-1271 wallet.
+    function _requireSignature(address signer, bytes32 hash, bytes calldata signature) private view {
+        if (signature.length == 65) {
+            (address recovered, ECDSA.RecoverError failure,) = ECDSA.tryRecover(
+                hash, uint8(signature[64]), bytes32(signature[:32]), bytes32(signature[32:64])
+            );
+            if (failure == ECDSA.RecoverError.NoError && recovered == signer) return;
+        }
+
+        // As OpenZeppelin's SignatureChecker, whose file cannot be imported: in 5.4 it needs Cancun's mcopy.
+        (bool success, bytes memory answer) =
+            signer.staticcall(abi.encodeCall(IERC1271.isValidSignature, (hash, signature)));
+        if (
+            !success || answer.length < 32
+                || abi.decode(answer, (bytes32)) != bytes32(IERC1271.isValidSignature.selector)
+        ) revert InvalidSignature(signer);
+    }
+
+    /// @dev What every `Update` of a batch shares, encoded once; `_updateHash` fills the rest in.
+    function _updatePreimage(bytes32 job, uint32 round, bytes32 base) private pure returns (bytes memory) {
+        return abi.encode(UPDATE_TYPEHASH, address(0), job, round, base, bytes32(0), uint64(0), bytes32(0));
+    }
+
+    /// @dev The EIP-712 struct hash of an update. Written in assembly because a fresh encoding of all eight words costs
+    /// 400 gas an update more.
+    function _updateHash(bytes memory preimage, SignedUpdate calldata update) private pure returns (bytes32 hash) {
+        address hospital = update.hospital;
+        bytes32 digest = update.digest;
+        uint64 samples = update.samples;
+        bytes32 metrics = update.metrics;
+        assembly ("memory-safe") {
+            // Words of the encoding: type hash, hospital, job, round, base, digest, samples, metrics.
+            let words := add(preimage, 0x20)
+            mstore(add(words, 0x20), hospital)
+            mstore(add(words, 0xa0), digest)
+            mstore(add(words, 0xc0), samples)
+            mstore(add(words, 0xe0), metrics)
+            hash := keccak256(words, 0x100)
+        }
+    }
+
+    /// @dev Where a hospital's bit is.
+    function _position(uint256 number) private pure returns (uint256 word, uint256 bit) {
+        word = number >> 8;
+        bit = 1 << (number & 0xff);
+    }
+}

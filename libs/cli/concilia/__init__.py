@@ -1,0 +1,1 @@
+"""The `concilia` command: jobs, nodes, predictions, verification, and the stack on one machine."""

@@ -1,0 +1,144 @@
+"""Calling a Concilia service: retries with jitter, problems kept as problems, sign-in with a key when one is given.
+
+Constructing a client opens no connection.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from typing import Any
+
+import httpx
+import tenacity
+from asgi_correlation_id import correlation_id
+from eth_account.messages import encode_defunct
+from eth_account.signers.local import LocalAccount
+
+from concilia_kit.problems import Problem, Unavailable
+from concilia_kit.wire.auth import AccessToken, Audience, Challenge, Session
+
+TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+_SAFE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+_RETRY_STATUS = frozenset({429, 502, 503, 504})
+_MARGIN = 10.0  # seconds before a token's end at which a new one is taken
+
+
+def client(base_url: str, auth: httpx.Auth | None = None, transport: httpx.BaseTransport | None = None) -> httpx.Client:
+    """An HTTP client for one service that sends the request id on."""
+
+    def stamp(request: httpx.Request) -> None:
+        if (request_id := correlation_id.get()) is not None:
+            request.headers["X-Request-ID"] = request_id
+
+    return httpx.Client(
+        base_url=base_url, auth=auth, timeout=TIMEOUT, transport=transport, event_hooks={"request": [stamp]}
+    )
+
+
+def call(http: httpx.Client, method: str, path: str, *, retry_seconds: float = 30.0, **kwargs: Any) -> httpx.Response:
+    """One call. Connection failures are retried for `retry_seconds`; answers that say "later" likewise for methods that
+    may be repeated (RFC 9110, section 9.2.2).
+
+    Raises `Problem` for an answer of 400 and above, `Unavailable` where no answer came.
+    """
+
+    def worth_another_try(error: BaseException) -> bool:
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+            return True
+        if method not in _SAFE:
+            return False
+        return isinstance(error, httpx.TransportError) or (
+            isinstance(error, Problem) and error.problem_status in _RETRY_STATUS
+        )
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(worth_another_try),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
+        stop=tenacity.stop_after_delay(retry_seconds),
+        reraise=True,
+    )
+
+    def once() -> httpx.Response:
+        response = http.request(method, path, **kwargs)
+        raise_for_problem(response)
+        return response
+
+    try:
+        return retrying(once)
+    except httpx.TransportError as error:
+        raise Unavailable(f"{http.base_url} does not answer ({type(error).__name__})") from error
+
+
+def raise_for_problem(response: httpx.Response) -> None:
+    """Raise the `Problem` that an answer of 400 and above carries."""
+    if response.status_code < 400:
+        return
+    response.read()
+    try:
+        document = response.json()
+    except ValueError:
+        document = {}
+    raise Problem.from_document(document if isinstance(document, dict) else {}, response.status_code)
+
+
+class WalletAuth(httpx.Auth):
+    """Signs in at the auth service with a key (EIP-4361) and keeps a fresh access token for one audience."""
+
+    def __init__(self, auth: httpx.Client, account: LocalAccount, audience: Audience) -> None:
+        self._auth = auth
+        self._account = account
+        self._audience = audience
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+        self._token: AccessToken | None = None
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Add a token; where it is refused as expired or unknown, take a new one and try once more."""
+        request.headers["Authorization"] = f"Bearer {self.token()}"
+        response = yield request
+        # A streamed body is spent by the first attempt and cannot be sent again.
+        if response.status_code == 401 and hasattr(request, "_content"):
+            request.headers["Authorization"] = f"Bearer {self.token(fresh=True)}"
+            yield request
+
+    def token(self, fresh: bool = False) -> str:
+        """An access token with some life left. Raises `Problem` where sign-in is refused."""
+        with self._lock:
+            if fresh or self._token is None or self._token.expires_at.timestamp() - time.time() < _MARGIN:
+                self._token = self._exchange()
+            return self._token.token
+
+    def _exchange(self) -> AccessToken:
+        if self._session is None or self._session.expires_at.timestamp() - time.time() < _MARGIN:
+            self._session = self._sign_in()
+        try:
+            return self._access(self._session)
+        except Problem as problem:
+            if problem.problem_status != 401:
+                raise
+            self._session = self._sign_in()
+            return self._access(self._session)
+
+    def _sign_in(self) -> Session:
+        asked = call(self._auth, "POST", "/v1/challenges", json={"address": self._account.address})
+        challenge = Challenge.model_validate_json(asked.content)
+        signed = self._account.sign_message(encode_defunct(text=challenge.message))
+        answer = call(
+            self._auth,
+            "POST",
+            "/v1/sessions",
+            json={"message": challenge.message, "signature": "0x" + signed.signature.hex().removeprefix("0x")},
+        )
+        return Session.model_validate_json(answer.content)
+
+    def _access(self, session: Session) -> AccessToken:
+        answer = call(
+            self._auth,
+            "POST",
+            "/v1/tokens",
+            json={"audience": self._audience.value},
+            headers={"Authorization": f"Bearer {session.token}"},
+        )
+        return AccessToken.model_validate_json(answer.content)

@@ -1,0 +1,135 @@
+"""EIP-712 messages that hospitals and administrators sign and the contract verifies.
+
+The type strings must equal the contract's; an end-to-end test signs here and submits there.
+Source: EIP-712 (typed structured data), EIP-55 (address checksum).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from eth_account import Account
+from eth_account.messages import SignableMessage, encode_typed_data
+from eth_account.signers.local import LocalAccount
+from eth_utils.address import is_address, to_checksum_address
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from concilia_kit.digests import Digest, JobId
+from concilia_kit.roles import Role
+
+NAME = "Concilia"
+VERSION = "1"
+
+_UPDATE = [
+    {"name": "hospital", "type": "address"},
+    {"name": "job", "type": "bytes32"},
+    {"name": "round", "type": "uint32"},
+    {"name": "base", "type": "bytes32"},
+    {"name": "digest", "type": "bytes32"},
+    {"name": "samples", "type": "uint64"},
+    {"name": "metrics", "type": "bytes32"},
+]
+_ROLE_CHANGE = [
+    {"name": "role", "type": "bytes32"},
+    {"name": "account", "type": "address"},
+    {"name": "granted", "type": "bool"},
+    {"name": "nonce", "type": "uint256"},
+    {"name": "deadline", "type": "uint256"},
+]
+
+
+def _checksummed(value: str) -> str:
+    if not is_address(value):
+        raise ValueError("not an Ethereum address")
+    return str(to_checksum_address(value))
+
+
+Address = Annotated[str, AfterValidator(_checksummed)]
+"""An Ethereum address; accepted in lower case or with a right checksum, kept with its EIP-55 checksum."""
+
+Signature = Annotated[str, StringConstraints(pattern=r"^0x([0-9a-fA-F]{2}){1,1024}$", strict=True)]
+"""A signature as 0x-prefixed hexadecimal: 65 bytes for an account, up to 1,024 for a contract wallet."""
+
+
+class Domain(BaseModel):
+    """Where a signature is valid: one contract on one chain (EIP-712 `eip712Domain`)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    chain_id: int = Field(ge=1)
+    contract: Address
+
+    def typed(self) -> dict[str, Any]:
+        """The domain as EIP-712 spells it."""
+        return {
+            "name": NAME,
+            "version": VERSION,
+            "chainId": self.chain_id,
+            "verifyingContract": self.contract,
+        }
+
+
+class Update(BaseModel):
+    """A hospital's statement about its update of one round; what it signs.
+
+    `digest` is SHA-256 of the update file's exact bytes, `metrics` that of its metrics in canonical JSON.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    hospital: Address
+    job: JobId
+    round: int = Field(ge=1, lt=2**32)
+    base: Digest
+    digest: Digest
+    samples: int = Field(ge=0, lt=2**64)
+    metrics: Digest
+
+    def signable(self, domain: Domain) -> SignableMessage:
+        """The EIP-712 message to sign or to recover from."""
+        message = {
+            "hospital": self.hospital,
+            "job": bytes.fromhex(self.job),
+            "round": self.round,
+            "base": bytes.fromhex(self.base),
+            "digest": bytes.fromhex(self.digest),
+            "samples": self.samples,
+            "metrics": bytes.fromhex(self.metrics),
+        }
+        return encode_typed_data(domain.typed(), {"Update": _UPDATE}, message)
+
+
+class RoleChange(BaseModel):
+    """An administrator's decision to grant or revoke a role; what they sign."""
+
+    model_config = ConfigDict(frozen=True)
+
+    role: Role
+    account: Address
+    granted: bool
+    nonce: int = Field(ge=0, lt=2**256)
+    deadline: int = Field(ge=0, lt=2**256)
+
+    def signable(self, domain: Domain) -> SignableMessage:
+        """The EIP-712 message to sign or to recover from."""
+        message = {
+            "role": self.role.identifier,
+            "account": self.account,
+            "granted": self.granted,
+            "nonce": self.nonce,
+            "deadline": self.deadline,
+        }
+        return encode_typed_data(domain.typed(), {"RoleChange": _ROLE_CHANGE}, message)
+
+
+def sign(message: Update | RoleChange, domain: Domain, account: LocalAccount) -> str:
+    """Sign a message for one contract on one chain; 65 bytes as 0x-prefixed hexadecimal."""
+    return "0x" + account.sign_message(message.signable(domain)).signature.hex().removeprefix("0x")
+
+
+def signer(message: Update | RoleChange, domain: Domain, signature: str) -> str:
+    """The address that signed. Raises `ValueError` where no address can be recovered."""
+    try:
+        return str(Account.recover_message(message.signable(domain), signature=signature))
+    except Exception as error:  # eth-keys raises its own family for malformed signatures
+        raise ValueError("signature is malformed") from error

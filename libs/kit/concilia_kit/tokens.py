@@ -1,0 +1,72 @@
+"""Access tokens: what a service believes about its caller, verified offline with the auth service's published keys.
+
+Source: JSON Web Token (RFC 7519), EdDSA (RFC 8037), JSON Web Key Set (RFC 7517).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+
+from concilia_kit.problems import Unauthorized
+from concilia_kit.roles import Role
+from concilia_kit.wire.auth import Audience
+
+ALGORITHM = "EdDSA"
+ISSUER = "concilia-auth"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller: EIP-55 address, and the roles it held on the contract when its token was issued."""
+
+    address: str
+    roles: frozenset[Role]
+
+
+class TokenVerifier:
+    """Verifies access tokens for one audience.
+
+    `fetch_keys` returns a JSON Web Key Set; it is called when a token names an unknown key, at most every
+    `refetch_seconds`, so that keys rotate without a restart and a forged key id cannot make the service hammer auth.
+    """
+
+    def __init__(
+        self, audience: Audience, fetch_keys: Callable[[], dict[str, Any]], refetch_seconds: float = 5.0
+    ) -> None:
+        self._audience = audience
+        self._fetch_keys = fetch_keys
+        self._refetch_seconds = refetch_seconds
+        self._lock = threading.Lock()
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched = float("-inf")
+
+    def verify(self, token: str) -> Principal:
+        """The caller. Raises `Unauthorized` for a token that is malformed, expired, foreign or for another audience."""
+        try:
+            key = self._key(str(jwt.get_unverified_header(token).get("kid")))
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[ALGORITHM],
+                audience=self._audience.value,
+                issuer=ISSUER,
+                options={"require": ["exp", "iat", "sub", "aud", "iss"]},
+            )
+            return Principal(claims["sub"], frozenset(Role(role) for role in claims["roles"]))
+        except jwt.ExpiredSignatureError as error:
+            raise Unauthorized("the access token has expired", code="token_expired") from error
+        except (jwt.PyJWTError, KeyError, TypeError, ValueError) as error:
+            raise Unauthorized("the access token is not valid here", code="token_invalid") from error
+
+    def _key(self, key_id: str) -> jwt.PyJWK:
+        with self._lock:
+            if key_id not in self._keys and time.monotonic() - self._fetched > self._refetch_seconds:
+                self._keys = {str(entry.get("kid")): jwt.PyJWK.from_dict(entry) for entry in self._fetch_keys()["keys"]}
+                self._fetched = time.monotonic()
+            return self._keys[key_id]

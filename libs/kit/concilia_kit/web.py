@@ -1,0 +1,150 @@
+"""What every FastAPI service does the same: problem+json for every error, request ids, health, who is calling.
+
+Source: RFC 9457 (problem details), RFC 6750 (bearer tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated, Any
+
+import fastapi
+import uvicorn
+from asgi_correlation_id import CorrelationIdMiddleware
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+
+from concilia_kit import logs
+from concilia_kit.problems import MEDIA_TYPE, Forbidden, Problem, Unauthorized
+from concilia_kit.roles import Role
+from concilia_kit.settings import ServiceSettings
+from concilia_kit.tokens import Principal, TokenVerifier
+
+_bearer = HTTPBearer(auto_error=False, description="access token of the auth service")
+_log = logs.get(__name__)
+
+Check = Callable[[], object]
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def application(
+    title: str,
+    *,
+    ready: Mapping[str, Check],
+    verifier: TokenVerifier | None = None,
+    lifespan: Lifespan | None = None,
+) -> FastAPI:
+    """A FastAPI application with the behaviour all services share.
+
+    `ready` names what the service depends on; each check raises where its dependency does not answer.
+    """
+    app = FastAPI(
+        title=title,
+        version="1",
+        lifespan=lifespan,
+        docs_url="/docs",
+        redoc_url=None,
+        responses={"default": {"description": "problem", "content": {MEDIA_TYPE: {}}}},
+    )
+    app.state.verifier = verifier
+    app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=True)
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_crash)
+
+    @app.get("/healthz", tags=["health"])
+    def healthz() -> dict[str, str]:
+        """The process is alive."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["health"])
+    def readyz(response: fastapi.Response) -> dict[str, str]:
+        """Each dependency by name, 'ok' or what is wrong; 503 where one is missing."""
+        states: dict[str, str] = {}
+        for name, check in ready.items():
+            try:
+                check()
+                states[name] = "ok"
+            except Exception as error:  # whatever a dependency raises, the answer is the same
+                states[name] = type(error).__name__
+                response.status_code = 503
+        return states
+
+    return app
+
+
+def run(app: FastAPI, settings: ServiceSettings) -> None:
+    """Serve until told to stop. Logging is already configured, uvicorn's records go the same way."""
+    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, access_log=False)
+
+
+def principal(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Principal:
+    """The caller. Raises `Unauthorized`."""
+    if credentials is None:
+        raise Unauthorized(
+            "an access token is needed: 'Authorization: Bearer …'", headers={"WWW-Authenticate": "Bearer"}
+        )
+    verifier: TokenVerifier = request.app.state.verifier
+    return verifier.verify(credentials.credentials)
+
+
+def require(*roles: Role) -> Callable[[Principal], Principal]:
+    """A dependency: the caller, who must hold one of `roles` (any role where none is named)."""
+    accepted = frozenset(roles or Role)
+
+    def check(caller: Annotated[Principal, Depends(principal)]) -> Principal:
+        if not caller.roles & accepted:
+            names = ", ".join(sorted(accepted))
+            raise Forbidden(f"this needs one of the roles: {names}", code="role_missing")
+        return caller
+
+    return check
+
+
+def _problem_response(problem: Problem) -> JSONResponse:
+    return JSONResponse(
+        problem.document(), status_code=problem.problem_status, media_type=MEDIA_TYPE, headers=problem.headers
+    )
+
+
+async def _on_problem(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Problem)
+    if error.problem_status >= 500:
+        _log.warning("problem", path=request.url.path, code=error.problem_code, detail=error.detail)
+    return _problem_response(error)
+
+
+async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    # Pydantic's own report repeats the input, which may be a secret or a picture.
+    errors: list[dict[str, Any]] = [
+        {"where": ".".join(map(str, item["loc"])), "what": item["msg"]} for item in error.errors()[:20]
+    ]
+    return _problem_response(
+        Problem("the request does not fit its schema", status=422, code="invalid_request", extra={"errors": errors})
+    )
+
+
+async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    return _problem_response(
+        Problem(
+            str(error.detail),
+            status=error.status_code,
+            code=codes.get(error.status_code, f"http_{error.status_code}"),
+            headers=dict(error.headers or {}),
+        )
+    )
+
+
+async def _on_crash(request: Request, error: Exception) -> JSONResponse:
+    _log.error("unexpected error", path=request.url.path, exc_info=error)
+    return _problem_response(Problem("an unexpected error; the log of this service has it"))

@@ -1,0 +1,64 @@
+"""Sign-in (EIP-4361) and access tokens: what the auth service takes and gives."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import AwareDatetime, Field
+
+from concilia_kit.roles import Role
+from concilia_kit.signing import Address, Signature
+from concilia_kit.wire.base import Wire
+
+
+class Audience(StrEnum):
+    """The services that accept access tokens; a token is good for one of them."""
+
+    MODEL = "model"
+    AGGREGATOR = "aggregator"
+    CHAIN = "chain"
+
+
+class ChallengeRequest(Wire):
+    """Ask for a message to sign."""
+
+    address: Address
+
+
+class Challenge(Wire):
+    """An EIP-4361 message with a nonce that works once and until `expires_at`."""
+
+    message: str
+    nonce: str
+    expires_at: AwareDatetime
+
+
+class SignIn(Wire):
+    """A challenge's message, signed by `personal_sign` (EIP-191)."""
+
+    message: str = Field(max_length=4096)
+    signature: Signature
+
+
+class Session(Wire):
+    """A session: exchange its token for access tokens until it ends."""
+
+    token: str
+    address: Address
+    roles: tuple[Role, ...]
+    expires_at: AwareDatetime
+
+
+class TokenRequest(Wire):
+    """Ask for an access token for one audience."""
+
+    audience: Audience
+
+
+class AccessToken(Wire):
+    """A short-lived JSON Web Token (RFC 7519) for one audience."""
+
+    token: str
+    audience: Audience
+    roles: tuple[Role, ...]
+    expires_at: AwareDatetime

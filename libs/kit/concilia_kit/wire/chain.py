@@ -1,0 +1,192 @@
+"""The ledger as the chain service tells it, and what it takes to relay."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+from pydantic import AwareDatetime, Field
+
+from concilia_kit.digests import Digest, JobId
+from concilia_kit.roles import Role
+from concilia_kit.signing import Address, RoleChange, Signature, Update
+from concilia_kit.wire.base import Wire
+from concilia_kit.wire.training import UpdateMetrics
+
+
+class RoundStatus(StrEnum):
+    """Where a round stands on the ledger."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    ABORTED = "aborted"
+
+
+class Reason(IntEnum):
+    """Why a recorded update was left out; the contract's `Reason`, number by number."""
+
+    ARTIFACT_MISSING = 1
+    DIGEST_MISMATCH = 2
+    MALFORMED_FILE = 3
+    NAME_MISMATCH = 4
+    SHAPE_MISMATCH = 5
+    DTYPE_MISMATCH = 6
+    NON_FINITE = 7
+    NORM_TOO_LARGE = 8
+    SAMPLE_COUNT = 9
+
+
+class EventName(StrEnum):
+    """The contract's events that concern jobs."""
+
+    ROUND_OPENED = "RoundOpened"
+    UPDATE_RECORDED = "UpdateRecorded"
+    UPDATE_REJECTED = "UpdateRejected"
+    ROUND_CLOSED = "RoundClosed"
+    ROUND_ABORTED = "RoundAborted"
+    MODEL_PUBLISHED = "ModelPublished"
+
+
+class ContractInfo(Wire):
+    """The ledger this deployment writes to; `chain_id` and `address` make the EIP-712 domain."""
+
+    chain_id: int
+    address: Address
+    deployment_block: int
+
+
+class Member(Wire):
+    """An address and the roles it holds now. `nonce` is the next of its signed role changes."""
+
+    address: Address
+    roles: tuple[Role, ...]
+    hospital_number: int
+    nonce: int
+
+
+class SignedRoleChange(Wire):
+    """An administrator's signed role change, to be relayed."""
+
+    change: RoleChange
+    admin: Address
+    signature: Signature
+
+
+class RoundOpening(Wire):
+    """Open the next round of a job."""
+
+    job: JobId
+    round: int = Field(ge=1, lt=2**32)
+    base: Digest
+    deadline: int = Field(ge=0, lt=2**64)
+    quorum: int = Field(ge=1, lt=2**32)
+
+
+class Rejection(Wire):
+    """Leave a recorded update out."""
+
+    hospital: Address
+    reason: Reason
+
+
+class RoundClosure(Wire):
+    """Close a round on its new global model; `count` updates went into it."""
+
+    global_digest: Digest
+    contributions: Digest
+    count: int = Field(ge=1, lt=2**32)
+
+
+class Publication(Wire):
+    """Publish a job's head, which ends the job."""
+
+    job: JobId
+    digest: Digest
+
+
+class UpdateSubmission(Wire):
+    """A hospital's signed update with the metrics whose digest it signed."""
+
+    update: Update
+    metrics: UpdateMetrics
+    signature: Signature
+
+
+class Receipt(Wire):
+    """A transaction that is on the chain. Times are the gateway's: asked, broadcast, confirmed."""
+
+    transaction: str
+    block: int
+    gas: int
+    received_at: AwareDatetime
+    sent_at: AwareDatetime
+    confirmed_at: AwareDatetime
+
+    @property
+    def latency(self) -> float:
+        """Seconds from the request to the confirmation."""
+        return (self.confirmed_at - self.received_at).total_seconds()
+
+
+class Transaction(Receipt):
+    """A receipt with what it did."""
+
+    function: str
+    job: JobId | None = None
+    round: int | None = None
+    hospital: Address | None = None
+
+
+class LedgerUpdate(Wire):
+    """An update as recorded; `reason` is set where it was rejected. `metrics` is None where the gateway lost them."""
+
+    update: Update
+    signature: Signature
+    metrics: UpdateMetrics | None
+    reason: Reason | None
+    transaction: str
+    block: int
+
+
+class LedgerRound(Wire):
+    """A round as recorded. `submitted` and `rejected` are the contract's own counts."""
+
+    job: JobId
+    round: int
+    status: RoundStatus
+    base: Digest
+    deadline: int
+    quorum: int
+    submitted: int
+    rejected: int
+    global_digest: Digest | None
+    contributions: Digest | None
+    updates: tuple[LedgerUpdate, ...]
+
+    def accepted(self) -> tuple[LedgerUpdate, ...]:
+        """The updates that count."""
+        return tuple(item for item in self.updates if item.reason is None)
+
+
+class LedgerJob(Wire):
+    """A job as recorded: its head, and its rounds in order."""
+
+    job: JobId
+    head: Digest
+    published: bool
+    rounds: tuple[LedgerRound, ...]
+
+
+class LedgerEvent(Wire):
+    """One event of a job in chain order; `arguments` as the contract names them, bytes32 as 64 hex characters."""
+
+    name: EventName
+    job: JobId
+    round: int
+    block: int
+    log_index: int
+    transaction: str
+    arguments: dict[str, str | int]
+
+
+STREAM = "concilia:ledger"
+"""The Redis stream on which the chain service puts every `LedgerEvent` as JSON under the field `event`."""

@@ -1,0 +1,124 @@
+"""Jobs and rounds as the aggregator takes and tells them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import AwareDatetime, Field
+
+from concilia_kit.digests import Digest, JobId
+from concilia_kit.signing import Address
+from concilia_kit.wire.base import Wire
+from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Progress
+
+
+class StrategyName(StrEnum):
+    """The aggregation strategies."""
+
+    FEDAVG = "fedavg"
+    FEDPROX = "fedprox"
+
+
+class Strategy(Wire):
+    """An aggregation strategy and its parameters."""
+
+    name: StrategyName = StrategyName.FEDAVG
+    proximal_mu: float = Field(default=0.01, ge=0, le=100, description="FedProx only")
+
+
+class JobSpec(Wire):
+    """What an administrator asks for."""
+
+    name: str = Field(min_length=1, max_length=100)
+    architecture: Architecture = Architecture.RESNET50
+    initial: Digest = Field(description="artifact of the initial weights")
+    strategy: Strategy = Strategy()
+    rounds: int = Field(default=3, ge=1, le=10_000)
+    quorum: int = Field(default=1, ge=1, le=100_000)
+    deadline_seconds: int = Field(default=3600, ge=5, le=30 * 86400, description="from opening a round")
+    target: float | None = Field(default=None, gt=0, le=1, description="pooled balanced accuracy that ends the job")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    local: LocalTraining = LocalTraining()
+    evaluation: Evaluation = Evaluation()
+
+
+class Phase(StrEnum):
+    """Where a job stands; the phases from OPENING to EVALUATING repeat each round."""
+
+    BASELINE = "baseline"
+    OPENING = "opening"
+    TRAINING = "training"
+    FOLDING = "folding"
+    EVALUATING = "evaluating"
+    PUBLISHING = "publishing"
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class Scores(Wire):
+    """Metrics of a confusion matrix; None where a class has no images."""
+
+    images: int
+    accuracy: float
+    balanced_accuracy: float
+    loss: float
+    recall: tuple[float | None, ...]
+    melanoma_recall: float | None
+    auc: tuple[float | None, ...]
+
+
+class SiteScores(Wire):
+    """One site's held-out metrics."""
+
+    hospital: Address
+    site: str
+    scores: Scores
+
+
+class Rejected(Wire):
+    """An update that was left out, and why."""
+
+    hospital: Address
+    digest: Digest
+    reason: str
+
+
+class RoundView(Wire):
+    """A round as the aggregator knows it. Round 0 is the evaluation of the initial model.
+
+    Seconds: `training` the longest local training, `moving` the sum of downloads and uploads, `chain` the sum of
+    transaction latencies, `folding` screening and averaging.
+    """
+
+    round: int
+    base: Digest | None
+    model: Digest | None
+    opened_at: AwareDatetime | None
+    closed_at: AwareDatetime | None
+    deadline: int | None
+    accepted: int
+    rejected: tuple[Rejected, ...]
+    pooled: Scores | None
+    confusion: tuple[tuple[int, ...], ...] | None
+    sites: tuple[SiteScores, ...]
+    overlapping_lesions: int | None
+    seconds_training: float
+    seconds_moving: float
+    seconds_chain: float
+    seconds_folding: float
+    bytes_moved: int
+    progress: dict[Address, Progress]
+
+
+class JobView(Wire):
+    """A job as the aggregator knows it."""
+
+    id: JobId
+    spec: JobSpec
+    phase: Phase
+    round: int
+    detail: str
+    created_at: AwareDatetime
+    model: Digest | None
+    rounds: tuple[RoundView, ...]

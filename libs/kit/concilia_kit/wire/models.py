@@ -1,0 +1,99 @@
+"""Artifacts, model versions and predictions as the model service tells them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import AwareDatetime, Field, model_validator
+
+from concilia_kit.digests import Digest, JobId
+from concilia_kit.lesions import CLASSES
+from concilia_kit.signing import Address
+from concilia_kit.wire.base import Wire
+from concilia_kit.wire.training import Architecture
+
+
+class Weights(StrEnum):
+    """Where initial weights come from."""
+
+    IMAGENET = "imagenet"
+    FILE = "file"
+    RANDOM = "random"
+
+
+class InitialModelRequest(Wire):
+    """Make initial weights for an architecture; `file` names an artifact (a trunk alone is allowed)."""
+
+    architecture: Architecture
+    weights: Weights
+    file: Digest | None = None
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _file_with_file(self) -> Self:
+        if (self.weights is Weights.FILE) != (self.file is not None):
+            raise ValueError("'file' goes with weights 'file', and only with it")
+        return self
+
+
+class InitialModel(Wire):
+    """Initial weights as an artifact; `origin` says in words where they came from, and is stored with them."""
+
+    digest: Digest
+    architecture: Architecture
+    origin: str
+    loaded_tensors: int
+    fresh_tensors: int
+
+
+class Artifact(Wire):
+    """A stored file: SHA-256 of its bytes, its size in bytes, who brought it."""
+
+    digest: Digest
+    size: int
+    owner: Address
+    tensors: int
+    origin: str | None = None
+
+
+class ModelVersion(Wire):
+    """A published model with its lineage: base and global digest of each closed round, in order."""
+
+    digest: Digest
+    job: JobId
+    architecture: Architecture
+    image_size: int
+    initial: Digest
+    initial_origin: str | None
+    rounds: int
+    contributors: tuple[Address, ...]
+    lineage: tuple[Digest, ...]
+    published_at: AwareDatetime
+
+
+class ModelRegistration(Wire):
+    """Register a job's published model; the chain is asked whether it was."""
+
+    job: JobId
+    digest: Digest
+    architecture: Architecture
+    image_size: int = Field(ge=32, le=1024)
+
+
+class ClassProbability(Wire):
+    """One class's share."""
+
+    code: str
+    name: str
+    probability: float = Field(ge=0, le=1)
+
+
+class Prediction(Wire):
+    """Seven probabilities that sum to one, and the model that gave them. No medical device."""
+
+    model: Digest
+    job: JobId
+    probabilities: tuple[ClassProbability, ...] = Field(min_length=len(CLASSES), max_length=len(CLASSES))
+    milliseconds: float
+    notice: str = "Research software, no medical device: not for diagnosis."

@@ -1,0 +1,190 @@
+"""Training as it is asked for and reported: tasks to nodes, and what nodes say back.
+
+A task carries ids, hashes and hyperparameters, never arrays. A report carries counts and seconds, never a file name,
+a lesion or a label row.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from concilia_kit.digests import Digest, JobId
+from concilia_kit.lesions import CLASSES
+from concilia_kit.signing import Address
+from concilia_kit.wire.base import Wire
+
+TRAIN_TASK = "concilia.train"
+EVALUATE_TASK = "concilia.evaluate"
+SCORE_BINS = 32
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def queue_of(address: str) -> str:
+    """The name of a node's own task queue."""
+    return f"node.{address.lower()}"
+
+
+class Architecture(StrEnum):
+    """torchvision's names of the architectures a job may train."""
+
+    RESNET50 = "resnet50"
+    RESNET18 = "resnet18"
+    MOBILENET_V2 = "mobilenet_v2"
+    EFFICIENTNET_B0 = "efficientnet_b0"
+
+
+class Balance(StrEnum):
+    """How local training meets class imbalance: weights in the loss, weights in the sampling, or not at all."""
+
+    LOSS = "loss"
+    SAMPLING = "sampling"
+    NONE = "none"
+
+
+class LocalTraining(Wire):
+    """Hyperparameters of one hospital's part of a round."""
+
+    epochs: int = Field(default=1, ge=1, le=100)
+    batch_size: int = Field(default=32, ge=2, le=1024)
+    learning_rate: float = Field(default=1e-3, gt=0, le=10, allow_inf_nan=False)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    image_size: int = Field(default=224, ge=32, le=1024, description="side of the square input, pixels")
+    max_images: int | None = Field(default=None, ge=1, description="cap on training images a site and round")
+    balance: Balance = Balance.LOSS
+    augment: bool = True
+    proximal_mu: float = Field(default=0.0, ge=0, le=100, description="FedProx's mu; set by the strategy")
+
+
+class Evaluation(Wire):
+    """How a global model is evaluated at each site."""
+
+    batch_size: int = Field(default=64, ge=1, le=1024)
+    max_images: int | None = Field(default=None, ge=1, description="cap on held-out images a site")
+
+
+class TrainTask(Wire):
+    """Train one round at one node. `base` and `architecture` pin what is trained."""
+
+    job: JobId
+    round: int = Field(ge=1)
+    architecture: Architecture
+    base: Digest
+    seed: int = Field(ge=0, lt=2**63)
+    deadline: int
+    local: LocalTraining
+
+
+class EvaluateTask(Wire):
+    """Evaluate a model on a node's held-out lesions. Round 0 is the initial model."""
+
+    job: JobId
+    round: int = Field(ge=0)
+    architecture: Architecture
+    model: Digest
+    seed: int = Field(ge=0, lt=2**63)
+    image_size: int = Field(ge=32, le=1024)
+    evaluation: Evaluation
+
+
+class UpdateMetrics(Wire):
+    """What a node measured while it made an update; its canonical JSON's digest is part of what the node signs."""
+
+    loss: Finite
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    images: Count
+    lesions: Count
+    skipped_images: Count
+    epochs: Count
+    seconds_download: Seconds
+    seconds_training: Seconds
+    seconds_upload: Seconds
+    bytes_download: Count
+    bytes_upload: Count
+
+
+class EvaluationReport(Wire):
+    """Counts from one site's held-out lesions; sums over sites are exact.
+
+    `confusion[t][p]`: images of class t predicted as p. `positives[c][b]` and `negatives[c][b]`: images that are (not)
+    of class c whose probability of c fell into bin b of `SCORE_BINS` equal bins over [0, 1].
+    """
+
+    job: JobId
+    round: int = Field(ge=0)
+    model: Digest
+    confusion: tuple[tuple[Count, ...], ...]
+    positives: tuple[tuple[Count, ...], ...]
+    negatives: tuple[tuple[Count, ...], ...]
+    loss_sum: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    images: Count
+    lesions: Count
+    overlapping_lesions: Count
+    skipped_images: Count
+    seconds: Seconds
+
+    @model_validator(mode="after")
+    def _shapes_and_sums(self) -> Self:
+        n = len(CLASSES)
+        if len(self.confusion) != n or any(len(row) != n for row in self.confusion):
+            raise ValueError(f"confusion must be {n} x {n}")
+        for histogram in (self.positives, self.negatives):
+            if len(histogram) != n or any(len(row) != SCORE_BINS for row in histogram):
+                raise ValueError(f"score histograms must be {n} x {SCORE_BINS}")
+        if sum(map(sum, self.confusion)) != self.images:
+            raise ValueError("confusion must sum to images")
+        for c in range(n):
+            if sum(self.positives[c]) != sum(self.confusion[c]):
+                raise ValueError("positives must agree with the confusion matrix")
+            if sum(self.positives[c]) + sum(self.negatives[c]) != self.images:
+                raise ValueError("positives and negatives must sum to images")
+        return self
+
+
+class Stage(StrEnum):
+    """What a node is doing for a round."""
+
+    DOWNLOADING = "downloading"
+    TRAINING = "training"
+    UPLOADING = "uploading"
+    SUBMITTING = "submitting"
+    SUBMITTED = "submitted"
+    EVALUATING = "evaluating"
+    EVALUATED = "evaluated"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+class Progress(Wire):
+    """A node's progress in a round; `fraction` of the stage, `detail` one sentence without any data."""
+
+    stage: Stage
+    fraction: float = Field(ge=0, le=1)
+    detail: str = Field(default="", max_length=500)
+
+
+class NodeRegistration(Wire):
+    """What a node says of itself when it starts: counts by class (in `CLASSES` order), never names of files."""
+
+    site: str = Field(min_length=1, max_length=64)
+    source: str = Field(max_length=200, description="what the images are: HAM10000, drawn lesions")
+    training_images: tuple[Count, ...] = Field(min_length=len(CLASSES), max_length=len(CLASSES))
+    held_out_images: tuple[Count, ...] = Field(min_length=len(CLASSES), max_length=len(CLASSES))
+    training_lesions: Count
+    held_out_lesions: Count
+    overlapping_lesions: Count
+    skipped_images: Count
+
+
+class Node(Wire):
+    """A registered node as the aggregator tells it."""
+
+    address: Address
+    registration: NodeRegistration
+    seen_seconds_ago: Seconds

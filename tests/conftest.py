@@ -1,0 +1,52 @@
+"""Fixtures that any test may use: a real Redis, and free ports."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_client
+from concilia.stack import redis_server
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """A port nobody listens on, at the time of asking."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def redis_server_url(free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis for the session."""
+    port = free_port()
+    directory: Path = tmp_path_factory.mktemp("redis")
+    with subprocess.Popen(redis_server.command(port, directory), stdout=subprocess.DEVNULL) as server:
+        with redis_client.Redis(port=port) as client:
+            for _ in range(200):
+                with contextlib.suppress(redis_client.ConnectionError):
+                    client.ping()
+                    break
+                time.sleep(0.05)
+            else:
+                pytest.fail("redis-server did not answer within 10 s")
+        yield f"redis://127.0.0.1:{port}/0"
+        server.terminate()
+
+
+@pytest.fixture
+def redis_url(redis_server_url: str) -> str:
+    """The session's Redis, emptied."""
+    with redis_client.Redis.from_url(redis_server_url) as client:
+        client.flushall()
+    return redis_server_url
