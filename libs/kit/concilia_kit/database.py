@@ -1,6 +1,6 @@
 """A service's own database, SQLite or Postgres by URL, brought to the newest schema by its own migrations.
 
-SQLite runs in write-ahead mode with foreign keys on, so that a reader never waits for a writer.
+SQLite runs in write-ahead mode with foreign keys on; its transactions take the write lock at once, and are short.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ Only addresses and limits differ between one machine and many; no setting asks w
 
 from __future__ import annotations
 
-from typing import Literal
+import sys
+from typing import Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -20,3 +21,18 @@ class ServiceSettings(BaseSettings):
     port: int = Field(ge=1, le=65535, description="port to listen on")
     log_format: Literal["json", "text"] = Field(default="json", description="'json' for machines, 'text' for people")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="least severity logged")
+
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+def read(kind: type[Settings]) -> Settings:
+    """Settings from the environment; where they do not fit, one line a fault on standard error and exit code 2."""
+    try:
+        return kind()
+    except ValidationError as error:
+        prefix = str(kind.model_config.get("env_prefix", ""))
+        for fault in error.errors():
+            name = prefix + "_".join(map(str, fault["loc"])).upper()
+            print(f"{name}: {fault['msg']}", file=sys.stderr)  # noqa: T201 - there is no log before settings
+        sys.exit(2)

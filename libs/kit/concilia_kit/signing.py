@@ -39,9 +39,12 @@ _ROLE_CHANGE = [
 
 
 def _checksummed(value: str) -> str:
-    if not is_address(value):
+    if not value.startswith("0x") or not is_address(value):
         raise ValueError("not an Ethereum address")
-    return str(to_checksum_address(value))
+    checksummed = str(to_checksum_address(value))
+    if value not in (checksummed, value.lower()):  # is_address does not look at the checksum
+        raise ValueError("an Ethereum address with a wrong EIP-55 checksum")
+    return checksummed
 
 
 Address = Annotated[str, AfterValidator(_checksummed)]

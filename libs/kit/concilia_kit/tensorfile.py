@@ -10,6 +10,7 @@ alignment then name, compact JSON, header padded with spaces to eight bytes. Sou
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -200,7 +201,7 @@ class TensorWriter:
     """Writes a safetensors file front to back under a temporary name, and renames it when all of it is on disk.
 
     Use as a context manager; call `append` with one-dimensional blocks in the order of `order`. An error inside the
-    context leaves no file.
+    context leaves no file. `digest` is the SHA-256 of what was written so far, taken in passing.
     """
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
@@ -210,6 +211,12 @@ class TensorWriter:
         self._path = path
         self._partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         self._file: BinaryIO | None = None
+        self._hasher = hashlib.sha256(self._header)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bytes written so far, as 64 hexadecimal characters."""
+        return self._hasher.hexdigest()
 
     def __enter__(self) -> Self:
         self._file = self._partial.open("wb")
@@ -220,7 +227,9 @@ class TensorWriter:
         """Write the next block. Raises `OSError`."""
         if self._file is None:
             raise ValueError("the writer is not open")
-        self._file.write(np.ascontiguousarray(block).data)
+        data = np.ascontiguousarray(block).data
+        self._file.write(data)
+        self._hasher.update(data)
         self._written += block.nbytes
 
     def __exit__(

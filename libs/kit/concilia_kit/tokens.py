@@ -13,7 +13,7 @@ from typing import Any
 
 import jwt
 
-from concilia_kit.problems import Unauthorized
+from concilia_kit.problems import Unauthorized, Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.wire.auth import Audience
 
@@ -32,19 +32,25 @@ class Principal:
 class TokenVerifier:
     """Verifies access tokens for one audience.
 
-    `fetch_keys` returns a JSON Web Key Set; it is called when a token names an unknown key, at most every
-    `refetch_seconds`, so that keys rotate without a restart and a forged key id cannot make the service hammer auth.
+    `fetch_keys` returns a JSON Web Key Set. It is called for a key that is unknown, at most every `refetch_seconds`, so
+    that a forged key id cannot make the service hammer auth; and once `max_age_seconds` have passed, so that a key that
+    is no longer published is no longer trusted.
     """
 
     def __init__(
-        self, audience: Audience, fetch_keys: Callable[[], dict[str, Any]], refetch_seconds: float = 5.0
+        self,
+        audience: Audience,
+        fetch_keys: Callable[[], dict[str, Any]],
+        refetch_seconds: float = 5.0,
+        max_age_seconds: float = 300.0,
     ) -> None:
         self._audience = audience
         self._fetch_keys = fetch_keys
         self._refetch_seconds = refetch_seconds
+        self._max_age_seconds = max_age_seconds
         self._lock = threading.Lock()
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._fetched = float("-inf")
+        self._asked = self._fetched = float("-inf")
 
     def verify(self, token: str) -> Principal:
         """The caller. Raises `Unauthorized` for a token that is malformed, expired, foreign or for another audience."""
@@ -65,8 +71,23 @@ class TokenVerifier:
             raise Unauthorized("the access token is not valid here", code="token_invalid") from error
 
     def _key(self, key_id: str) -> jwt.PyJWK:
-        with self._lock:
-            if key_id not in self._keys and time.monotonic() - self._fetched > self._refetch_seconds:
-                self._keys = {str(entry.get("kid")): jwt.PyJWK.from_dict(entry) for entry in self._fetch_keys()["keys"]}
-                self._fetched = time.monotonic()
-            return self._keys[key_id]
+        # Callers with a known, fresh key take no lock and never wait for a slow auth service.
+        if key_id not in self._keys or self._stale():
+            with self._lock:
+                if (key_id not in self._keys or self._stale()) and self._may_ask():
+                    fetched = self._fetch_keys()["keys"]
+                    self._keys = {str(entry.get("kid")): jwt.PyJWK.from_dict(entry) for entry in fetched}
+                    self._fetched = time.monotonic()
+            if self._stale():
+                raise Unavailable("the published keys cannot be had at the moment", code="keys_unavailable")
+        return self._keys[key_id]
+
+    def _stale(self) -> bool:
+        return time.monotonic() - self._fetched > self._max_age_seconds
+
+    def _may_ask(self) -> bool:
+        now = time.monotonic()
+        if now - self._asked <= self._refetch_seconds:
+            return False
+        self._asked = now
+        return True

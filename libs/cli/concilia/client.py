@@ -1,0 +1,168 @@
+"""The Python client: what the command line does, for scripts.
+
+Every method is one call of a service's REST interface; errors come as `concilia_kit.problems.Problem`.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from pathlib import Path
+
+import httpx
+from concilia_kit import digests, signing
+from concilia_kit.http import call, raise_for_problem
+from concilia_kit.problems import Problem
+from concilia_kit.roles import Role
+from concilia_kit.wire.chain import (
+    ContractInfo,
+    LedgerEvent,
+    LedgerJob,
+    Member,
+    Receipt,
+    SignedRoleChange,
+    Transaction,
+    UpdateSubmission,
+)
+from concilia_kit.wire.jobs import JobSpec, JobView
+from concilia_kit.wire.models import InitialModel, InitialModelRequest, ModelVersion, Prediction
+from concilia_kit.wire.training import Node
+from eth_account.signers.local import LocalAccount
+from pydantic import TypeAdapter
+
+from concilia.connection import Connection
+
+_JOBS = TypeAdapter(list[JobView])
+_NODES = TypeAdapter(list[Node])
+_EVENTS = TypeAdapter(list[LedgerEvent])
+_TRANSACTIONS = TypeAdapter(list[Transaction])
+
+
+class Client:
+    """A consortium as one address sees it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._to = connection
+
+    # ---------------------------------------------------------------------------------------------- jobs and nodes
+
+    def create_job(self, spec: JobSpec) -> JobView:
+        """Create a job (administrators)."""
+        answer = call(self._to.aggregator, "POST", "/v1/jobs", json=spec.model_dump(mode="json"))
+        return JobView.model_validate_json(answer.content)
+
+    def jobs(self) -> list[JobView]:
+        """All jobs, newest first."""
+        return _JOBS.validate_json(call(self._to.aggregator, "GET", "/v1/jobs").content)
+
+    def job(self, job: str) -> JobView:
+        """One job."""
+        return JobView.model_validate_json(call(self._to.aggregator, "GET", f"/v1/jobs/{job}").content)
+
+    def find_job(self, prefix: str) -> JobView:
+        """The one job whose id begins with `prefix`; 'latest' is the newest. Raises `Problem`."""
+        found = self.jobs() if prefix == "latest" else [job for job in self.jobs() if job.id.startswith(prefix)]
+        if not found:
+            raise Problem(f"there is no job {prefix}", status=404, code="job_not_found")
+        if prefix != "latest" and len(found) > 1:
+            raise Problem(f"{len(found)} jobs begin with {prefix}; give more of the id", status=409, code="ambiguous")
+        return found[0]
+
+    def stop_job(self, job: str) -> None:
+        """Ask a job to stop (administrators)."""
+        call(self._to.aggregator, "POST", f"/v1/jobs/{job}/stop")
+
+    def nodes(self) -> list[Node]:
+        """All nodes that ever registered."""
+        return _NODES.validate_json(call(self._to.aggregator, "GET", "/v1/nodes").content)
+
+    # -------------------------------------------------------------------------------------------------- the ledger
+
+    def contract(self) -> ContractInfo:
+        """The ledger's contract."""
+        return ContractInfo.model_validate_json(call(self._to.chain, "GET", "/v1/contract").content)
+
+    @property
+    def account(self) -> LocalAccount:
+        """The key this client speaks as. Raises `UsageError`."""
+        return self._to.account
+
+    def domain(self) -> signing.Domain:
+        """Where signatures are valid."""
+        info = self.contract()
+        return signing.Domain(chain_id=info.chain_id, contract=info.address)
+
+    def member(self, address: str) -> Member:
+        """An address and its roles, from the contract."""
+        return Member.model_validate_json(call(self._to.chain, "GET", f"/v1/members/{address}").content)
+
+    def change_role(self, role: Role, account: str, *, granted: bool, deadline: int) -> Receipt:
+        """Sign a role change with the caller's key and have it relayed (administrators)."""
+        admin = self._to.account
+        nonce = self.member(admin.address).nonce
+        change = signing.RoleChange(role=role, account=account, granted=granted, nonce=nonce, deadline=deadline)
+        signed = SignedRoleChange(
+            change=change, admin=admin.address, signature=signing.sign(change, self.domain(), admin)
+        )
+        answer = call(self._to.chain, "POST", "/v1/role-changes", json=signed.model_dump(mode="json"))
+        return Receipt.model_validate_json(answer.content)
+
+    def submit_update(self, submission: UpdateSubmission) -> Receipt:
+        """Have a signed update relayed (hospitals)."""
+        answer = call(self._to.chain, "POST", "/v1/updates", json=submission.model_dump(mode="json"))
+        return Receipt.model_validate_json(answer.content)
+
+    def ledger_job(self, job: str) -> LedgerJob:
+        """A job as the ledger has it."""
+        return LedgerJob.model_validate_json(call(self._to.chain, "GET", f"/v1/jobs/{job}").content)
+
+    def events(self, job: str) -> list[LedgerEvent]:
+        """A job's events in chain order."""
+        return _EVENTS.validate_json(call(self._to.chain, "GET", f"/v1/jobs/{job}/events").content)
+
+    def transactions(self, job: str) -> list[Transaction]:
+        """A job's transactions."""
+        return _TRANSACTIONS.validate_json(call(self._to.chain, "GET", "/v1/transactions", params={"job": job}).content)
+
+    # ------------------------------------------------------------------------------------------------------ models
+
+    def upload(self, path: Path) -> str:
+        """Store a safetensors file; returns its digest. Raises `OSError`, `Problem`."""
+        digest = digests.of_file(path)
+        headers = {"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"}
+        with path.open("rb") as file:
+            call(self._to.model, "PUT", f"/v1/artifacts/{digest}", content=file, headers=headers, retry_seconds=0)
+        return digest
+
+    def download(self, digest: str, target: Path) -> None:
+        """Fetch an artifact into a file. Raises `Problem`."""
+        with self._to.model.stream("GET", f"/v1/artifacts/{digest}") as response, target.open("wb") as file:
+            raise_for_problem(response)
+            for chunk in response.iter_bytes(1 << 20):
+                file.write(chunk)
+
+    def initial_model(self, request: InitialModelRequest) -> InitialModel:
+        """Have initial weights made (administrators)."""
+        answer = call(
+            self._to.model,
+            "POST",
+            "/v1/initial-models",
+            json=request.model_dump(mode="json"),
+            timeout=httpx.Timeout(600),  # torchvision's release may have to be downloaded first
+        )
+        return InitialModel.model_validate_json(answer.content)
+
+    def model(self, digest: str) -> ModelVersion:
+        """A published model with its lineage."""
+        return ModelVersion.model_validate_json(call(self._to.model, "GET", f"/v1/models/{digest}").content)
+
+    def predict(self, image: Path, model: str | None = None) -> Prediction:
+        """Seven probabilities for a picture (clinicians). Raises `OSError`, `Problem`."""
+        media_type = mimetypes.guess_type(image.name)[0] or "application/octet-stream"
+        answer = call(
+            self._to.model,
+            "POST",
+            "/v1/predictions",
+            params={"model": model} if model else {},
+            files={"image": ("image", image.read_bytes(), media_type)},
+        )
+        return Prediction.model_validate_json(answer.content)

@@ -1,0 +1,102 @@
+"""`concilia demo`: the whole of Concilia on this machine."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from concilia_kit.wire.jobs import StrategyName
+from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
+
+from concilia import output
+from concilia.commands.options import Json, guarded
+from concilia.stack import demo as stack
+from concilia.stack.supervisor import StartFailed, stop_kept
+
+app = typer.Typer(help="The whole of Concilia on this machine.", invoke_without_command=True)
+
+Directory = Annotated[Path, typer.Option(help="folder of the demo; emptied at each start")]
+DEFAULT_DIRECTORY = Path("var/demo")
+
+
+@app.callback()
+@guarded
+def run(
+    context: typer.Context,
+    data: Annotated[
+        Path | None, typer.Option(help="HAM10000's folder; drawn lesions if none is given or found")
+    ] = None,
+    architecture: Annotated[Architecture, typer.Option(help="network")] = Architecture.RESNET50,
+    weights: Annotated[str, typer.Option(help="'imagenet', 'random' or a safetensors file")] = "random",
+    strategy: Annotated[StrategyName, typer.Option(help="how updates become a model")] = StrategyName.FEDAVG,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="local epochs a round")] = 1,
+    batch_size: Annotated[int, typer.Option(min=2, help="local batch size")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="local learning rate")] = 0.01,
+    image_size: Annotated[int, typer.Option(min=32, help="side of the network's input in pixels")] = 96,
+    max_images: Annotated[int, typer.Option(min=1, help="training images a site and round at most")] = 400,
+    max_held_out: Annotated[int, typer.Option(min=1, help="held-out images a site at most")] = 300,
+    drawn_images: Annotated[int, typer.Option(min=56, help="pictures to draw where there are none")] = 800,
+    seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="processor threads of each node")] = 1,
+    port: Annotated[int, typer.Option(min=1024, max=65000, help="first of the ports used")] = 8700,
+    keep: Annotated[bool, typer.Option("--keep", help="leave everything running afterwards")] = False,
+    directory: Directory = DEFAULT_DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Train over four hospitals for a few rounds, log, publish, predict, verify; then stop everything."""
+    if context.invoked_subcommand:
+        return
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    plan = stack.Plan(
+        directory=directory,
+        port=port,
+        data=data,
+        drawn_images=drawn_images,
+        architecture=architecture,
+        weights=weights,
+        strategy=strategy,
+        rounds=rounds,
+        local=LocalTraining(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            image_size=image_size,
+            max_images=max_images,
+            balance=Balance.LOSS,
+        ),
+        evaluation=Evaluation(max_images=max_held_out),
+        seed=seed,
+        threads=threads,
+        keep=keep,
+    )
+    try:
+        result = stack.run(plan)
+    except (StartFailed, stack.DemoFailed) as error:
+        output.err.print(f"error: {error}", markup=False)
+        sys.exit(1)
+    if as_json:
+        output.as_json(result.report())
+    else:
+        output.out.print(f"{result.seconds:.0f} s; report in {directory / 'report.json'}", markup=False)
+    if not result.verdict.ok:
+        sys.exit(1)
+
+
+@app.command("stop")
+@guarded
+def stop(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+    """Stop a demo that was kept."""
+    count = stop_kept(directory.resolve())
+    if as_json:
+        output.as_json({"stopped": count})
+    else:
+        output.out.print(f"{count} processes stopped" if count else "no demo is running")
+
+
+def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,182 @@
+"""`concilia job`: create, watch, list, show, stop."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Strategy, StrategyName
+from concilia_kit.wire.models import InitialModel, InitialModelRequest, Weights
+from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
+from pydantic import ValidationError
+
+from concilia import output
+from concilia.client import Client
+from concilia.commands.options import DEFAULT_CONFIG, Config, Json, client, guarded
+from concilia.connection import UsageError
+
+app = typer.Typer(help="Training jobs.", no_args_is_help=True)
+
+ENDED = frozenset({Phase.FINISHED, Phase.FAILED, Phase.STOPPED})
+
+
+def initial_weights(to: Client, architecture: Architecture, weights: str, seed: int) -> InitialModel:
+    """Have initial weights made from 'imagenet', 'random' or a safetensors file. Raises `UsageError`, `Problem`."""
+    if weights in {Weights.IMAGENET.value, Weights.RANDOM.value}:
+        return to.initial_model(InitialModelRequest(architecture=architecture, weights=Weights(weights), seed=seed))
+    path = Path(weights)
+    if not path.is_file():
+        raise UsageError(f"{weights} is neither 'imagenet', 'random' nor a safetensors file")
+    return to.initial_model(
+        InitialModelRequest(architecture=architecture, weights=Weights.FILE, file=to.upload(path), seed=seed)
+    )
+
+
+def watch(to: Client, job: JobView) -> JobView:
+    """Show a job until it ends; returns it as it ended."""
+    sites = {node.address: node.registration.site for node in to.nodes()}
+    with output.JobWatch(sites) as view:
+        while True:
+            view.show(job)
+            if job.phase in ENDED:
+                return job
+            time.sleep(0.5)
+            job = to.job(job.id)
+
+
+@app.command("create")
+@guarded
+def create(
+    name: Annotated[str, typer.Option(help="what people call it")] = "lesions",
+    architecture: Annotated[Architecture, typer.Option(help="network")] = Architecture.RESNET50,
+    weights: Annotated[str, typer.Option(help="'imagenet', 'random' or a safetensors file")] = "imagenet",
+    strategy: Annotated[StrategyName, typer.Option(help="how updates become a model")] = StrategyName.FEDAVG,
+    proximal_mu: Annotated[float, typer.Option(help="FedProx's mu")] = 0.01,
+    rounds: Annotated[int, typer.Option(help="rounds at most")] = 3,
+    quorum: Annotated[int, typer.Option(help="updates a round needs")] = 1,
+    deadline: Annotated[int, typer.Option(help="seconds a round may last")] = 3600,
+    target: Annotated[float | None, typer.Option(help="pooled balanced accuracy that ends the job")] = None,
+    epochs: Annotated[int, typer.Option(help="local epochs a round")] = 1,
+    batch_size: Annotated[int, typer.Option(help="local batch size")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="local learning rate")] = 1e-3,
+    image_size: Annotated[int, typer.Option(help="side of the network's input in pixels")] = 224,
+    max_images: Annotated[int | None, typer.Option(help="training images a site and round at most")] = None,
+    balance: Annotated[Balance, typer.Option(help="how class imbalance is met")] = Balance.LOSS,
+    seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
+    follow: Annotated[bool, typer.Option("--watch", help="stay and watch")] = False,
+    config: Config = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Create a job; it starts as soon as enough hospitals are there."""
+    to = client(config)
+    try:
+        local = LocalTraining(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            image_size=image_size,
+            max_images=max_images,
+            balance=balance,
+        )
+        with output.spinner("preparing the initial weights"):
+            initial = initial_weights(to, architecture, weights, seed)
+        output.err.print(f"initial weights: {initial.origin}", markup=False)
+        spec = JobSpec(
+            name=name,
+            architecture=architecture,
+            initial=initial.digest,
+            strategy=Strategy(name=strategy, proximal_mu=proximal_mu),
+            rounds=rounds,
+            quorum=quorum,
+            deadline_seconds=deadline,
+            target=target,
+            seed=seed,
+            local=local,
+            evaluation=Evaluation(),
+        )
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise UsageError(f"--{'-'.join(map(str, fault['loc'])).replace('_', '-')}: {fault['msg']}") from error
+    job = to.create_job(spec)
+    _print(watch(to, job) if follow else job, as_json)
+
+
+@app.command("watch")
+@guarded
+def watch_command(
+    job: Annotated[str, typer.Argument(help="the job's id or its beginning, or 'latest'")] = "latest",
+    config: Config = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Watch a job until it ends; exit code 1 unless it finished."""
+    to = client(config)
+    ended = watch(to, to.find_job(job))
+    _print(ended, as_json)
+    if ended.phase is not Phase.FINISHED:
+        raise typer.Exit(1)
+
+
+@app.command("show")
+@guarded
+def show(
+    job: Annotated[str, typer.Argument(help="the job's id or its beginning, or 'latest'")] = "latest",
+    config: Config = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Show a job's rounds."""
+    _print(client(config).find_job(job), as_json)
+
+
+@app.command("list")
+@guarded
+def list_jobs(config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
+    """List all jobs, newest first."""
+    jobs = client(config).jobs()
+    if as_json:
+        output.as_json(jobs)
+        return
+    output.table(
+        None,
+        ("job", "name", "architecture", "strategy", "phase", "round", "detail"),
+        [
+            (
+                item.id[:12],
+                item.spec.name,
+                item.spec.architecture.value,
+                item.spec.strategy.name.value,
+                item.phase.value,
+                f"{item.round}/{item.spec.rounds}",
+                item.detail,
+            )
+            for item in jobs
+        ],
+    )
+
+
+@app.command("stop")
+@guarded
+def stop(
+    job: Annotated[str, typer.Argument(help="the job's id or its beginning, or 'latest'")],
+    config: Config = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Stop a job; an open round is given up on the ledger."""
+    to = client(config)
+    found = to.find_job(job)
+    to.stop_job(found.id)
+    if as_json:
+        output.as_json({"job": found.id, "stopping": True})
+    else:
+        output.out.print(f"job {found.id[:12]}… is asked to stop")
+
+
+def _print(job: JobView, as_json: bool) -> None:
+    if as_json:
+        output.as_json(job)
+        return
+    output.rounds_table(job)
+    output.out.print(f"job {job.id} · {job.detail or job.phase.value}", markup=False)
+    if job.model:
+        output.out.print(f"model {job.model}")

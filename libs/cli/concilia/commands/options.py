@@ -1,0 +1,56 @@
+"""Options that every command takes, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from concilia_kit.problems import Problem
+
+from concilia import output
+from concilia.client import Client
+from concilia.connection import Connection, Endpoints, UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+Config = Annotated[
+    Path,
+    typer.Option("--config", envvar="CONCILIA_CONFIG", help="connection file: addresses of the services and your key"),
+]
+DEFAULT_CONFIG = Path("var/demo/concilia.json")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def client(config: Path) -> Client:
+    """A client as the connection file's key. Raises `UsageError`."""
+    return Client(Connection(Endpoints.read(config)))
+
+
+def guarded(command: Callable[P, T]) -> Callable[P, T]:
+    """A command whose foreseeable errors end in one clear line: exit code 2 for usage, 1 for a service's answer."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except UsageError as error:
+            output.err.print(f"error: {error}", markup=False)
+            sys.exit(2)
+        except Problem as problem:
+            if kwargs.get("as_json"):
+                output.as_json(problem.document())
+            output.err.print(f"error: {problem.detail} ({problem.problem_code})", markup=False)
+            extra: Any = problem.extra.get("errors") or []
+            for item in extra:
+                output.err.print(f"  {item.get('where')}: {item.get('what')}", markup=False)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            output.err.print("interrupted")
+            sys.exit(130)
+
+    return run

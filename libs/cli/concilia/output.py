@@ -1,0 +1,158 @@
+"""What a person or a program reads: tables and progress for the one, JSON for the other.
+
+Results go to standard output, everything on the way to standard error, so that `--json` can be piped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from concilia_kit.wire.jobs import JobView, Phase, RoundView
+from concilia_kit.wire.training import Progress as NodeProgress
+from concilia_kit.wire.training import Stage
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def as_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
+    """Print a result as JSON."""
+    if isinstance(value, BaseModel):
+        document: Any = value.model_dump(mode="json")
+    elif isinstance(value, dict):
+        document = value
+    else:
+        document = [item.model_dump(mode="json") for item in value]
+    print(json.dumps(document, indent=2))  # noqa: T201 - this is the result
+
+
+def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; numbers are right-aligned where a column's cells all look like one."""
+    made = Table(title=title, title_justify="left")
+    for index, name in enumerate(columns):
+        numeric = rows and all(row[index].replace(".", "").replace(",", "").lstrip("-").isdigit() for row in rows)
+        made.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
+    out.print(made)
+
+
+@contextmanager
+def spinner(text: str) -> Iterator[None]:
+    """Show that something is under way; one line where nobody watches."""
+    if err.is_terminal:
+        with err.status(text):
+            yield
+    else:
+        err.print(text)
+        yield
+
+
+_COLOURS = {Stage.FAILED: "red", Stage.REFUSED: "red", Stage.SUBMITTED: "green", Stage.EVALUATED: "green"}
+
+
+class JobWatch:
+    """A job as it runs: a bar a hospital on a terminal, a line a change elsewhere. Use as a context manager."""
+
+    def __init__(self, sites: dict[str, str]) -> None:
+        self._sites = sites
+        self._bars: dict[str, TaskID] = {}
+        self._said: dict[str, object] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            console=err,
+            disable=not err.is_terminal,
+        )
+
+    def __enter__(self) -> JobWatch:
+        self._progress.start()
+        self._job = self._progress.add_task("job", total=1.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, job: JobView) -> None:
+        """Show a job's state."""
+        self._say("phase", f"round {job.round}: {job.phase.value}", (job.phase, job.round))
+        done = sum(item.closed_at is not None for item in job.rounds)
+        self._progress.update(
+            self._job,
+            description=f"job {job.id[:8]} · round {job.round} of {job.spec.rounds} · {job.phase.value}",
+            completed=1.0 if job.phase is Phase.FINISHED else done / (job.spec.rounds + 1),
+        )
+        if job.rounds:
+            for hospital, progress in sorted(job.rounds[-1].progress.items()):
+                self._node(job.rounds[-1].round, hospital, progress)
+        for item in job.rounds:
+            if item.pooled is not None and (item.closed_at is not None or item.round == 0):
+                text = f"round {item.round}: pooled balanced accuracy {item.pooled.balanced_accuracy:.3f}"
+                self._say(f"score{item.round}", text, len(item.sites))
+
+    def _node(self, round_: int, hospital: str, progress: NodeProgress) -> None:
+        site = self._sites.get(hospital, hospital[:10])
+        colour = _COLOURS.get(progress.stage, "default")
+        if hospital not in self._bars:
+            self._bars[hospital] = self._progress.add_task(site, total=1.0)
+        self._progress.update(
+            self._bars[hospital],
+            description=f"[{colour}]  {site}: {progress.stage.value}[/]",
+            completed=progress.fraction,
+        )
+        line = f"  round {round_} · {site}: {progress.stage.value} {progress.detail}".rstrip()
+        self._say(hospital, line, (round_, progress.stage))
+
+    def _say(self, what: str, line: str, state: object) -> None:
+        if self._said.get(what) != state:
+            self._said[what] = state
+            if not err.is_terminal:
+                err.print(line)
+
+
+def rounds_table(job: JobView) -> None:
+    """The rounds of a job: what counted, how good it is, where the seconds went."""
+    table(
+        f"job {job.id[:12]}… · {job.spec.architecture.value} · {job.spec.strategy.name.value} · {job.phase.value}",
+        (
+            "round",
+            "updates logged",
+            "rejected",
+            "pooled bal. acc.",
+            "melanoma recall",
+            "loss",
+            "s training",
+            "s moving",
+            "s on chain",
+            "s folding",
+            "MB moved",
+        ),
+        [_round_row(item) for item in job.rounds],
+    )
+
+
+def _round_row(item: RoundView) -> tuple[str, ...]:
+    pooled = item.pooled
+    recall = pooled.melanoma_recall if pooled else None
+    return (
+        str(item.round),
+        str(item.accepted + len(item.rejected)),
+        str(len(item.rejected)),
+        f"{pooled.balanced_accuracy:.3f}" if pooled else "–",
+        "–" if recall is None else f"{recall:.3f}",
+        f"{pooled.loss:.3f}" if pooled else "–",
+        f"{item.seconds_training:.1f}",
+        f"{item.seconds_moving:.1f}",
+        f"{item.seconds_chain:.2f}",
+        f"{item.seconds_folding:.2f}",
+        f"{item.bytes_moved / 1e6:.1f}",
+    )

@@ -1,0 +1,266 @@
+"""The main job, end to end, on one machine: start everything, train, log, publish, predict, verify, stop everything."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Strategy, StrategyName
+from concilia_kit.wire.models import InitialModel, Prediction
+from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
+
+from concilia import output
+from concilia.client import Client
+from concilia.commands.jobs import initial_weights, watch
+from concilia.commands.models import print_prediction, print_verdict, run_verification
+from concilia.connection import Connection, Endpoints, UsageError
+from concilia.stack import dataset, supervisor
+from concilia.stack.enrolment import enrol, make_keys, write_connection
+from concilia.stack.layout import Layout, Process, Site
+from concilia.stack.supervisor import Supervisor
+from concilia.verification.verifier import Verdict
+
+START_SECONDS = 240.0
+DISK_BYTES = 3 * 10**9
+"""Free disk a run needs at most: models of three rounds over four sites, twice, and logs."""
+
+
+class DemoFailed(Exception):
+    """The job did not come to its end; the message says where it stopped."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run."""
+
+    directory: Path
+    port: int
+    data: Path | None
+    drawn_images: int
+    architecture: Architecture
+    weights: str
+    strategy: StrategyName
+    rounds: int
+    local: LocalTraining
+    evaluation: Evaluation
+    seed: int
+    threads: int
+    keep: bool
+
+
+@dataclass
+class Result:
+    """What a run came to."""
+
+    plan: Plan
+    source: str
+    images: int
+    overlap: int
+    initial: InitialModel
+    job: JobView
+    transactions: list[dict[str, Any]]
+    signers: int
+    picture: Path
+    prediction: Prediction
+    verdict: Verdict
+    seconds: float
+
+    def report(self) -> dict[str, Any]:
+        """The report as it lies under `report.json`."""
+        return {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "source": self.source,
+            "images": self.images,
+            "overlapping_lesions": self.overlap,
+            "architecture": self.plan.architecture.value,
+            "initial_weights": self.initial.model_dump(mode="json"),
+            "caps": {
+                "training_images_per_site_and_round": self.plan.local.max_images,
+                "held_out_images_per_site": self.plan.evaluation.max_images,
+            },
+            "job": self.job.model_dump(mode="json"),
+            "updates_logged": sum(item["function"] == "submitUpdates" for item in self.transactions),
+            "signers": self.signers,
+            "transactions": self.transactions,
+            "prediction": self.prediction.model_dump(mode="json"),
+            "verdict": self.verdict.model_dump(mode="json"),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def run(plan: Plan) -> Result:
+    """Run the demo. Raises `UsageError` for what the caller can put right, `StartFailed`, `DemoFailed`, `Problem`."""
+    started = time.monotonic()
+    layout = Layout(plan.directory.resolve(), plan.port)
+    named = dataset.locate(plan.data)
+    _require_room(layout, named)
+    folder = named or _draw(layout, plan)
+    with output.spinner("looking at the pictures"):
+        found = dataset.check(folder, seed=0)
+    sites = [Site(item.site.removeprefix("collection:"), item.site) for item in found.sites]
+    supervisor.require_free(layout.ports(len(sites)))
+    _say_what_is_used(plan, found, folder)
+    with output.spinner("making keys"):
+        addresses = make_keys(layout, len(sites))
+    write_connection(layout)
+    processes = layout.processes(addresses["admin"], folder.resolve(), sites, plan.threads)
+    (layout.directory / "redis").mkdir(exist_ok=True)
+    stack = Supervisor(layout)
+    try:
+        admin = _start(stack, processes, addresses, layout)
+        result = _train(plan, layout, admin, stack, found, folder, started)
+        (layout.directory / "report.json").write_text(json.dumps(result.report(), indent=2) + "\n")
+    except BaseException:
+        stack.stop()
+        raise
+    if plan.keep:
+        _say_what_is_kept(layout)
+    else:
+        with output.spinner("stopping everything"):
+            stack.stop()
+    return result
+
+
+def _require_room(layout: Layout, data: Path | None) -> None:
+    """Empty the stack's folder. Raises `UsageError` where another stack runs in it or the disk is too full."""
+    if supervisor.running(layout.directory):
+        raise UsageError("a demo that was kept is still running; stop it with 'make demo-stop'")
+    if layout.directory.exists() and not (layout.directory / "keys").exists() and any(layout.directory.iterdir()):
+        raise UsageError(f"{layout.directory} holds something that is no demo; name another folder")
+    if data is not None and layout.directory in (data.resolve(), *data.resolve().parents):
+        raise UsageError("the data lie inside the demo's own folder, which is emptied; move them")
+    shutil.rmtree(layout.directory, ignore_errors=True)
+    layout.directory.mkdir(parents=True)
+    (layout.directory / "keys").mkdir(mode=0o700)
+    free = shutil.disk_usage(layout.directory).free
+    if free < DISK_BYTES:
+        raise UsageError(
+            f"{free / 1e9:.1f} GB are free in {layout.directory}, {DISK_BYTES / 1e9:.0f} GB are needed; make room"
+        )
+
+
+def _draw(layout: Layout, plan: Plan) -> Path:
+    folder = layout.directory / "drawn"
+    with output.spinner(f"drawing {plan.drawn_images} lesions"):
+        dataset.draw(folder, plan.drawn_images, plan.seed)
+    return folder
+
+
+def _say_what_is_used(plan: Plan, found: dataset.DatasetReport, folder: Path) -> None:
+    output.err.print(f"pictures: {found.source}, {found.images} images in {folder}", markup=False)
+    for item in found.sites:
+        name = item.site.removeprefix("collection:")
+        output.err.print(f"  {name}: {item.training_images} to train on, {item.held_out_images} held out", markup=False)
+    output.err.print(f"lesion overlap between training and held-out, over all sites: {found.overlapping_lesions}")
+    cap, held_out = plan.local.max_images, plan.evaluation.max_images
+    output.err.print(
+        f"caps: {cap or 'no'} training images a site and round, {held_out or 'no'} held-out images a site; "
+        f"inputs of {plan.local.image_size} × {plan.local.image_size} pixels"
+    )
+
+
+def _start(stack: Supervisor, processes: list[Process], addresses: dict[str, str], layout: Layout) -> Client:
+    with output.spinner(f"starting {len(processes)} processes (logs in {layout.directory / 'logs'})"):
+        stack.start(processes)
+        services = [process for process in processes if not process.name.startswith("node-")]
+        stack.await_ready(services, START_SECONDS, lambda name: output.err.print(f"  {name} is up"))
+    admin = Client(Connection(Endpoints.read(layout.connection_file)))
+    with output.spinner("enrolling: the administrator signs every role"):
+        enrol(admin, addresses)
+    nodes = sum(name.startswith("node-") for name in addresses)
+    with output.spinner(f"waiting for {nodes} hospitals"):
+        deadline = time.monotonic() + START_SECONDS
+        while len(admin.nodes()) < nodes:
+            stack.check()
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"only {len(admin.nodes())} of {nodes} hospitals registered in time")
+            time.sleep(0.2)
+    return admin
+
+
+def _train(
+    plan: Plan,
+    layout: Layout,
+    admin: Client,
+    stack: Supervisor,
+    found: dataset.DatasetReport,
+    folder: Path,
+    started: float,
+) -> Result:
+    with output.spinner("preparing the initial weights"):
+        initial = initial_weights(admin, plan.architecture, plan.weights, plan.seed)
+    output.err.print(f"initial weights: {initial.origin}", markup=False)
+    quorum = len(found.sites)
+    spec = JobSpec(
+        name="demo",
+        architecture=plan.architecture,
+        initial=initial.digest,
+        strategy=Strategy(name=plan.strategy),
+        rounds=plan.rounds,
+        quorum=quorum,
+        deadline_seconds=1800,
+        seed=plan.seed,
+        local=plan.local,
+        evaluation=plan.evaluation,
+    )
+    job = watch(admin, admin.create_job(spec))
+    stack.check()
+    output.rounds_table(job)
+    if job.phase is not Phase.FINISHED:
+        raise DemoFailed(f"the job {job.phase.value}: {job.detail}")
+    transactions = admin.transactions(job.id)
+    output.table(
+        "transactions",
+        ("block", "function", "round", "gas", "ms", "transaction"),
+        [
+            (
+                str(item.block),
+                item.function,
+                "" if item.round is None else str(item.round),
+                str(item.gas),
+                f"{item.latency * 1000:.0f}",
+                item.transaction,
+            )
+            for item in sorted(transactions, key=lambda item: item.block)
+        ],
+    )
+    signers = {update.update.hospital for item in admin.ledger_job(job.id).rounds for update in item.updates}
+    picture = next(iter(sorted(folder.glob("**/*.jpg"))))
+    endpoints = Endpoints.read(layout.connection_file)
+    keystore = layout.keystore("clinician")
+    clinician = Client(
+        Connection(
+            endpoints.model_copy(update={"keystore": keystore, "password_file": keystore.with_suffix(".password")})
+        )
+    )
+    prediction = clinician.predict(picture)
+    output.out.print(f"a clinician asks about {picture.name}:", markup=False)
+    print_prediction(prediction)
+    verdict = run_verification(admin, job.id, None)
+    print_verdict(verdict)
+    return Result(
+        plan,
+        found.source,
+        found.images,
+        found.overlapping_lesions,
+        initial,
+        job,
+        [{**item.model_dump(mode="json"), "latency": item.latency} for item in transactions],
+        len(signers),
+        picture,
+        prediction,
+        verdict,
+        time.monotonic() - started,
+    )
+
+
+def _say_what_is_kept(layout: Layout) -> None:
+    output.err.print(f"kept running: connection file {layout.connection_file}", markup=False)
+    for service in ("auth", "model", "aggregator", "chain"):
+        output.err.print(f"  {service}: {layout.url(service)}/docs", markup=False)
+    output.err.print("stop it with 'make demo-stop'")

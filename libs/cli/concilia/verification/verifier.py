@@ -1,0 +1,189 @@
+"""Recomputes a job to the last bit and names everything that does not agree.
+
+What is checked of every round: each update's signature against its hospital, its metrics and its file against their
+digests, the ordered contribution list, and the global model folded again from the stored updates. One finding does not
+end the search.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from concilia_aggregator.folding import Recipe, fold
+from concilia_kit import digests, signing
+from concilia_kit.digests import Contribution, in_order, of_contributions
+from concilia_kit.problems import Problem
+from concilia_kit.tensorfile import MalformedFile, TensorFile
+from concilia_kit.wire.base import Wire
+from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate
+
+from concilia.verification.lineage import BrokenLineage, Lineage, RecordedUpdate, Round, rebuild
+
+
+class ArtifactSource(Protocol):
+    """Where the verifier gets files from."""
+
+    def fetch(self, digest: str, folder: Path) -> Path:
+        """A path to the artifact's bytes, perhaps inside `folder`. Raises `Problem` or `OSError` where it is gone."""
+        ...
+
+
+class Finding(Wire):
+    """Something that does not agree: which round, whose, which digest, and what is wrong."""
+
+    round: int
+    hospital: str | None
+    digest: str | None
+    what: str
+
+
+class Verdict(Wire):
+    """What a verification came to."""
+
+    job: str
+    ok: bool
+    rounds: int
+    updates: int
+    signatures: int
+    rejected: int
+    bytes_read: int
+    published: str | None
+    findings: tuple[Finding, ...]
+
+
+@dataclass
+class _Tally:
+    signatures: int = 0
+    bytes_read: int = 0
+
+
+Progress = Callable[[str], None]
+
+
+class Verifier:
+    """Checks one job."""
+
+    def __init__(self, domain: signing.Domain, source: ArtifactSource, progress: Progress) -> None:
+        self._domain = domain
+        self._source = source
+        self._progress = progress
+        self._findings: list[Finding] = []
+        self._tally = _Tally()
+
+    def verify(self, job: str, events: Iterable[LedgerEvent], signed: Iterable[LedgerUpdate]) -> Verdict:
+        """Check a job's events and the signed updates that go with them."""
+        by_place = {(item.update.round, item.update.hospital): item for item in signed}
+        try:
+            lineage = rebuild(events)
+        except BrokenLineage as broken:
+            self._findings.append(Finding(round=0, hospital=None, digest=None, what=str(broken)))
+            lineage = Lineage()
+        if not lineage.rounds and not self._findings:
+            self._find(0, None, None, "the ledger has no round of this job")
+        if lineage.rounds:
+            self._progress("initial weights")
+            with tempfile.TemporaryDirectory(prefix="concilia-verify-") as name:
+                self._file(0, None, lineage.rounds[0].base, Path(name))
+        for item in lineage.rounds:
+            self._round(job, item, by_place)
+        if lineage.rounds and lineage.published is None:
+            self._find(lineage.rounds[-1].number, None, None, "the job's model is not published")
+        updates = [update for item in lineage.rounds for update in item.updates.values()]
+        return Verdict(
+            job=job,
+            ok=not self._findings,
+            rounds=len([item for item in lineage.rounds if item.global_digest]),
+            updates=len(updates),
+            signatures=self._tally.signatures,
+            rejected=len([item for item in updates if item.reason]),
+            bytes_read=self._tally.bytes_read,
+            published=lineage.published,
+            findings=tuple(self._findings),
+        )
+
+    def _round(self, job: str, item: Round, signed: Mapping[tuple[int, str], LedgerUpdate]) -> None:
+        self._progress(f"round {item.number}: {len(item.updates)} signatures")
+        for update in item.updates.values():
+            self._signature(job, item, update, signed.get((item.number, update.hospital)))
+        if item.global_digest is None:
+            return
+        contributions = in_order(Contribution(each.hospital, each.digest, each.samples) for each in item.accepted())
+        if of_contributions(contributions) != item.contributions:
+            self._find(item.number, None, item.contributions, "the ordered contribution list has another digest")
+        with tempfile.TemporaryDirectory(prefix="concilia-verify-") as name:
+            self._fold(item, contributions, Path(name))
+
+    def _signature(self, job: str, item: Round, update: RecordedUpdate, signed: LedgerUpdate | None) -> None:
+        where = (item.number, update.hospital, update.digest)
+        if signed is None:
+            self._find(*where, "the gateway has no signature for it")
+            return
+        statement = signing.Update(
+            hospital=update.hospital,
+            job=job,
+            round=item.number,
+            base=item.base,
+            digest=update.digest,
+            samples=update.samples,
+            metrics=update.metrics,
+        )
+        try:
+            recovered = signing.signer(statement, self._domain, signed.signature)
+        except ValueError:
+            recovered = "nobody"
+        if recovered != update.hospital:
+            self._find(*where, f"its signature is {recovered}'s")
+        else:
+            self._tally.signatures += 1
+        if signed.metrics is not None and digests.of_json(signed.metrics.model_dump(mode="json")) != update.metrics:
+            self._find(*where, "its metrics are not those that were signed")
+
+    def _fold(self, item: Round, contributions: list[Contribution], folder: Path) -> None:
+        files: list[TensorFile] = []
+        for each in contributions:
+            self._progress(f"round {item.number}: update of {each.hospital[:10]}…")
+            if (path := self._file(item.number, each.hospital, each.digest, folder)) is not None:
+                self._open(item.number, each.hospital, each.digest, path, files)
+        self._progress(f"round {item.number}: global model")
+        stored = self._file(item.number, None, item.global_digest or "", folder)
+        if stored is None or len(files) != len(contributions):
+            return  # named already; folding what is broken would only say it again
+        models: list[TensorFile] = []
+        self._open(item.number, None, item.global_digest or "", stored, models)
+        if not models:
+            return
+        self._progress(f"round {item.number}: folding {len(files)} updates again")
+        try:
+            again = fold(files, [each.samples for each in contributions], Recipe.of(models[0]), folder / "again")
+        except (ValueError, KeyError) as error:
+            self._find(item.number, None, item.global_digest, f"it cannot be folded again: {error}")
+            return
+        if again != item.global_digest:
+            self._find(item.number, None, item.global_digest, f"folded again it is {again}")
+
+    def _file(self, round_: int, hospital: str | None, digest: str, folder: Path) -> Path | None:
+        """The artifact's path if its bytes hash to its digest; a finding and None otherwise."""
+        try:
+            path = self._source.fetch(digest, folder)
+            actual = digests.of_file(path)
+        except (Problem, OSError) as error:
+            self._find(round_, hospital, digest, f"its file cannot be had: {error}")
+            return None
+        self._tally.bytes_read += path.stat().st_size
+        if actual != digest:
+            self._find(round_, hospital, digest, f"its stored file has another digest: {actual}")
+            return None
+        return path
+
+    def _open(self, round_: int, hospital: str | None, digest: str, path: Path, into: list[TensorFile]) -> None:
+        try:
+            into.append(TensorFile.open(path))
+        except MalformedFile as error:
+            self._find(round_, hospital, digest, f"its file is malformed: {error}")
+
+    def _find(self, round_: int, hospital: str | None, digest: str | None, what: str) -> None:
+        self._findings.append(Finding(round=round_, hospital=hospital, digest=digest, what=what))

@@ -1,0 +1,118 @@
+"""Artifacts as the aggregator reads and writes them: always a local path, so that they can be mapped.
+
+Where the artifact store's volume is mounted read-only, reading moves no byte; elsewhere a file is downloaded once.
+Writing always goes through the model service, which owns the store.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+from concilia_kit.http import call, raise_for_problem
+from concilia_kit.problems import NotFound, Problem, Unavailable
+from concilia_kit.wire.models import ModelRegistration
+
+
+class ArtifactNotFound(NotFound):
+    """The store has no file of that digest."""
+
+    code = "artifact_not_found"
+
+
+class Artifacts(Protocol):
+    """Reading, writing and registering artifacts."""
+
+    def exists(self, digest: str) -> bool:
+        """Whether the store has it."""
+        ...
+
+    def fetch(self, digest: str) -> Path:
+        """A local path to its bytes, which the caller must hash. Raises `ArtifactNotFound`, `Unavailable`."""
+        ...
+
+    def release(self, digest: str) -> None:
+        """The caller is done with a path it fetched."""
+        ...
+
+    def put(self, digest: str, path: Path) -> None:
+        """Store a file; again is fine. Raises `Problem`."""
+        ...
+
+    def register(self, registration: ModelRegistration) -> None:
+        """Register a published model version. Raises `Problem`."""
+        ...
+
+
+class RemoteArtifacts:
+    """Artifacts over the model service's REST interface, downloads kept in a folder until released."""
+
+    def __init__(self, model: httpx.Client, directory: Path) -> None:
+        self._model = model
+        self._directory = directory
+
+    def exists(self, digest: str) -> bool:
+        """See `Artifacts`."""
+        try:
+            call(self._model, "GET", f"/v1/artifacts/{digest}/info")
+        except Problem as problem:
+            if problem.problem_status == 404:
+                return False
+            raise
+        return True
+
+    def fetch(self, digest: str) -> Path:
+        """See `Artifacts`."""
+        path = self._directory / digest
+        if path.exists():
+            return path
+        self._directory.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{digest}.{os.getpid()}.partial")
+        try:
+            with self._model.stream("GET", f"/v1/artifacts/{digest}") as response, partial.open("wb") as file:
+                raise_for_problem(response)
+                for chunk in response.iter_bytes(1 << 20):
+                    file.write(chunk)
+            partial.replace(path)
+        except Problem as problem:
+            if problem.problem_status == 404:
+                raise ArtifactNotFound(f"the store has no artifact {digest[:12]}…") from problem
+            raise
+        except httpx.TransportError as error:
+            raise Unavailable(f"the model service stopped answering ({type(error).__name__})") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    def release(self, digest: str) -> None:
+        """See `Artifacts`."""
+        (self._directory / digest).unlink(missing_ok=True)
+
+    def put(self, digest: str, path: Path) -> None:
+        """See `Artifacts`."""
+        with path.open("rb") as file:
+            headers = {"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"}
+            call(self._model, "PUT", f"/v1/artifacts/{digest}", content=file, headers=headers, retry_seconds=0)
+
+    def register(self, registration: ModelRegistration) -> None:
+        """See `Artifacts`."""
+        call(self._model, "POST", "/v1/models", json=registration.model_dump(mode="json"))
+
+
+class MountedArtifacts(RemoteArtifacts):
+    """Reads from the store's own volume, mounted read-only; writes like `RemoteArtifacts`."""
+
+    def __init__(self, model: httpx.Client, mount: Path) -> None:
+        super().__init__(model, mount)
+
+    def fetch(self, digest: str) -> Path:
+        """See `Artifacts`."""
+        path = self._directory / digest[:2] / digest
+        if not path.exists():
+            raise ArtifactNotFound(f"the store has no artifact {digest[:12]}…")
+        return path
+
+    def release(self, digest: str) -> None:
+        """Nothing: the file is the store's."""

@@ -1,0 +1,41 @@
+"""What can be wrong with a request to the aggregator."""
+
+from __future__ import annotations
+
+from concilia_kit.problems import Conflict, Forbidden, NotFound, Unprocessable
+
+
+class JobNotFound(NotFound):
+    """No job of that id."""
+
+    code = "job_not_found"
+
+
+class RoundNotFound(NotFound):
+    """The job has no such round."""
+
+    code = "round_not_found"
+
+
+class JobEnded(Conflict):
+    """The job takes no further change."""
+
+    code = "job_ended"
+
+
+class InitialMissing(Unprocessable):
+    """The initial weights are not among the artifacts."""
+
+    code = "initial_missing"
+
+
+class NotYours(Forbidden):
+    """A node may speak for its own address only."""
+
+    code = "not_yours"
+
+
+class ReportMismatch(Conflict):
+    """An evaluation of another model than the round's."""
+
+    code = "report_mismatch"

@@ -1,0 +1,105 @@
+"""The ledger as the aggregator uses it: what it asks of the chain service, and the client that asks."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import httpx
+from concilia_kit.http import call
+from concilia_kit.problems import Problem
+from concilia_kit.roles import Role
+from concilia_kit.wire.chain import (
+    LedgerRound,
+    Member,
+    Publication,
+    Rejection,
+    RoundClosure,
+    RoundOpening,
+    Transaction,
+)
+from pydantic import TypeAdapter
+
+_MEMBERS = TypeAdapter(list[Member])
+_TRANSACTIONS = TypeAdapter(list[Transaction])
+
+
+class Ledger(Protocol):
+    """What the aggregator needs of the chain. Every writing call may be repeated: an effect that is there is kept."""
+
+    def hospitals(self) -> frozenset[str]:
+        """Addresses that hold the hospital role now."""
+        ...
+
+    def round(self, job: str, round_: int) -> LedgerRound | None:
+        """A round with its updates, None where it was never opened."""
+        ...
+
+    def transactions(self, job: str) -> list[Transaction]:
+        """A job's transactions."""
+        ...
+
+    def open(self, opening: RoundOpening) -> None:
+        """Open a round."""
+        ...
+
+    def reject(self, job: str, round_: int, rejection: Rejection) -> None:
+        """Leave an update out."""
+        ...
+
+    def close(self, job: str, round_: int, closure: RoundClosure) -> None:
+        """Close a round. Raises `Problem` 'contribution_count_mismatch' where an update arrived meanwhile."""
+        ...
+
+    def abort(self, job: str, round_: int) -> None:
+        """Give a round up."""
+        ...
+
+    def publish(self, publication: Publication) -> None:
+        """Publish a job's head."""
+        ...
+
+
+class ChainLedger:
+    """`Ledger` over the chain service's REST interface."""
+
+    def __init__(self, chain: httpx.Client) -> None:
+        self._chain = chain
+
+    def hospitals(self) -> frozenset[str]:
+        """See `Ledger`."""
+        answer = call(self._chain, "GET", "/v1/members", params={"role": Role.HOSPITAL.value})
+        return frozenset(member.address for member in _MEMBERS.validate_json(answer.content))
+
+    def round(self, job: str, round_: int) -> LedgerRound | None:
+        """See `Ledger`."""
+        try:
+            answer = call(self._chain, "GET", f"/v1/jobs/{job}/rounds/{round_}")
+        except Problem as problem:
+            if problem.problem_status == 404:
+                return None
+            raise
+        return LedgerRound.model_validate_json(answer.content)
+
+    def transactions(self, job: str) -> list[Transaction]:
+        """See `Ledger`."""
+        return _TRANSACTIONS.validate_json(call(self._chain, "GET", "/v1/transactions", params={"job": job}).content)
+
+    def open(self, opening: RoundOpening) -> None:
+        """See `Ledger`."""
+        call(self._chain, "POST", "/v1/rounds", json=opening.model_dump(mode="json"))
+
+    def reject(self, job: str, round_: int, rejection: Rejection) -> None:
+        """See `Ledger`."""
+        call(self._chain, "POST", f"/v1/rounds/{job}/{round_}/rejections", json=rejection.model_dump(mode="json"))
+
+    def close(self, job: str, round_: int, closure: RoundClosure) -> None:
+        """See `Ledger`."""
+        call(self._chain, "POST", f"/v1/rounds/{job}/{round_}/closure", json=closure.model_dump(mode="json"))
+
+    def abort(self, job: str, round_: int) -> None:
+        """See `Ledger`."""
+        call(self._chain, "POST", f"/v1/rounds/{job}/{round_}/abort")
+
+    def publish(self, publication: Publication) -> None:
+        """See `Ledger`."""
+        call(self._chain, "POST", "/v1/publications", json=publication.model_dump(mode="json"))

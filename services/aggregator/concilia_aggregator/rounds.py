@@ -1,0 +1,240 @@
+"""The life of a job as a pure state machine: what is known in, the next move out.
+
+Rules, in the order they apply:
+
+1. A job that was asked to stop gives up an open round and ends.
+2. The initial model is evaluated first (round 0), then rounds are opened one after another on the job's head.
+3. A round is planned (cohort and deadline written down) before it is opened on the chain, so that a crash between the
+   two repeats the same opening; a plan whose deadline passed unopened is made anew.
+4. A round is folded when all of its cohort has submitted, or at its deadline if its quorum has.
+5. After screening, too few accepted updates send the round back to waiting if its deadline allows, else it is aborted.
+   After `MAX_ABORTED` aborted rounds in a row the job fails.
+6. A closed round's model is evaluated by whoever is there, at most until the evaluation's deadline.
+7. Target reached or all rounds closed: the model is published and the job is finished.
+
+No clock, disk or network here: `Facts` carries the time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from concilia_kit.wire.chain import RoundStatus
+from concilia_kit.wire.jobs import JobSpec, Phase
+
+MAX_ABORTED = 3
+GRACE_SECONDS = 2
+"""A deadline is over this much later, so that an update in the deadline's last block is seen before it is judged."""
+
+TERMINAL = frozenset({Phase.FINISHED, Phase.FAILED, Phase.STOPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What is persisted of a job's progress.
+
+    `round` is the number of the last round planned (0 before the first), `closed` how many were closed, `aborted` how
+    many were given up in a row, `deadline` (Unix seconds) and `cohort` belong to what is being waited for, if anything.
+    """
+
+    phase: Phase
+    head: str
+    round: int = 0
+    closed: int = 0
+    aborted: int = 0
+    deadline: int | None = None
+    cohort: frozenset[str] = frozenset()
+    stopping: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFacts:
+    """The current round as the ledger shows it: `recorded` hospitals in it, `accepted` of them not rejected."""
+
+    status: RoundStatus
+    base: str
+    deadline: int
+    recorded: frozenset[str]
+    accepted: int
+    global_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known at a moment: time, who could take part, the ledger's word, who evaluated, the score reached."""
+
+    now: float
+    live: frozenset[str] = frozenset()
+    ledger: RoundFacts | None = None
+    evaluated: frozenset[str] = frozenset()
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do until something happens; `reason` is for people."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """Take on this state; nothing else happens."""
+
+    state: JobState
+
+
+@dataclass(frozen=True, slots=True)
+class AskEvaluations:
+    """Take on this state and ask its cohort to evaluate its head."""
+
+    state: JobState
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRound:
+    """Open the planned round on the chain, then take on `state` and ask its cohort to train."""
+
+    state: JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Screen what was recorded, fold what is accepted, close the round on the chain."""
+
+
+@dataclass(frozen=True, slots=True)
+class AbortRound:
+    """Give the open round up on the chain, then take on `state`."""
+
+    state: JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish the head on the chain and register it, then take on `state`."""
+
+    state: JobState
+
+
+Move = Wait | Enter | AskEvaluations | OpenRound | Fold | AbortRound | Publish
+
+
+def begin(initial: str) -> JobState:
+    """A new job's state."""
+    return JobState(Phase.BASELINE, head=initial)
+
+
+def decide(spec: JobSpec, state: JobState, facts: Facts) -> Move:
+    """The next move of a job. Raises `ValueError` for a job that has ended."""
+    if state.phase in TERMINAL:
+        raise ValueError(f"a job that is {state.phase} makes no move")
+    if state.stopping:
+        stopped = replace(state, phase=Phase.STOPPED, deadline=None, cohort=frozenset(), detail="stopped on request")
+        is_open = facts.ledger is not None and facts.ledger.status is RoundStatus.OPEN
+        return AbortRound(stopped) if is_open else Enter(stopped)
+    match state.phase:
+        case Phase.BASELINE | Phase.EVALUATING:
+            return _evaluate(spec, state, facts)
+        case Phase.OPENING:
+            return _open(spec, state, facts)
+        case Phase.TRAINING:
+            return _train(spec, state, facts)
+        case Phase.FOLDING:
+            return Fold()
+        case _:
+            return Publish(replace(state, phase=Phase.FINISHED, deadline=None, cohort=frozenset(), detail="published"))
+
+
+def _evaluate(spec: JobSpec, state: JobState, facts: Facts) -> Move:
+    if state.deadline is None:
+        if len(facts.live) < spec.quorum:
+            return _too_few(spec, facts)
+        deadline = int(facts.now) + spec.deadline_seconds
+        return AskEvaluations(replace(state, deadline=deadline, cohort=facts.live, detail=""))
+    missing = len(state.cohort - facts.evaluated)
+    if missing and facts.now <= state.deadline:
+        return Wait(f"{missing} of {len(state.cohort)} hospitals still evaluate")
+    reached = spec.target is not None and facts.score is not None and facts.score >= spec.target
+    if state.closed and (reached or state.closed >= spec.rounds):
+        detail = f"target {spec.target} reached" if reached else "all rounds closed"
+        return Enter(replace(state, phase=Phase.PUBLISHING, deadline=None, cohort=frozenset(), detail=detail))
+    return Enter(_next_round(state))
+
+
+def _open(spec: JobSpec, state: JobState, facts: Facts) -> Move:
+    if facts.ledger is not None and facts.ledger.status is RoundStatus.OPEN:
+        # Opened before a crash: the ledger's deadline counts, not a plan's.
+        cohort = state.cohort or facts.live
+        return OpenRound(replace(state, phase=Phase.TRAINING, deadline=facts.ledger.deadline, cohort=cohort))
+    if state.deadline is None or facts.now >= state.deadline:
+        if len(facts.live) < spec.quorum:
+            return _too_few(spec, facts)
+        deadline = int(facts.now) + spec.deadline_seconds
+        return Enter(replace(state, deadline=deadline, cohort=facts.live, detail=""))
+    return OpenRound(replace(state, phase=Phase.TRAINING))
+
+
+def _train(spec: JobSpec, state: JobState, facts: Facts) -> Move:
+    if facts.ledger is None or state.deadline is None:
+        return Wait("the ledger does not show the round yet")
+    if facts.ledger.status is RoundStatus.ABORTED:
+        return Enter(after_abort(state, "the round was aborted on the ledger"))
+    if facts.ledger.status is RoundStatus.CLOSED or state.cohort <= facts.ledger.recorded:
+        return _fold_or_give_up(spec, state, facts, facts.ledger, over=state.cohort <= facts.ledger.recorded)
+    if facts.now <= state.deadline + GRACE_SECONDS:
+        missing = len(state.cohort - facts.ledger.recorded)
+        return Wait(f"{missing} of {len(state.cohort)} hospitals still train")
+    return _fold_or_give_up(spec, state, facts, facts.ledger, over=True)
+
+
+def _fold_or_give_up(spec: JobSpec, state: JobState, facts: Facts, ledger: RoundFacts, over: bool) -> Move:
+    if ledger.status is RoundStatus.CLOSED or ledger.accepted >= spec.quorum:
+        return Enter(replace(state, phase=Phase.FOLDING))
+    if not over or (facts.now <= state_deadline(state) + GRACE_SECONDS and _others_may_come(state, facts, ledger)):
+        return Wait(f"{ledger.accepted} accepted updates, {spec.quorum} needed; waiting for others")
+    detail = f"round {state.round}: {ledger.accepted} accepted updates at its end, {spec.quorum} needed"
+    return AbortRound(after_abort(state, detail))
+
+
+def _others_may_come(state: JobState, facts: Facts, ledger: RoundFacts) -> bool:
+    return bool((state.cohort | facts.live) - ledger.recorded)
+
+
+def state_deadline(state: JobState) -> int:
+    """The deadline of a state that has one. Raises `ValueError`."""
+    if state.deadline is None:
+        raise ValueError(f"{state.phase} has no deadline")
+    return state.deadline
+
+
+def after_abort(state: JobState, detail: str) -> JobState:
+    """The state after a round was given up: another round, or failure after `MAX_ABORTED` in a row."""
+    if state.aborted + 1 >= MAX_ABORTED:
+        return replace(
+            state, phase=Phase.FAILED, aborted=state.aborted + 1, deadline=None, cohort=frozenset(), detail=detail
+        )
+    return replace(_next_round(state), aborted=state.aborted + 1, detail=detail)
+
+
+def after_close(state: JobState, global_digest: str) -> JobState:
+    """The state after a round was closed on a new head."""
+    return replace(
+        state,
+        phase=Phase.EVALUATING,
+        head=global_digest,
+        closed=state.closed + 1,
+        aborted=0,
+        deadline=None,
+        cohort=frozenset(),
+        detail="",
+    )
+
+
+def _next_round(state: JobState) -> JobState:
+    return replace(state, phase=Phase.OPENING, round=state.round + 1, deadline=None, cohort=frozenset(), detail="")
+
+
+def _too_few(spec: JobSpec, facts: Facts) -> Wait:
+    return Wait(f"{len(facts.live)} hospitals ready, {spec.quorum} needed")

@@ -1,0 +1,33 @@
+"""Settings of the aggregator's API and of its worker, both from `CONCILIA_AGGREGATOR_*`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from concilia_kit.settings import ServiceSettings
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+
+class AggregatorSettings(ServiceSettings):
+    """One set for API and worker, so that they cannot disagree."""
+
+    model_config = SettingsConfigDict(env_prefix="CONCILIA_AGGREGATOR_", extra="ignore", frozen=True)
+
+    database_url: str = Field(description="SQLAlchemy URL of the aggregator's own database")
+    redis_url: str = Field(description="Redis with the Celery broker and the ledger's event stream")
+    auth_url: str = Field(description="auth service")
+    model_url: str = Field(description="model service, which owns the artifacts")
+    chain_url: str = Field(description="chain service")
+    artifacts_url: str = Field(
+        default="", description="file:///… where the artifact store is mounted read-only; empty: over the model service"
+    )
+    keystore: Path = Field(description="keystore v3 of the aggregator's own address, a coordinator on the contract")
+    password_file: Path = Field(description="file with the keystore's password")
+    directory: Path = Field(description="folder for models being folded and downloads being screened")
+    node_seconds: float = Field(default=60.0, gt=0, description="a node not heard of for so long is not in a cohort")
+    tick_seconds: float = Field(default=1.0, gt=0, description="how often deadlines are looked at")
+    max_samples: int = Field(default=1_000_000, ge=1, description="most training samples one update may claim")
+    max_norm_ratio: float = Field(
+        default=10.0, gt=0, description="most an update may move the model, in multiples of the base model's L2 norm"
+    )

@@ -1,0 +1,81 @@
+"""Jobs, rounds and nodes as the API shows them, put together from what is stored."""
+
+from __future__ import annotations
+
+import time
+
+from concilia_kit.wire.jobs import JobView, Phase, Rejected, RoundView, SiteScores
+from concilia_kit.wire.training import EvaluationReport, Node, NodeRegistration, Progress
+
+from concilia_aggregator import scores
+from concilia_aggregator.service import moment
+from concilia_aggregator.store import JobRow, RoundRow, Store, spec_of, state_of
+
+
+def nodes(store: Store) -> list[Node]:
+    """All nodes that ever registered."""
+    now = time.time()
+    return [
+        Node(
+            address=row.address,
+            registration=NodeRegistration.model_validate(row.registration),
+            seen_seconds_ago=max(0.0, now - row.seen_at),
+        )
+        for row in store.nodes()
+    ]
+
+
+def jobs(store: Store) -> list[JobView]:
+    """All jobs, newest first."""
+    return [job(store, row) for row in store.jobs()]
+
+
+def job(store: Store, row: JobRow) -> JobView:
+    """One job with its rounds."""
+    state = state_of(row)
+    reports, progresses = store.reports(row.id), store.progresses(row.id)
+    sites = {node.address: node.registration.site for node in nodes(store)}
+    return JobView(
+        id=row.id,
+        spec=spec_of(row),
+        phase=state.phase,
+        round=state.round,
+        detail=state.detail,
+        created_at=moment(row.created_at),
+        model=state.head if state.phase is Phase.FINISHED else None,
+        rounds=tuple(
+            _round(item, reports.get(item.round, {}), progresses.get(item.round, {}), sites)
+            for item in store.rounds(row.id)
+        ),
+    )
+
+
+def _round(
+    row: RoundRow, reports: dict[str, EvaluationReport], progress: dict[str, Progress], sites: dict[str, str]
+) -> RoundView:
+    summary = row.summary
+    everybody = list(reports.values())
+    return RoundView(
+        round=row.round,
+        base=row.base,
+        model=row.model,
+        opened_at=moment(row.opened_at),
+        closed_at=moment(row.closed_at),
+        deadline=row.deadline,
+        accepted=len(summary.get("accepted", ())),
+        rejected=tuple(Rejected.model_validate(item) for item in summary.get("rejected", ())),
+        pooled=scores.pooled(everybody),
+        confusion=tuple(map(tuple, scores.confusion(everybody).tolist())) if everybody else None,
+        sites=tuple(
+            SiteScores(hospital=hospital, site=sites.get(hospital, ""), scores=own)
+            for hospital, report in reports.items()
+            if (own := scores.pooled([report])) is not None
+        ),
+        overlapping_lesions=sum(report.overlapping_lesions for report in everybody) if everybody else None,
+        seconds_training=summary.get("seconds_training", 0.0),
+        seconds_moving=summary.get("seconds_moving", 0.0),
+        seconds_chain=summary.get("seconds_chain", 0.0),
+        seconds_folding=summary.get("seconds_folding", 0.0),
+        bytes_moved=summary.get("bytes_moved", 0),
+        progress=progress,
+    )

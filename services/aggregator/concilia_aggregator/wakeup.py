@@ -1,0 +1,87 @@
+"""What makes jobs move: the ledger's events, reports, and the clock, each turned into one `advance` task.
+
+A marker in Redis keeps one task a job in the queue, however many reasons there are to look at it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import redis
+from celery import Celery
+from concilia_kit import logs
+from concilia_kit.wire.chain import STREAM, LedgerEvent
+from pydantic import ValidationError
+
+from concilia_aggregator.store import Store
+
+ADVANCE_TASK = "concilia.advance"
+QUEUE = "aggregator"
+_MARKER_SECONDS = 30
+
+_log = logs.get(__name__)
+
+
+class Wakeup:
+    """Asks the worker to look at a job."""
+
+    def __init__(self, broker: Celery, client: redis.Redis) -> None:
+        self._broker = broker
+        self._redis = client
+
+    def wake(self, job: str) -> None:
+        """Queue one look at a job, unless one is queued already."""
+        if self._redis.set(_marker(job), 1, nx=True, ex=_MARKER_SECONDS):
+            self._broker.send_task(ADVANCE_TASK, kwargs={"job": job}, queue=QUEUE)
+
+    def woken(self, job: str) -> None:
+        """The look begins: what happens from now on is worth another one."""
+        self._redis.delete(_marker(job))
+
+
+class Listener(threading.Thread):
+    """Follows the ledger's event stream and the clock. A daemon thread: it holds nothing that must be finished."""
+
+    def __init__(self, wakeup: Wakeup, client: redis.Redis, store: Store, tick_seconds: float) -> None:
+        super().__init__(name="listener", daemon=True)
+        self._wakeup = wakeup
+        self._redis = client
+        self._store = store
+        self._tick_seconds = tick_seconds
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End after the current wait."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        """Wake the jobs that events concern, and every active job once a tick: deadlines come without an event."""
+        last = b"$"
+        while not self._stopped.is_set():
+            try:
+                active = set(self._store.active())
+                for job in active:
+                    self._wakeup.wake(job)
+                last = self._listen(last, active)
+            except Exception:
+                _log.exception("listener failed, going on")
+                self._stopped.wait(self._tick_seconds)
+
+    def _listen(self, last: bytes, active: set[str]) -> bytes:
+        answer: Any = self._redis.xread({STREAM: last}, block=int(self._tick_seconds * 1000), count=1000)
+        for _stream, entries in answer:
+            for identifier, fields in entries:
+                last = identifier
+                try:
+                    event = LedgerEvent.model_validate_json(fields[b"event"])
+                except (KeyError, ValidationError):
+                    _log.warning("unreadable entry on the ledger's stream", entry=last.decode())
+                    continue
+                if event.job in active:
+                    self._wakeup.wake(event.job)
+        return last
+
+
+def _marker(job: str) -> str:
+    return f"concilia:advance:{job}"

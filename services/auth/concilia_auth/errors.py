@@ -1,0 +1,75 @@
+"""Why the auth service refuses; each error has one stable code."""
+
+from __future__ import annotations
+
+from concilia_kit.problems import Unauthorized, Unavailable, Unprocessable
+
+
+class KeyFileError(Exception):
+    """A signing key that cannot be used; the message names the file and says what is wrong."""
+
+
+class MessageMalformed(Unprocessable):
+    """Not a sign-in message of EIP-4361."""
+
+    code = "message_malformed"
+
+
+class NonceUnknown(Unauthorized):
+    """The nonce was never given to this address, has been used, or is too old."""
+
+    code = "nonce_unknown"
+
+
+class DomainMismatch(Unauthorized):
+    """The message was signed for another site."""
+
+    code = "domain_mismatch"
+
+
+class UriMismatch(Unauthorized):
+    """The message was signed for another address of this site."""
+
+    code = "uri_mismatch"
+
+
+class ChainMismatch(Unauthorized):
+    """The message was signed for another chain."""
+
+    code = "chain_mismatch"
+
+
+class MessageExpired(Unauthorized):
+    """The message's expiration time has passed."""
+
+    code = "message_expired"
+
+
+class MessageNotYetValid(Unauthorized):
+    """The message is dated in the future."""
+
+    code = "message_not_yet_valid"
+
+
+class SignatureInvalid(Unauthorized):
+    """The address in the message did not sign it."""
+
+    code = "signature_invalid"
+
+
+class SessionUnknown(Unauthorized):
+    """No session goes by this token: it never did, was ended, or timed out."""
+
+    code = "session_unknown"
+
+
+class StoreUnavailable(Unavailable):
+    """Redis does not answer."""
+
+    code = "store_unavailable"
+
+
+class ChainUnavailable(Unavailable):
+    """The chain service does not answer, or not as agreed."""
+
+    code = "chain_unavailable"

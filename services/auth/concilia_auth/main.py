@@ -1,0 +1,79 @@
+"""The one place that puts the auth service together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from functools import partial
+
+import redis
+from concilia_kit import http, web
+from fastapi import FastAPI
+
+from concilia_auth import api, chain, eip4361, keys
+from concilia_auth.service import AuthService
+from concilia_auth.settings import AuthSettings
+from concilia_auth.store import Store
+
+_REDIS_SECONDS = 5.0
+_ANYBODY = "0x" + 40 * "0"
+
+
+def build(settings: AuthSettings) -> FastAPI:
+    """The application. Makes the first signing key where there is none; opens no connection.
+
+    Raises `KeyFileError` for keys that cannot be used, `ValueError` for a site that cannot be signed in to.
+    """
+    _check_site(settings)
+    keys.ensure(settings.key_directory, _now())
+    key_ring = keys.KeyRing(settings.key_directory)
+    key_ring.current()
+    client = redis.Redis.from_url(
+        settings.redis_url,
+        decode_responses=True,
+        socket_timeout=_REDIS_SECONDS,
+        socket_connect_timeout=_REDIS_SECONDS,
+    )
+    store = Store(client)
+    chain_http = http.client(settings.chain_url)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        chain_http.close()
+        client.close()
+
+    app = web.application(
+        "Concilia auth",
+        ready={"redis": store.answer, "chain": partial(chain.answer, chain_http)},
+        lifespan=lifespan,
+    )
+    app.state.service = AuthService(
+        settings,
+        store,
+        key_ring,
+        chain.ChainRoles(chain_http),
+        chain.ChainId(chain_http, settings.chain_id),
+        _now,
+    )
+    app.include_router(api.router)
+    app.include_router(api.well_known)
+    return app
+
+
+def _check_site(settings: AuthSettings) -> None:
+    site = eip4361.Site(settings.domain, settings.uri, settings.statement)
+    now = _now()
+    try:
+        text = eip4361.build(site, address=_ANYBODY, chain_id=2**64, nonce=17 * "0", issued_at=now, expires_at=now)
+        eip4361.parse(text)
+    except Exception as error:
+        raise ValueError(
+            "domain, uri and statement make no EIP-4361 message: the domain is a host with an optional port, the "
+            "statement one line of printable ASCII"
+        ) from error
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

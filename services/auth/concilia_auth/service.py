@@ -1,0 +1,133 @@
+"""Signing in, and what a session is good for."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import siwe
+from concilia_kit import logs
+from concilia_kit.roles import Role
+from concilia_kit.wire.auth import AccessToken, Audience, Challenge, Session, SessionView
+
+from concilia_auth import eip4361, tokens
+from concilia_auth.chain import Roles
+from concilia_auth.errors import NonceUnknown, SessionUnknown
+from concilia_auth.keys import KeyRing
+from concilia_auth.settings import AuthSettings
+from concilia_auth.store import SessionRecord, Store
+
+_log = logs.get(__name__)
+
+
+class AuthService:
+    """Constructed once, used by many threads. `chain_id` and `clock` (aware, UTC) are asked at every use."""
+
+    def __init__(
+        self,
+        settings: AuthSettings,
+        store: Store,
+        keys: KeyRing,
+        roles: Roles,
+        chain_id: Callable[[], int],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._site = eip4361.Site(settings.domain, settings.uri, settings.statement)
+        self._store = store
+        self._keys = keys
+        self._roles = roles
+        self._chain_id = chain_id
+        self._clock = clock
+
+    def challenge(self, address: str) -> Challenge:
+        """A message for `address` (EIP-55) to sign. Raises `StoreUnavailable` and `ChainUnavailable`."""
+        now = self._clock()
+        expires_at = now + timedelta(seconds=self._settings.nonce_seconds)
+        nonce = siwe.generate_nonce()
+        message = eip4361.build(
+            self._site,
+            address=address,
+            chain_id=self._chain_id(),
+            nonce=nonce,
+            issued_at=now,
+            expires_at=expires_at,
+        )
+        self._store.put_nonce(nonce, address, self._settings.nonce_seconds)
+        return Challenge(message=message, nonce=nonce, expires_at=expires_at)
+
+    def sign_in(self, text: str, signature: str) -> Session:
+        """A session for whoever signed a challenge.
+
+        An attempt spends the nonce that it names, whatever comes of it, and before the text is parsed: a failed
+        attempt leaves nothing to try again with, and parsing (which is costly) takes a nonce of ours. Raises
+        `MessageMalformed`, `NonceUnknown`, what `eip4361.verify` raises, `StoreUnavailable` and `ChainUnavailable`.
+        """
+        nonce = eip4361.nonce_of(text)
+        given_to = self._store.take_nonce(nonce)
+        if given_to is None:
+            raise NonceUnknown("this nonce is not known, was used before or is too old; ask for a new challenge")
+        message = eip4361.parse(text)
+        if message.address != given_to:
+            raise NonceUnknown("this nonce was given to another address; ask for a challenge of your own")
+        now = self._clock()
+        eip4361.verify(message, signature, self._site, chain_id=self._chain_id(), nonce=nonce, now=now)
+        return self._open(given_to, now)
+
+    def session(self, token: str) -> SessionView:
+        """Whose session it is, with the roles of this moment. Raises `SessionUnknown` and `…Unavailable`."""
+        record = self._live(token)
+        return SessionView(
+            address=record.address, roles=_ordered(self._roles.of(record.address)), expires_at=record.expires_at
+        )
+
+    def sign_out(self, token: str) -> None:
+        """End a session. Raises `SessionUnknown` and `StoreUnavailable`."""
+        self._live(token)
+        self._store.drop_session(token)
+
+    def access_token(self, token: str, audience: Audience) -> AccessToken:
+        """A token for one audience, with the roles of this moment, that does not outlive its session.
+
+        Raises `SessionUnknown`, `StoreUnavailable` and `ChainUnavailable`.
+        """
+        record = self._live(token)
+        roles = self._roles.of(record.address)
+        now = self._clock().replace(microsecond=0)
+        expires_at = min(now + timedelta(seconds=self._settings.token_seconds), record.expires_at)
+        signed = tokens.mint(
+            self._keys.current().signing,
+            token_id=secrets.token_urlsafe(16),
+            address=record.address,
+            roles=roles,
+            audience=audience,
+            issued_at=now,
+            expires_at=expires_at,
+        )
+        return AccessToken(token=signed, audience=audience, roles=_ordered(roles), expires_at=expires_at)
+
+    def published_keys(self) -> dict[str, Any]:
+        """The JSON Web Key Set that access tokens verify with."""
+        return self._keys.current().published
+
+    def _open(self, address: str, now: datetime) -> Session:
+        roles = self._roles.of(address)
+        token = secrets.token_urlsafe(32)
+        # Whole seconds: what a client reads is what is stored.
+        expires_at = now.replace(microsecond=0) + timedelta(seconds=self._settings.session_seconds)
+        record = SessionRecord(address=address, expires_at=expires_at)
+        self._store.put_session(token, record, self._settings.idle_seconds)
+        _log.info("signed in", address=address, roles=_ordered(roles))
+        return Session(token=token, address=address, roles=_ordered(roles), expires_at=expires_at)
+
+    def _live(self, token: str) -> SessionRecord:
+        record = self._store.session(token, self._clock(), self._settings.idle_seconds)
+        if record is None:
+            raise SessionUnknown("no session goes by this token; sign in again", headers={"WWW-Authenticate": "Bearer"})
+        return record
+
+
+def _ordered(roles: frozenset[Role]) -> tuple[Role, ...]:
+    return tuple(sorted(roles))

@@ -1,0 +1,36 @@
+"""Access tokens as this service mints them; `concilia_kit.tokens` verifies them. Source: RFC 7519, RFC 8037."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import jwt
+from concilia_kit.roles import Role
+from concilia_kit.tokens import ALGORITHM, ISSUER
+from concilia_kit.wire.auth import Audience
+
+from concilia_auth.keys import SigningKey
+
+
+def mint(
+    key: SigningKey,
+    *,
+    token_id: str,
+    address: str,
+    roles: Iterable[Role],
+    audience: Audience,
+    issued_at: datetime,
+    expires_at: datetime,
+) -> str:
+    """A signed token that says who (`sub`), which roles, for whom (`aud`) and until when (whole seconds)."""
+    claims = {
+        "iss": ISSUER,
+        "sub": address,
+        "aud": audience.value,
+        "iat": int(issued_at.timestamp()),
+        "exp": int(expires_at.timestamp()),
+        "jti": token_id,
+        "roles": sorted(role.value for role in roles),
+    }
+    return jwt.encode(claims, key.private, algorithm=ALGORITHM, headers={"kid": key.id})

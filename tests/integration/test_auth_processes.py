@@ -1,0 +1,273 @@
+"""The auth service as real processes on a real Redis, and its clients in the kit: sign-in, tokens, offline proof."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+import uvicorn
+from concilia_auth import keys, tokens
+from concilia_kit import http
+from concilia_kit.http import WalletAuth, call
+from concilia_kit.problems import Problem, Unauthorized
+from concilia_kit.roles import Role
+from concilia_kit.tokens import TokenVerifier
+from concilia_kit.wire.auth import Audience, Session
+from concilia_kit.wire.chain import ContractInfo, Member
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from eth_account import Account
+from eth_account.messages import encode_defunct
+from eth_account.signers.local import LocalAccount
+from fastapi import FastAPI
+
+pytestmark = pytest.mark.integration
+
+HOSPITAL: LocalAccount = Account.from_key("0x" + 63 * "0" + "1")
+
+
+@pytest.fixture(scope="module")
+def chain_url(free_port: Callable[[], int]) -> Iterator[str]:
+    """A chain service on which one address is a hospital."""
+    app, port = FastAPI(), free_port()
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/v1/contract")
+    def contract() -> ContractInfo:
+        return ContractInfo(chain_id=1337, address="0x" + 40 * "1", deployment_block=1)
+
+    @app.get("/v1/members/{address}")
+    def member(address: str) -> Member:
+        roles = (Role.HOSPITAL,) if address == HOSPITAL.address else ()
+        return Member(address=address, roles=roles, hospital_number=len(roles), nonce=0)
+
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def key_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("auth") / "keys"
+
+
+@pytest.fixture(scope="module")
+def replicas(
+    chain_url: str, redis_server_url: str, key_directory: Path, free_port: Callable[[], int]
+) -> Iterator[tuple[str, str]]:
+    """Two replicas, started together."""
+    environment = {
+        **os.environ,
+        "CONCILIA_AUTH_REDIS_URL": redis_server_url,
+        "CONCILIA_AUTH_CHAIN_URL": chain_url,
+        "CONCILIA_AUTH_DOMAIN": "127.0.0.1:8000",
+        "CONCILIA_AUTH_URI": "http://127.0.0.1:8000",
+        "CONCILIA_AUTH_KEY_DIRECTORY": str(key_directory),
+    }
+    ports = [free_port(), free_port()]
+    with contextlib.ExitStack() as running:
+        for port in ports:
+            process = running.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "concilia_auth"], env={**environment, "CONCILIA_AUTH_PORT": str(port)}
+                )
+            )
+            running.callback(process.terminate)
+        first, second = (f"http://127.0.0.1:{port}" for port in ports)
+        for url in (first, second):
+            with http.client(url) as client:
+                call(client, "GET", "/readyz", retry_seconds=60)
+        yield first, second
+
+
+@pytest.fixture(scope="module")
+def auth(replicas: tuple[str, str]) -> Iterator[httpx.Client]:
+    with http.client(replicas[0]) as client:
+        yield client
+
+
+class CountedKeys:
+    """Fetches the published keys, and counts how often."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+        self.fetched = 0
+
+    def __call__(self) -> dict[str, Any]:
+        self.fetched += 1
+        document: dict[str, Any] = call(self._client, "GET", "/.well-known/jwks.json").json()
+        return document
+
+
+@pytest.fixture
+def published(auth: httpx.Client) -> CountedKeys:
+    return CountedKeys(auth)
+
+
+def minted(key: keys.SigningKey, age: float = 0, **changes: Any) -> str:
+    issued_at = datetime.now(UTC) - timedelta(seconds=age)
+    return tokens.mint(
+        **{
+            "key": key,
+            "token_id": "1",
+            "address": HOSPITAL.address,
+            "roles": [Role.ADMIN],
+            "audience": Audience.MODEL,
+            "issued_at": issued_at,
+            "expires_at": issued_at + timedelta(seconds=300),
+            **changes,
+        }
+    )
+
+
+def test_auth_wallet_signs_in_and_its_token_verifies_offline(auth: httpx.Client, published: CountedKeys) -> None:
+    wallet = WalletAuth(auth, HOSPITAL, Audience.MODEL)
+    verifier = TokenVerifier(Audience.MODEL, published)
+    for token in (wallet.token(), wallet.token(), wallet.token(fresh=True)):
+        caller = verifier.verify(token)
+        assert (caller.address, caller.roles) == (HOSPITAL.address, {Role.HOSPITAL})
+    assert wallet.token(fresh=True) != wallet.token(fresh=True)
+    assert published.fetched == 1
+
+
+def test_auth_stranger_has_no_roles(auth: httpx.Client, published: CountedKeys) -> None:
+    stranger: LocalAccount = Account.create()
+    caller = TokenVerifier(Audience.CHAIN, published).verify(WalletAuth(auth, stranger, Audience.CHAIN).token())
+    assert (caller.address, caller.roles) == (stranger.address, frozenset())
+
+
+def test_auth_wallet_signs_in_again_when_its_session_was_ended(auth: httpx.Client, published: CountedKeys) -> None:
+    wallet = WalletAuth(auth, HOSPITAL, Audience.MODEL)
+    wallet.token()
+    assert wallet._session is not None
+    call(auth, "DELETE", "/v1/sessions", headers={"Authorization": f"Bearer {wallet._session.token}"})
+    TokenVerifier(Audience.MODEL, published).verify(wallet.token(fresh=True))
+
+
+def test_auth_replicas_share_nonces_sessions_and_the_key(replicas: tuple[str, str], key_directory: Path) -> None:
+    assert len(list(key_directory.glob("*.pem"))) == 1
+    with http.client(replicas[0]) as first, http.client(replicas[1]) as second:
+        documents = [CountedKeys(client)() for client in (first, second)]
+        assert documents[0] == documents[1]
+        asked = call(first, "POST", "/v1/challenges", json={"address": HOSPITAL.address}).json()
+        signature = HOSPITAL.sign_message(encode_defunct(text=asked["message"])).signature.to_0x_hex()
+        signed = {"message": asked["message"], "signature": signature}
+        session = Session.model_validate_json(call(second, "POST", "/v1/sessions", json=signed).content)
+        with pytest.raises(Problem) as refused:
+            call(first, "POST", "/v1/sessions", json=signed)
+        assert (refused.value.problem_status, refused.value.problem_code) == (401, "nonce_unknown")
+        bearer = {"Authorization": f"Bearer {session.token}"}
+        assert call(first, "GET", "/v1/session", headers=bearer).json()["roles"] == ["hospital"]
+
+
+def test_auth_verifier_refuses_what_it_must(
+    auth: httpx.Client, published: CountedKeys, key_directory: Path, tmp_path: Path
+) -> None:
+    key = keys.read(key_directory).signing
+    keys.create(tmp_path, key.id)
+    impostor = keys.read(tmp_path).signing
+    claims = jwt.decode(minted(key), options={"verify_signature": False})
+    unsigned = jwt.encode(claims, None, algorithm="none", headers={"kid": key.id})
+    public = key.private.public_key()
+    header, payload = (part.encode() for part in minted(key).split(".")[:2])
+    verifier = TokenVerifier(Audience.MODEL, published)
+    assert verifier.verify(minted(key)).roles == {Role.ADMIN}  # the way in is right, so what follows is the reason
+    for token, code in (
+        (WalletAuth(auth, HOSPITAL, Audience.AGGREGATOR).token(), "token_invalid"),
+        (minted(key, age=301), "token_expired"),
+        (minted(impostor), "token_invalid"),
+        (unsigned, "token_invalid"),
+        (hs256(claims, key.id, public.public_bytes(Encoding.Raw, PublicFormat.Raw)), "token_invalid"),
+        (hs256(claims, key.id, public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)), "token_invalid"),
+        ((header + b"." + payload + b".").decode(), "token_invalid"),
+        ("not.a.token", "token_invalid"),
+        ("", "token_invalid"),
+    ):
+        with pytest.raises(Unauthorized) as refused:
+            verifier.verify(token)
+        assert refused.value.problem_code == code
+    assert published.fetched == 1
+
+
+def hs256(claims: dict[str, Any], key_id: str, secret: bytes) -> str:
+    """A token signed with the public key as if it were a shared secret; by hand, as PyJWT refuses to."""
+
+    def part(value: bytes) -> bytes:
+        return base64.urlsafe_b64encode(value).rstrip(b"=")
+
+    signed = b".".join(part(json.dumps(it).encode()) for it in ({"alg": "HS256", "typ": "JWT", "kid": key_id}, claims))
+    return (signed + b"." + part(hmac.digest(secret, signed, hashlib.sha256))).decode()
+
+
+def test_auth_unknown_key_id_does_not_hammer_auth(published: CountedKeys, key_directory: Path, tmp_path: Path) -> None:
+    keys.create(tmp_path, "unheard-of")
+    foreign = minted(keys.read(tmp_path).signing)
+    verifier = TokenVerifier(Audience.MODEL, published, refetch_seconds=3600)
+    for _ in range(20):
+        with pytest.raises(Unauthorized):
+            verifier.verify(foreign)
+    assert published.fetched == 1
+    verifier.verify(minted(keys.read(key_directory).signing))
+    assert published.fetched == 1
+
+
+def test_auth_key_added_while_running_signs_and_is_found(
+    auth: httpx.Client, published: CountedKeys, key_directory: Path
+) -> None:
+    verifier = TokenVerifier(Audience.MODEL, published, refetch_seconds=0)
+    before = WalletAuth(auth, HOSPITAL, Audience.MODEL).token()
+    verifier.verify(before)
+    keys.create(key_directory, "9999-rotated")
+    after = WalletAuth(auth, HOSPITAL, Audience.MODEL).token()
+    (key_directory / "9999-rotated.pem").rename(key_directory.parent / "9999-rotated.pem")
+    assert jwt.get_unverified_header(after)["kid"] == "9999-rotated"
+    with pytest.raises(Unauthorized):  # published no more
+        verifier.verify(after)
+    (key_directory.parent / "9999-rotated.pem").rename(key_directory / "9999-rotated.pem")
+    for token in (before, after):
+        assert verifier.verify(token).address == HOSPITAL.address
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"CONCILIA_AUTH_PORT": "none"}, "CONCILIA_AUTH_PORT"),
+        ({"CONCILIA_AUTH_REDIS_URL": "localhost"}, "CONCILIA_AUTH_REDIS_URL"),
+        ({"CONCILIA_AUTH_STATEMENT": "two\nlines"}, "EIP-4361"),
+        ({"CONCILIA_AUTH_KEY_DIRECTORY": "/dev/null/keys"}, "/dev/null/keys cannot hold signing keys"),
+    ],
+)
+def test_auth_refused_settings_are_one_line_and_status_2(tmp_path: Path, change: dict[str, str], said: str) -> None:
+    environment = {
+        **os.environ,
+        "CONCILIA_AUTH_PORT": "8001",
+        "CONCILIA_AUTH_REDIS_URL": "redis://127.0.0.1:1/0",
+        "CONCILIA_AUTH_CHAIN_URL": "http://127.0.0.1:1",
+        "CONCILIA_AUTH_DOMAIN": "127.0.0.1:8000",
+        "CONCILIA_AUTH_URI": "http://127.0.0.1:8000",
+        "CONCILIA_AUTH_KEY_DIRECTORY": str(tmp_path),
+        **change,
+    }
+    ended = subprocess.run([sys.executable, "-m", "concilia_auth"], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert said in line

@@ -1,0 +1,197 @@
+"""Doubles that work: a ledger and an artifact store in memory and on disk, with the contract's own rules."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from concilia_aggregator.artifacts import ArtifactNotFound
+from concilia_kit.problems import Conflict
+from concilia_kit.signing import Update
+from concilia_kit.wire.chain import (
+    LedgerRound,
+    LedgerUpdate,
+    Publication,
+    Rejection,
+    RoundClosure,
+    RoundOpening,
+    RoundStatus,
+    Transaction,
+)
+from concilia_kit.wire.models import ModelRegistration
+from concilia_kit.wire.training import UpdateMetrics
+
+METRICS = UpdateMetrics(
+    loss=1.0,
+    accuracy=0.5,
+    images=10,
+    lesions=8,
+    skipped_images=0,
+    epochs=1,
+    seconds_download=0.1,
+    seconds_training=2.0,
+    seconds_upload=0.2,
+    bytes_download=100,
+    bytes_upload=100,
+)
+
+
+@dataclass
+class MemoryLedger:
+    """`Ledger` with the contract's rules, in memory."""
+
+    members: set[str] = field(default_factory=set)
+    rounds: dict[tuple[str, int], LedgerRound] = field(default_factory=dict)
+    published: dict[str, str] = field(default_factory=dict)
+    clock: Any = time.time
+
+    def hospitals(self) -> frozenset[str]:
+        return frozenset(self.members)
+
+    def round(self, job: str, round_: int) -> LedgerRound | None:
+        return self.rounds.get((job, round_))
+
+    def transactions(self, job: str) -> list[Transaction]:
+        return []
+
+    def open(self, opening: RoundOpening) -> None:
+        key = (opening.job, opening.round)
+        if key in self.rounds:
+            known = self.rounds[key]
+            if (known.base, known.deadline, known.quorum) != (opening.base, opening.deadline, opening.quorum):
+                raise Conflict("another opening", code="round_out_of_order")
+            return
+        if opening.deadline <= self.clock():
+            raise Conflict("too late", code="deadline_passed")
+        self.rounds[key] = LedgerRound(
+            job=opening.job,
+            round=opening.round,
+            status=RoundStatus.OPEN,
+            base=opening.base,
+            deadline=opening.deadline,
+            quorum=opening.quorum,
+            submitted=0,
+            rejected=0,
+            global_digest=None,
+            contributions=None,
+            updates=(),
+        )
+
+    def submit(self, job: str, round_: int, hospital: str, digest: str, samples: int = 10) -> None:
+        known = self._open(job, round_)
+        if self.clock() > known.deadline:
+            raise Conflict("too late", code="deadline_passed")
+        if any(item.update.hospital == hospital for item in known.updates):
+            raise Conflict("twice", code="already_submitted")
+        update = Update(
+            hospital=hospital, job=job, round=round_, base=known.base, digest=digest, samples=samples, metrics="0" * 64
+        )
+        item = LedgerUpdate(update=update, signature="0x00", metrics=METRICS, reason=None, transaction="0x", block=1)
+        self._set(known, submitted=known.submitted + 1, updates=(*known.updates, item))
+
+    def reject(self, job: str, round_: int, rejection: Rejection) -> None:
+        known = self._open(job, round_)
+        updates = tuple(
+            item.model_copy(update={"reason": rejection.reason}) if item.update.hospital == rejection.hospital else item
+            for item in known.updates
+        )
+        self._set(known, rejected=known.rejected + 1, updates=updates)
+
+    def close(self, job: str, round_: int, closure: RoundClosure) -> None:
+        known = self.rounds[job, round_]
+        if known.status is RoundStatus.CLOSED and known.global_digest == closure.global_digest:
+            return
+        known = self._open(job, round_)
+        if closure.count != known.submitted - known.rejected:
+            raise Conflict("count", code="contribution_count_mismatch")
+        if closure.count < known.quorum:
+            raise Conflict("quorum", code="quorum_not_reached")
+        self._set(
+            known,
+            status=RoundStatus.CLOSED,
+            global_digest=closure.global_digest,
+            contributions=closure.contributions,
+        )
+
+    def abort(self, job: str, round_: int) -> None:
+        if self.rounds[job, round_].status is not RoundStatus.ABORTED:
+            self._set(self._open(job, round_), status=RoundStatus.ABORTED)
+
+    def publish(self, publication: Publication) -> None:
+        self.published[publication.job] = publication.digest
+
+    def _open(self, job: str, round_: int) -> LedgerRound:
+        known = self.rounds.get((job, round_))
+        if known is None or known.status is not RoundStatus.OPEN:
+            raise Conflict("not open", code="round_not_open")
+        return known
+
+    def _set(self, known: LedgerRound, **changes: Any) -> None:
+        self.rounds[known.job, known.round] = known.model_copy(update=changes)
+
+
+@dataclass
+class FolderArtifacts:
+    """`Artifacts` in a folder."""
+
+    directory: Path
+    registered: list[ModelRegistration] = field(default_factory=list)
+
+    def exists(self, digest: str) -> bool:
+        return (self.directory / digest).exists()
+
+    def fetch(self, digest: str) -> Path:
+        if not self.exists(digest):
+            raise ArtifactNotFound(digest)
+        return self.directory / digest
+
+    def release(self, digest: str) -> None:
+        """Kept."""
+
+    def put(self, digest: str, path: Path) -> None:
+        data = path.read_bytes()
+        assert hashlib.sha256(data).hexdigest() == digest
+        (self.directory / digest).write_bytes(data)
+
+    def register(self, registration: ModelRegistration) -> None:
+        self.registered.append(registration)
+
+    def add(self, tensors: dict[str, Any]) -> str:
+        data = safetensors.numpy.save(tensors)
+        digest = hashlib.sha256(data).hexdigest()
+        (self.directory / digest).write_bytes(data)
+        return digest
+
+
+@pytest.fixture
+def ledger() -> MemoryLedger:
+    return MemoryLedger()
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> FolderArtifacts:
+    (tmp_path / "artifacts").mkdir()
+    return FolderArtifacts(tmp_path / "artifacts")
+
+
+def model(seed: int, scale: float = 1.0) -> dict[str, Any]:
+    """A small model's tensors: two float tensors and a counter."""
+    rng = np.random.default_rng(seed)
+    return {
+        "layer.weight": (rng.normal(size=(5, 7)) * scale).astype(np.float32),
+        "layer.bias": (rng.normal(size=7) * scale).astype(np.float32),
+        "norm.num_batches_tracked": np.array(seed, np.int64),
+    }
+
+
+def address(number: int) -> str:
+    """A checksummed address."""
+    from eth_utils.address import to_checksum_address
+
+    return str(to_checksum_address(f"0x{number:040x}"))

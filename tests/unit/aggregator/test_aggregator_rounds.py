@@ -1,0 +1,250 @@
+"""The job state machine: worked steps, and a random walk against its invariants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from concilia_aggregator import rounds
+from concilia_aggregator.rounds import Facts, JobState, RoundFacts, decide
+from concilia_kit.wire.chain import RoundStatus
+from concilia_kit.wire.jobs import JobSpec, Phase
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+A, B, C = "0xa", "0xb", "0xc"
+BASE, NEW = "0" * 64, "1" * 64
+
+
+def spec(**changes: object) -> JobSpec:
+    return JobSpec.model_validate(
+        {"name": "j", "initial": BASE, "quorum": 2, "rounds": 2, "deadline_seconds": 100, **changes}
+    )
+
+
+def training(**changes: object) -> JobState:
+    state = JobState(Phase.TRAINING, BASE, round=1, deadline=1100, cohort=frozenset({A, B, C}))
+    return replace(state, **changes)  # type: ignore[arg-type]
+
+
+def ledger(*recorded: str, accepted: int | None = None, status: RoundStatus = RoundStatus.OPEN) -> RoundFacts:
+    return RoundFacts(status, BASE, 1100, frozenset(recorded), len(recorded) if accepted is None else accepted)
+
+
+def test_waits_for_enough_hospitals_before_the_baseline() -> None:
+    assert isinstance(decide(spec(), rounds.begin(BASE), Facts(1000, frozenset({A}))), rounds.Wait)
+    move = decide(spec(), rounds.begin(BASE), Facts(1000, frozenset({A, B})))
+    assert move == rounds.AskEvaluations(JobState(Phase.BASELINE, BASE, deadline=1100, cohort=frozenset({A, B})))
+
+
+def test_baseline_ends_when_all_evaluated_or_in_time() -> None:
+    state = JobState(Phase.BASELINE, BASE, deadline=1100, cohort=frozenset({A, B}))
+    assert isinstance(decide(spec(), state, Facts(1050, evaluated=frozenset({A}))), rounds.Wait)
+    for facts in (Facts(1050, evaluated=frozenset({A, B})), Facts(1101)):
+        assert decide(spec(), state, facts) == rounds.Enter(JobState(Phase.OPENING, BASE, round=1))
+
+
+def test_an_opening_is_planned_before_it_is_made() -> None:
+    state = JobState(Phase.OPENING, BASE, round=1)
+    planned = decide(spec(), state, Facts(1000, frozenset({A, B})))
+    assert planned == rounds.Enter(replace(state, deadline=1100, cohort=frozenset({A, B})))
+    assert isinstance(planned, rounds.Enter)
+    opened = decide(spec(), planned.state, Facts(1001, frozenset({A, B, C})))
+    assert opened == rounds.OpenRound(replace(planned.state, phase=Phase.TRAINING))
+
+
+def test_a_plan_whose_deadline_passed_is_made_anew() -> None:
+    state = JobState(Phase.OPENING, BASE, round=1, deadline=1100, cohort=frozenset({A, B}))
+    move = decide(spec(), state, Facts(1100, frozenset({A, C})))
+    assert move == rounds.Enter(replace(state, deadline=1200, cohort=frozenset({A, C})))
+
+
+def test_an_opening_that_is_on_the_ledger_is_taken_over_with_its_deadline() -> None:
+    state = JobState(Phase.OPENING, BASE, round=1, deadline=5000, cohort=frozenset({A, B}))
+    move = decide(spec(), state, Facts(1000, frozenset({A, B}), ledger()))
+    assert move == rounds.OpenRound(replace(state, phase=Phase.TRAINING, deadline=1100))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (Facts(1000, ledger=ledger(A)), rounds.Wait),
+        (Facts(1000, ledger=ledger(A, B)), rounds.Wait),  # quorum, and C has time left
+        (Facts(1102, ledger=ledger(A, B)), rounds.Wait),  # within the grace
+        (Facts(1103, ledger=ledger(A, B)), rounds.Enter),
+        (Facts(1000, ledger=ledger(A, B, C)), rounds.Enter),
+        (Facts(1103, ledger=ledger(A)), rounds.AbortRound),
+        (Facts(1000, ledger=ledger(A, B, C, accepted=1)), rounds.AbortRound),  # nobody left who could come
+        (Facts(1000, frozenset({A, "0xd"}), ledger(A, B, C, accepted=1)), rounds.Wait),
+        (Facts(1000, ledger=ledger(A, status=RoundStatus.CLOSED)), rounds.Enter),
+        (Facts(1000, ledger=ledger(A, status=RoundStatus.ABORTED)), rounds.Enter),
+        (Facts(1000), rounds.Wait),
+    ],
+)
+def test_training(facts: Facts, expected: type) -> None:
+    assert isinstance(decide(spec(), training(), facts), expected)
+
+
+def test_aborted_rounds_in_a_row_fail_the_job() -> None:
+    state = training()
+    for _ in range(rounds.MAX_ABORTED - 1):
+        state = rounds.after_abort(state, "x")
+        assert state.phase is Phase.OPENING
+    assert rounds.after_abort(state, "x").phase is Phase.FAILED
+    assert rounds.after_close(replace(state, phase=Phase.FOLDING), NEW).aborted == 0
+
+
+def test_target_or_the_last_round_publishes() -> None:
+    evaluated = JobState(Phase.EVALUATING, NEW, round=1, closed=1, deadline=1100, cohort=frozenset({A}))
+    facts = Facts(1000, evaluated=frozenset({A}), score=0.8)
+    assert decide(spec(), evaluated, facts) == rounds.Enter(JobState(Phase.OPENING, NEW, round=2, closed=1))
+    for move in (
+        decide(spec(target=0.8), evaluated, facts),
+        decide(spec(rounds=1), evaluated, facts),
+    ):
+        assert isinstance(move, rounds.Enter)
+        assert move.state.phase is Phase.PUBLISHING
+        assert isinstance(decide(spec(), move.state, facts), rounds.Publish)
+
+
+def test_the_untrained_model_is_never_published_for_its_score() -> None:
+    state = JobState(Phase.BASELINE, BASE, deadline=1100, cohort=frozenset({A}))
+    move = decide(spec(target=0.1), state, Facts(1000, evaluated=frozenset({A}), score=0.9))
+    assert isinstance(move, rounds.Enter)
+    assert move.state.phase is Phase.OPENING
+
+
+def test_stopping_gives_an_open_round_up() -> None:
+    state = training(stopping=True)
+    move = decide(spec(), state, Facts(1000, ledger=ledger(A)))
+    assert isinstance(move, rounds.AbortRound)
+    assert move.state.phase is Phase.STOPPED
+    assert isinstance(decide(spec(), state, Facts(1000)), rounds.Enter)
+
+
+@pytest.mark.parametrize("phase", sorted(rounds.TERMINAL))
+def test_an_ended_job_makes_no_move(phase: Phase) -> None:
+    with pytest.raises(ValueError, match="makes no move"):
+        decide(spec(), JobState(phase, BASE), Facts(0))
+
+
+class JobWalk(RuleBasedStateMachine):
+    """A job in a world where hospitals come, go, submit, are rejected, and the process crashes between effects."""
+
+    @initialize(quorum=st.integers(1, 3), total=st.integers(1, 3))
+    def start(self, quorum: int, total: int) -> None:
+        self.spec = spec(quorum=quorum, rounds=total)
+        self.state = rounds.begin(BASE)
+        self.now = 1000.0
+        self.live: set[str] = set()
+        self.chain: dict[int, dict[str, object]] = {}
+        self.evaluated: set[str] = set()
+        self.heads = [BASE]
+        self.published = 0
+
+    @rule(who=st.sampled_from([A, B, C]), there=st.booleans())
+    def come_or_go(self, who: str, there: bool) -> None:
+        (self.live.add if there else self.live.discard)(who)
+
+    @rule(seconds=st.integers(1, 80))
+    def time_passes(self, seconds: int) -> None:
+        self.now += seconds
+
+    @rule(who=st.sampled_from([A, B, C]), good=st.booleans())
+    def submit(self, who: str, good: bool) -> None:
+        current = self.chain.get(self.state.round)
+        if current and current["status"] is RoundStatus.OPEN and self.now <= current["deadline"]:  # type: ignore[operator]
+            current["updates"].setdefault(who, good)  # type: ignore[attr-defined]
+
+    @rule(who=st.sampled_from([A, B, C]))
+    def evaluate(self, who: str) -> None:
+        self.evaluated.add(who)
+
+    def facts(self) -> Facts:
+        current = self.chain.get(self.state.round)
+        seen = None
+        if current:
+            updates: dict[str, bool] = current["updates"]  # type: ignore[assignment]
+            accepted = len(updates) - len(current["rejected"])  # type: ignore[arg-type]
+            seen = RoundFacts(
+                current["status"],  # type: ignore[arg-type]
+                current["base"],  # type: ignore[arg-type]
+                current["deadline"],  # type: ignore[arg-type]
+                frozenset(updates),
+                accepted,
+            )
+        return Facts(self.now, frozenset(self.live), seen, frozenset(self.evaluated))
+
+    @precondition(lambda self: self.state.phase not in rounds.TERMINAL)
+    @rule(crash=st.booleans())
+    def move(self, crash: bool) -> None:
+        """One move; with `crash`, its effect happens and its state is lost."""
+        move = decide(self.spec, self.state, self.facts())
+        after = self.state
+        match move:
+            case rounds.Wait():
+                return
+            case rounds.Enter(after):
+                pass
+            case rounds.AskEvaluations(after):
+                self.evaluated.clear()
+            case rounds.OpenRound(after):
+                known = self.chain.setdefault(
+                    after.round,
+                    {
+                        "status": RoundStatus.OPEN,
+                        "base": after.head,
+                        "deadline": after.deadline,
+                        "updates": {},
+                        "rejected": set(),
+                    },
+                )
+                assert known["deadline"] == after.deadline
+            case rounds.Fold():
+                after = self.fold()
+            case rounds.AbortRound(after):
+                self.chain[self.state.round]["status"] = RoundStatus.ABORTED
+            case rounds.Publish(after):
+                self.published += 1
+        if not crash:
+            self.state = after
+
+    def fold(self) -> JobState:
+        current = self.chain[self.state.round]
+        if current["status"] is RoundStatus.OPEN:
+            updates: dict[str, bool] = current["updates"]  # type: ignore[assignment]
+            current["rejected"] = {who for who, good in updates.items() if not good}
+            if sum(updates.values()) < self.spec.quorum:
+                return replace(self.state, phase=Phase.TRAINING)
+            current["status"] = RoundStatus.CLOSED
+            self.heads.append(f"{self.state.round:064x}")
+        return rounds.after_close(self.state, f"{self.state.round:064x}")
+
+    @invariant()
+    def rounds_are_gapless_and_chained(self) -> None:
+        assert sorted(self.chain) == list(range(1, len(self.chain) + 1))
+        closed = [self.chain[n] for n in sorted(self.chain) if self.chain[n]["status"] is RoundStatus.CLOSED]
+        assert [item["base"] for item in closed] == self.heads[: len(closed)]
+
+    @invariant()
+    def only_the_last_round_is_open(self) -> None:
+        is_open = [n for n, item in self.chain.items() if item["status"] is RoundStatus.OPEN]
+        assert is_open in ([], [max(self.chain, default=0)])
+
+    @invariant()
+    def a_closed_round_had_its_quorum(self) -> None:
+        for item in self.chain.values():
+            if item["status"] is RoundStatus.CLOSED:
+                good = sum(item["updates"].values())  # type: ignore[attr-defined]
+                assert good >= self.spec.quorum
+
+    @invariant()
+    def what_is_finished_was_published_after_all_its_rounds(self) -> None:
+        if self.state.phase is Phase.FINISHED:
+            assert self.published
+            assert self.state.closed == self.spec.rounds
+
+
+TestJobWalk = JobWalk.TestCase
+TestJobWalk.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)

@@ -1,0 +1,317 @@
+"""Whole jobs against working doubles: happy path, liars, latecomers, crashes between effect and record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from concilia_aggregator import main, views
+from concilia_aggregator.errors import InitialMissing, JobEnded, JobNotFound, ReportMismatch, RoundNotFound
+from concilia_aggregator.folder import Folder
+from concilia_aggregator.screening import Limits
+from concilia_aggregator.service import Coordinator
+from concilia_aggregator.store import StaleState, Store, state_of
+from concilia_kit import database, digests
+from concilia_kit.problems import Unavailable
+from concilia_kit.tensorfile import TensorFile
+from concilia_kit.wire.chain import RoundStatus
+from concilia_kit.wire.jobs import JobSpec, Phase
+from concilia_kit.wire.training import EVALUATE_TASK, SCORE_BINS, TRAIN_TASK, EvaluationReport, NodeRegistration
+
+from .conftest import FolderArtifacts, MemoryLedger, address, model
+
+HOSPITALS = [address(i) for i in (3, 1, 2)]
+
+
+def report(job: str, round_: int, digest: str, right: int = 1) -> EvaluationReport:
+    """One image of class 0 for each of two outcomes: `right` hits among two."""
+    confusion = np.zeros((7, 7), int)
+    confusion[0, 0], confusion[0, 1] = right, 2 - right
+    positives, negatives = np.zeros((7, SCORE_BINS), int), np.zeros((7, SCORE_BINS), int)
+    positives[0, 5], negatives[1:, 0] = 2, 2
+    return EvaluationReport.model_validate(
+        {
+            "job": job,
+            "round": round_,
+            "model": digest,
+            "confusion": confusion.tolist(),
+            "positives": positives.tolist(),
+            "negatives": negatives.tolist(),
+            "loss_sum": 1.0,
+            "images": 2,
+            "lesions": 2,
+            "overlapping_lesions": 0,
+            "skipped_images": 0,
+            "seconds": 0.1,
+        }
+    )
+
+
+REGISTRATION = NodeRegistration(
+    site="ward",
+    source="drawn lesions",
+    training_images=(10,) * 7,
+    held_out_images=(2,) * 7,
+    training_lesions=60,
+    held_out_lesions=12,
+    overlapping_lesions=0,
+    skipped_images=0,
+)
+
+
+class World:
+    """A coordinator with its doubles, and hospitals that answer."""
+
+    def __init__(self, folder: Path, ledger: MemoryLedger, artifacts: FolderArtifacts) -> None:
+        self.engine = database.engine(f"sqlite:///{folder}/aggregator.db")
+        database.migrate(self.engine, main.MIGRATIONS)
+        self.store = Store(self.engine)
+        self.ledger, self.artifacts = ledger, artifacts
+        self.sent: list[tuple[str, str, dict[str, object]]] = []
+        limits = Limits(max_samples=1000, max_norm_ratio=10)
+        self.folder = Folder(artifacts, ledger, folder / "work", limits)
+        self.coordinator = Coordinator(
+            self.store, ledger, artifacts, self.folder, lambda *task: self.sent.append(task), 60
+        )
+        self.initial = artifacts.add(model(0))
+        ledger.members.update(HOSPITALS)
+        for hospital in HOSPITALS:
+            self.store.register(hospital, REGISTRATION)
+
+    def create(self, **changes: Any) -> str:
+        fields = {"name": "j", "initial": self.initial, "quorum": 2, "rounds": 2, "architecture": "resnet18", **changes}
+        return self.coordinator.create(JobSpec.model_validate(fields), HOSPITALS[0])
+
+    def phase(self, job: str) -> Phase:
+        return state_of(self.store.job(job)).phase
+
+    def evaluate(self, job: str, round_: int, right: int = 1) -> None:
+        digest = state_of(self.store.job(job)).head
+        for hospital in HOSPITALS:
+            self.coordinator.report(hospital, report(job, round_, digest, right))
+        self.coordinator.advance(job)
+
+    def submit(self, job: str, round_: int, updates: dict[str, dict[str, Any]], samples: int = 10) -> None:
+        for hospital, tensors in updates.items():
+            self.ledger.submit(job, round_, hospital, self.artifacts.add(tensors), samples)
+        self.coordinator.advance(job)
+
+
+@pytest.fixture
+def world(tmp_path: Path, ledger: MemoryLedger, artifacts: FolderArtifacts) -> World:
+    return World(tmp_path, ledger, artifacts)
+
+
+def near(seed: int) -> dict[str, Any]:
+    tensors = model(0)
+    tensors["layer.weight"] = tensors["layer.weight"] + np.float32(0.01 * seed)
+    tensors["norm.num_batches_tracked"] = np.array(seed, np.int64)
+    return tensors
+
+
+def test_a_job_runs_to_its_published_model(world: World) -> None:
+    job = world.create()
+    world.coordinator.advance(job)
+    assert [name for _, name, _ in world.sent] == [EVALUATE_TASK] * 3
+    world.evaluate(job, 0, right=0)
+    assert world.phase(job) is Phase.TRAINING
+    for round_ in (1, 2):
+        trained = [(who, task) for who, name, task in world.sent if name == TRAIN_TASK and task["round"] == round_]
+        assert sorted(who for who, _ in trained) == sorted(HOSPITALS)
+        assert {task["base"] for _, task in trained} == {state_of(world.store.job(job)).head}
+        world.submit(job, round_, {who: near(i + round_) for i, who in enumerate(HOSPITALS)})
+        assert world.phase(job) is Phase.EVALUATING
+        world.evaluate(job, round_, right=2)
+    assert world.phase(job) is Phase.FINISHED
+    head = state_of(world.store.job(job)).head
+    assert world.ledger.published[job] == head
+    assert world.artifacts.registered[0].digest == head
+    first = world.ledger.rounds[job, 1]
+    assert first.contributions == digests.of_contributions(
+        digests.Contribution(item.update.hospital, item.update.digest, 10) for item in reversed(first.updates)
+    )
+    folded = TensorFile.open(world.artifacts.fetch(first.global_digest or ""))
+    expected = np.mean([near(i + 1)["layer.weight"].astype(np.float64) for i in range(3)], axis=0)
+    np.testing.assert_allclose(folded.tensor("layer.weight"), expected, rtol=1e-6)
+    assert folded.tensor("norm.num_batches_tracked") == 3
+    view = views.job(world.store, world.store.job(job))
+    assert [item.accepted for item in view.rounds] == [0, 3, 3]
+    assert view.rounds[0].pooled is not None
+    assert view.rounds[0].pooled.balanced_accuracy == 0.0
+    assert view.rounds[2].pooled is not None
+    assert view.rounds[2].pooled.balanced_accuracy == 1.0
+    assert view.rounds[1].seconds_moving == pytest.approx(0.9)
+    assert view.rounds[1].overlapping_lesions == 0
+
+
+def test_a_target_ends_the_job_early(world: World) -> None:
+    job = world.create(target=0.9, rounds=5)
+    world.coordinator.advance(job)
+    world.evaluate(job, 0, right=2)
+    world.submit(job, 1, {who: near(1) for who in HOSPITALS})
+    world.evaluate(job, 1, right=2)
+    assert world.phase(job) is Phase.FINISHED
+
+
+def test_liars_are_named_on_the_ledger_and_left_out(world: World) -> None:
+    job = world.create()
+    world.coordinator.advance(job)
+    world.evaluate(job, 0)
+    nan = near(1)
+    nan["layer.bias"][3] = np.nan
+    world.submit(job, 1, {HOSPITALS[0]: near(1), HOSPITALS[1]: nan})
+    world.ledger.submit(job, 1, HOSPITALS[2], world.artifacts.add(near(2)), samples=10**9)
+    world.coordinator.advance(job)
+    reasons = {item.update.hospital: item.reason for item in world.ledger.rounds[job, 1].updates}
+    assert [reasons[who] and reasons[who].name for who in HOSPITALS] == [None, "NON_FINITE", "SAMPLE_COUNT"]
+    # one good update is below the quorum of two, and nobody is left who could come
+    assert world.ledger.rounds[job, 1].status is RoundStatus.ABORTED
+    assert world.phase(job) is Phase.TRAINING
+    assert world.ledger.rounds[job, 2].base == world.initial
+
+
+@pytest.mark.parametrize(("break_it", "reason"), [("missing", "ARTIFACT_MISSING"), ("flipped", "DIGEST_MISMATCH")])
+def test_bytes_that_are_not_what_was_signed(world: World, break_it: str, reason: str) -> None:
+    job = world.create()
+    world.coordinator.advance(job)
+    world.evaluate(job, 0)
+    digest = world.artifacts.add(near(5))
+    world.ledger.submit(job, 1, HOSPITALS[0], digest)
+    path = world.artifacts.fetch(digest)
+    if break_it == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    world.submit(job, 1, {who: near(1) for who in HOSPITALS[1:]})
+    closed = world.ledger.rounds[job, 1]
+    assert closed.status is RoundStatus.CLOSED
+    assert [item.reason.name for item in closed.updates if item.reason] == [reason]
+
+
+def test_a_malformed_file_is_rejected(world: World) -> None:
+    job = world.create()
+    world.coordinator.advance(job)
+    world.evaluate(job, 0)
+    data = b"\x08\x00\x00\x00\x00\x00\x00\x00not json"
+    import hashlib
+
+    digest = hashlib.sha256(data).hexdigest()
+    (world.artifacts.directory / digest).write_bytes(data)
+    world.ledger.submit(job, 1, HOSPITALS[0], digest)
+    world.submit(job, 1, {who: near(1) for who in HOSPITALS[1:]})
+    assert [item.reason.name for item in world.ledger.rounds[job, 1].updates if item.reason] == ["MALFORMED_FILE"]
+
+
+def test_an_update_confirmed_while_folding_is_folded_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = world.create(quorum=1)
+    world.coordinator.advance(job)
+    world.evaluate(job, 0)
+    late = world.artifacts.add(near(9))
+    plain = world.folder.fold
+
+    def slow(recorded: Any, spec: Any) -> str:
+        digest = plain(recorded, spec)
+        if len(recorded.updates) == 3:
+            world.ledger.members.add(address(9))
+            world.ledger.submit(job, 1, address(9), late)
+        return digest
+
+    monkeypatch.setattr(world.folder, "fold", slow)
+    world.submit(job, 1, {who: near(1) for who in HOSPITALS})
+    closed = world.ledger.rounds[job, 1]
+    assert closed.status is RoundStatus.CLOSED
+    assert len(closed.accepted()) == 4
+    contributed = [
+        digests.Contribution(item.update.hospital, item.update.digest, item.update.samples) for item in closed.updates
+    ]
+    assert closed.contributions == digests.of_contributions(contributed)
+
+
+@pytest.mark.parametrize("method", ["open", "reject", "close", "publish", "put", "register"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_crash_at_any_effect_changes_nothing_about_the_outcome(
+    world: World, monkeypatch: pytest.MonkeyPatch, method: str, when: str
+) -> None:
+    owner: Any = world.artifacts if method in {"put", "register"} else world.ledger
+    effect: Callable[..., Any] = getattr(owner, method)
+    crashes = iter([True])
+
+    def crashing(*arguments: Any) -> Any:
+        crash = next(crashes, False)
+        if crash and when == "before":
+            raise Unavailable("down")
+        result = effect(*arguments)
+        if crash:
+            raise Unavailable("down")
+        return result
+
+    monkeypatch.setattr(owner, method, crashing)
+
+    def advance(job: str) -> None:
+        try:
+            plain(job)
+        except Unavailable:
+            plain(job)
+
+    plain = world.coordinator.advance
+    monkeypatch.setattr(world.coordinator, "advance", advance)
+    job = world.create()
+    world.coordinator.advance(job)
+    world.evaluate(job, 0)
+    bad = near(1)
+    bad["layer.bias"][0] = np.inf
+    world.submit(job, 1, {HOSPITALS[0]: bad, HOSPITALS[1]: near(1), HOSPITALS[2]: near(2)})
+    world.evaluate(job, 1)
+    world.submit(job, 2, {who: near(i) for i, who in enumerate(HOSPITALS)})
+    world.evaluate(job, 2)
+    assert next(crashes, None) is None, "the crash never happened"
+    assert world.phase(job) is Phase.FINISHED
+    assert [len(world.ledger.rounds[job, n].accepted()) for n in (1, 2)] == [2, 3]
+    assert len(world.ledger.rounds) == 2
+
+
+def test_stopping(world: World) -> None:
+    job = world.create()
+    world.coordinator.advance(job)
+    world.evaluate(job, 0)
+    world.coordinator.stop(job)
+    world.coordinator.advance(job)
+    assert world.phase(job) is Phase.STOPPED
+    assert world.ledger.rounds[job, 1].status is RoundStatus.ABORTED
+    with pytest.raises(JobEnded):
+        world.coordinator.stop(job)
+
+
+def test_what_is_refused(world: World) -> None:
+    with pytest.raises(InitialMissing):
+        world.create(initial="f" * 64)
+    job = world.create()
+    with pytest.raises(RoundNotFound):
+        world.coordinator.report(HOSPITALS[0], report(job, 4, world.initial))
+    with pytest.raises(ReportMismatch):
+        world.coordinator.report(HOSPITALS[0], report(job, 0, "e" * 64))
+    with pytest.raises(JobNotFound):
+        world.coordinator.report(HOSPITALS[0], report("d" * 64, 0, world.initial))
+
+
+def test_a_second_writer_of_one_state_is_refused(world: World) -> None:
+    row = world.store.job(world.create())
+    world.store.save(row, state_of(row))
+    with pytest.raises(StaleState):
+        world.store.save(row, state_of(row))
+
+
+def test_tasks_survive_a_broker_that_is_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(*_: Any) -> None:
+        raise ConnectionError
+
+    job = world.create()
+    monkeypatch.setattr(world.coordinator, "_send", down)
+    with pytest.raises(ConnectionError):
+        world.coordinator.advance(job)
+    monkeypatch.undo()
+    world.coordinator.advance(job)
+    assert sorted(who for who, _, _ in world.sent) == sorted(HOSPITALS)
