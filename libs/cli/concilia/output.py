@@ -18,8 +18,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_UNWATCHED_WIDTH = 200  # columns where no terminal says how many it has: tables are not cut in a log
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_UNWATCHED_WIDTH)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 
 def as_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalT
 from concilia import output
 from concilia.commands.options import Json, guarded
 from concilia.stack import demo as stack
+from concilia.stack import refusals
 from concilia.stack.supervisor import StartFailed, stop_kept
 
 app = typer.Typer(help="The whole of Concilia on this machine.", invoke_without_command=True)
@@ -96,6 +98,24 @@ def stop(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> Non
         output.as_json({"stopped": count})
     else:
         output.out.print(f"{count} processes stopped" if count else "no demo is running")
+
+
+@app.command("refusals")
+@guarded
+def try_refusals(directory: Directory = DEFAULT_DIRECTORY, as_json: Json = False) -> None:
+    """Try what the contract must refuse, on a demo that was kept; exit code 1 if any answer is not as it should be."""
+    attempts = refusals.attempt_all(directory, lambda attempt: None if as_json else _say(attempt))
+    if as_json:
+        output.as_json(attempts)
+    if not all(attempt.as_expected for attempt in attempts):
+        sys.exit(1)
+
+
+def _say(attempt: refusals.Attempt) -> None:
+    word = "accepted" if not attempt.answer else f"refused: {attempt.answer.get('contract_error')}"
+    output.out.print(f"{attempt.what}: {word}{'' if attempt.as_expected else '  ← NOT as expected'}", markup=False)
+    if attempt.answer:
+        output.out.print(json.dumps(attempt.answer, indent=2), markup=False)
 
 
 def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:

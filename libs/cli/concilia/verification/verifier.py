@@ -19,7 +19,7 @@ from concilia_kit.digests import Contribution, in_order, of_contributions
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.base import Wire
-from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate
+from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, Reason
 
 from concilia.verification.lineage import BrokenLineage, Lineage, RecordedUpdate, Round, rebuild
 
@@ -62,6 +62,9 @@ class _Tally:
 
 
 Progress = Callable[[str], None]
+
+_NO_SOUND_FILE = frozenset({Reason.ARTIFACT_MISSING, Reason.DIGEST_MISMATCH})
+"""Updates that were rejected because there was no file of their digest: there is none to check."""
 
 
 class Verifier:
@@ -109,6 +112,11 @@ class Verifier:
         self._progress(f"round {item.number}: {len(item.updates)} signatures")
         for update in item.updates.values():
             self._signature(job, item, update, signed.get((item.number, update.hospital)))
+        counted = [] if item.global_digest is None else [each.digest for each in item.accepted()]
+        for update in item.updates.values():
+            if update.digest not in counted and update.reason not in _NO_SOUND_FILE:
+                with tempfile.TemporaryDirectory(prefix="concilia-verify-") as name:
+                    self._file(item.number, update.hospital, update.digest, Path(name))
         if item.global_digest is None:
             return
         contributions = in_order(Contribution(each.hospital, each.digest, each.samples) for each in item.accepted())

@@ -1,0 +1,101 @@
+# Every command of this repository; `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := libs/kit libs/cli services/auth services/model services/aggregator services/chain services/client-node
+PIP_FLAGS ?=
+
+# Settings of `make demo`; empty means the command's own default.
+DATA ?=
+ARCH ?=
+WEIGHTS ?=
+KEEP ?=
+PORT ?=
+ROUNDS ?=
+DEMO_FLAGS ?=
+demo_options = $(if $(DATA),--data $(DATA)) $(if $(ARCH),--architecture $(ARCH)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
+	$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PORT),--port $(PORT)) $(if $(KEEP),--keep) $(DEMO_FLAGS)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---------------------------------------------------------------------------------------------------- environment
+
+.PHONY: env
+env: $(VENV)/.ready ## make the Python environment that everything runs in
+
+$(VENV)/.ready: constraints.txt $(addsuffix /pyproject.toml,$(PACKAGES))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name it with PYTHON=…" >&2; exit 2; }
+	@echo "installing into $(VENV) (several GB the first time: torch)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt setuptools wheel
+	@$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt --no-build-isolation $(addprefix -e ,$(PACKAGES))
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
+	@$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt -r requirements-dev.txt
+	@touch $@
+
+contracts/node_modules/.ready: contracts/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is needed to rebuild the contract (Node.js 20 or newer)" >&2; exit 2; }
+	@npm --prefix contracts ci --silent --no-audit --no-fund
+	@touch $@
+
+# ------------------------------------------------------------------------------------------------------- main job
+
+.PHONY: demo
+demo: $(VENV)/.ready ## run the main job end to end on this machine (DATA= ARCH= WEIGHTS= ROUNDS= PORT= KEEP=1)
+	@$(BIN)/concilia demo $(demo_options)
+
+.PHONY: demo-stop
+demo-stop: $(VENV)/.ready ## stop a demo that was kept
+	@$(BIN)/concilia demo stop
+
+.PHONY: demo-refusals
+demo-refusals: $(VENV)/.ready ## try what the contract must refuse, on a demo that was kept
+	@$(BIN)/concilia demo refusals
+
+# ---------------------------------------------------------------------------------------------------------- tests
+
+.PHONY: test
+test: $(VENV)/.ready-dev contracts/node_modules/.ready ## run every test
+	@$(BIN)/pytest
+
+.PHONY: test-unit
+test-unit: $(VENV)/.ready-dev ## run the unit tests alone (under a minute)
+	@$(BIN)/pytest tests/unit -n auto -q
+
+.PHONY: test-contracts
+test-contracts: $(VENV)/.ready-dev contracts/node_modules/.ready ## run the contract's tests on an in-process EVM
+	@$(BIN)/pytest contracts/tests
+
+# --------------------------------------------------------------------------------------------------------- checks
+
+.PHONY: lint
+lint: $(VENV)/.ready-dev ## style and mistakes (ruff)
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && echo "lint: clean"
+
+.PHONY: format
+format: $(VENV)/.ready-dev ## put the code into its style
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+.PHONY: typecheck
+typecheck: $(VENV)/.ready-dev ## types (mypy, strict)
+	@$(BIN)/mypy libs services
+
+.PHONY: imports
+imports: $(VENV)/.ready-dev ## imports go one way (import-linter)
+	@$(BIN)/lint-imports --no-cache
+
+.PHONY: contract
+contract: contracts/node_modules/.ready ## compile the contract; commit what it writes
+	@node contracts/compile.mjs
+
+.PHONY: clean
+clean: ## remove what was built and run here, but not the environment
+	@rm -rf var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

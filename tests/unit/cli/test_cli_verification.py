@@ -1,0 +1,259 @@
+"""The verifier: a true job verifies; whatever is changed anywhere is found and named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from concilia.verification.lineage import BrokenLineage, rebuild
+from concilia.verification.sources import FolderSource
+from concilia.verification.verifier import Verdict, Verifier
+from concilia_aggregator.folding import Recipe, fold
+from concilia_kit import digests, signing
+from concilia_kit.digests import Contribution, in_order, of_contributions
+from concilia_kit.signing import Domain, Update
+from concilia_kit.tensorfile import TensorFile
+from concilia_kit.wire.chain import EventName, LedgerEvent, LedgerUpdate
+from concilia_kit.wire.jobs import Strategy
+from concilia_kit.wire.training import Architecture, UpdateMetrics
+from eth_account import Account
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+JOB = "a" * 64
+DOMAIN = Domain(chain_id=1337, contract="0x" + "11" * 20)
+KEYS = [Account.from_key(bytes([i + 1]) * 32) for i in range(3)]
+METRICS = UpdateMetrics(
+    loss=1.5,
+    accuracy=0.5,
+    images=10,
+    lesions=8,
+    skipped_images=0,
+    epochs=1,
+    seconds_download=0.1,
+    seconds_training=2.0,
+    seconds_upload=0.2,
+    bytes_download=100,
+    bytes_upload=100,
+)
+
+
+@dataclass
+class Job:
+    """A finished job of two rounds: three updates in the first (one rejected), two in the second."""
+
+    store: Path
+    events: list[LedgerEvent] = field(default_factory=list)
+    signed: list[LedgerUpdate] = field(default_factory=list)
+
+    def put(self, data: bytes) -> str:
+        import hashlib
+
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.store / digest[:2] / digest
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        return digest
+
+    def path(self, digest: str) -> Path:
+        return self.store / digest[:2] / digest
+
+    def emit(self, name: EventName, round_: int, **arguments: str | int) -> None:
+        event = LedgerEvent(
+            name=name,
+            job=JOB,
+            round=round_,
+            block=len(self.events) + 1,
+            log_index=0,
+            transaction=f"0x{len(self.events):064x}",
+            arguments=arguments,
+        )
+        self.events.append(event)
+
+    def verify(self) -> Verdict:
+        return Verifier(DOMAIN, FolderSource(self.store), lambda _: None).verify(JOB, self.events, self.signed)
+
+
+def tensors(seed: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    return safetensors.numpy.save({"w": rng.normal(size=20).astype(np.float32), "n": np.array(seed, np.int64)})
+
+
+def finished(store: Path) -> Job:
+    job = Job(store)
+    base = job.put(tensors(0))
+    for round_, who, rejected in ((1, KEYS, KEYS[1]), (2, KEYS[:2], None)):
+        job.emit(EventName.ROUND_OPENED, round_, base=base, deadline=10, quorum=2)
+        contributions = []
+        for index, key in enumerate(who):
+            digest = job.put(tensors(10 * round_ + index))
+            update = Update(
+                hospital=key.address,
+                job=JOB,
+                round=round_,
+                base=base,
+                digest=digest,
+                samples=10 + index,
+                metrics=digests.of_json(METRICS.model_dump(mode="json")),
+            )
+            job.signed.append(
+                LedgerUpdate(
+                    update=update,
+                    signature=signing.sign(update, DOMAIN, key),
+                    metrics=METRICS,
+                    reason=None,
+                    transaction="0x",
+                    block=1,
+                )
+            )
+            job.emit(
+                EventName.UPDATE_RECORDED,
+                round_,
+                hospital=key.address,
+                digest=digest,
+                samples=10 + index,
+                metrics=update.metrics,
+            )
+            if key is rejected:
+                job.emit(EventName.UPDATE_REJECTED, round_, hospital=key.address, reason=7)
+            else:
+                contributions.append(Contribution(key.address, digest, 10 + index))
+        target = store / "folded"
+        ordered = in_order(contributions)
+        recipe = Recipe(Architecture.RESNET18, round_, Strategy())
+        fold(
+            [TensorFile.open(job.path(item.digest)) for item in ordered],
+            [item.samples for item in ordered],
+            recipe,
+            target,
+        )
+        base = job.put(target.read_bytes())
+        target.unlink()
+        job.emit(
+            EventName.ROUND_CLOSED,
+            round_,
+            globalDigest=base,
+            contributions=of_contributions(contributions),
+            count=len(contributions),
+        )
+    job.emit(EventName.MODEL_PUBLISHED, 2, digest=base)
+    return job
+
+
+def test_a_true_job_verifies(tmp_path: Path) -> None:
+    verdict = finished(tmp_path).verify()
+    assert verdict.ok, verdict.findings
+    assert (verdict.rounds, verdict.updates, verdict.signatures, verdict.rejected) == (2, 5, 5, 1)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_flipped_bit_of_a_file_is_found_and_named(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    job = finished(tmp_path_factory.mktemp("store"))
+    folded = {str(e.arguments["globalDigest"]): e.round for e in job.events if e.name is EventName.ROUND_CLOSED}
+    places: list[tuple[str, int, str | None]] = [
+        *((item.update.digest, item.update.round, item.update.hospital) for item in job.signed),
+        *((digest, round_, None) for digest, round_ in folded.items()),
+    ]
+    places.append((str(job.events[0].arguments["base"]), 0, None))
+    digest, round_, hospital = data.draw(st.sampled_from(places))
+    content = bytearray(job.path(digest).read_bytes())
+    bit = data.draw(st.integers(0, 8 * len(content) - 1))
+    content[bit // 8] ^= 1 << bit % 8
+    job.path(digest).write_bytes(content)
+    verdict = job.verify()
+    assert not verdict.ok
+    assert (round_, hospital, digest) in [(f.round, f.hospital, f.digest) for f in verdict.findings]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"signature": "0x" + "11" * 65}, "signature"),
+        ({"metrics": METRICS.model_copy(update={"loss": 0.1})}, "metrics"),
+    ],
+)
+def test_a_changed_record_is_found(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    job = finished(tmp_path)
+    job.signed[3] = job.signed[3].model_copy(update=change)
+    (finding,) = job.verify().findings
+    assert words in finding.what
+    assert (finding.round, finding.hospital) == (2, job.signed[3].update.hospital)
+
+
+def test_a_missing_signature_and_a_missing_file_are_found(tmp_path: Path) -> None:
+    job = finished(tmp_path)
+    gone = job.signed.pop(0)
+    job.path(gone.update.digest).unlink()
+    assert [finding.digest for finding in job.verify().findings] == [gone.update.digest] * 2
+
+
+def test_another_average_under_a_right_digest_is_found(tmp_path: Path) -> None:
+    """The coordinator stores and closes on a model that is not the average: consistent everywhere but in its making."""
+    job = finished(tmp_path)
+    model = safetensors.numpy.load(job.path(str(job.events[-1].arguments["digest"])).read_bytes())
+    header = TensorFile.open(job.path(str(job.events[-1].arguments["digest"]))).header.metadata
+    model["w"][0] += 1
+    forged = job.put(safetensors.numpy.save(model, metadata=dict(header)))
+    for index in (-2, -1):
+        event = job.events[index]
+        key = "globalDigest" if event.name is EventName.ROUND_CLOSED else "digest"
+        job.events[index] = event.model_copy(update={"arguments": {**event.arguments, key: forged}})
+    (finding,) = job.verify().findings
+    assert finding.round == 2
+    assert "folded again" in finding.what
+
+
+@pytest.mark.parametrize("index", range(11))
+def test_a_dropped_event_is_found(tmp_path: Path, index: int) -> None:
+    job = finished(tmp_path)
+    job.events.pop(index)
+    assert not job.verify().ok
+
+
+def test_nothing_follows_a_publication(tmp_path: Path) -> None:
+    job = finished(tmp_path)
+    assert len(job.events) == 11
+    job.events.append(job.events[-1])
+    assert not job.verify().ok
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_changed_argument_of_an_event_is_found(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    job = finished(tmp_path_factory.mktemp("store"))
+    index = data.draw(st.integers(0, len(job.events) - 1))
+    event = job.events[index]
+    key = data.draw(st.sampled_from([name for name in sorted(event.arguments) if name not in {"deadline", "reason"}]))
+    old = event.arguments[key]
+    new: str | int
+    if isinstance(old, int):
+        new = old + 1
+    else:
+        position = data.draw(st.integers(2, len(old) - 1))
+        new = old[:position] + ("0" if old[position] != "0" else "1") + old[position + 1 :]
+    if key == "quorum":
+        return  # a higher quorum that is still met changes nothing that was done
+    job.events[index] = event.model_copy(update={"arguments": {**event.arguments, key: new}})
+    assert not job.verify().ok
+
+
+@pytest.mark.parametrize("order", [(1, 0), (0, 2, 1)])
+def test_events_in_an_order_the_contract_never_emits(tmp_path: Path, order: tuple[int, ...]) -> None:
+    events = finished(tmp_path).events
+    shuffled = [events[8 if index == 2 else index] for index in order]
+    with pytest.raises(BrokenLineage):
+        rebuild(shuffled)
+
+
+def test_a_job_that_is_not_there(tmp_path: Path) -> None:
+    verdict = Verifier(DOMAIN, FolderSource(tmp_path), lambda _: None).verify(JOB, [], [])
+    assert not verdict.ok
