@@ -14,7 +14,7 @@ from concilia_kit.wire.jobs import StrategyName
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
 
 from concilia import output
-from concilia.commands.options import Json, guarded
+from concilia.commands.options import Json, guarded, options_checked
 from concilia.stack import demo as stack
 from concilia.stack import refusals
 from concilia.stack.supervisor import StartFailed, stop_kept
@@ -54,28 +54,29 @@ def run(
     if context.invoked_subcommand:
         return
     signal.signal(signal.SIGTERM, _as_interrupt)
-    plan = stack.Plan(
-        directory=directory,
-        port=port,
-        data=data,
-        drawn_images=drawn_images,
-        architecture=architecture,
-        weights=weights,
-        strategy=strategy,
-        rounds=rounds,
-        local=LocalTraining(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            image_size=image_size,
-            max_images=max_images,
-            balance=Balance.LOSS,
-        ),
-        evaluation=Evaluation(max_images=max_held_out),
-        seed=seed,
-        threads=threads,
-        keep=keep,
-    )
+    with options_checked():
+        plan = stack.Plan(
+            directory=directory,
+            port=port,
+            data=data,
+            drawn_images=drawn_images,
+            architecture=architecture,
+            weights=weights,
+            strategy=strategy,
+            rounds=rounds,
+            local=LocalTraining(
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                image_size=image_size,
+                max_images=max_images,
+                balance=Balance.LOSS,
+            ),
+            evaluation=Evaluation(max_images=max_held_out),
+            seed=seed,
+            threads=threads,
+            keep=keep,
+        )
     try:
         result = stack.run(plan)
     except (StartFailed, stack.DemoFailed) as error:

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from concilia_kit.problems import Problem
+from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Strategy, StrategyName
 from concilia_kit.wire.models import InitialModel, InitialModelRequest, Weights
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
-from pydantic import ValidationError
 
 from concilia import output
 from concilia.client import Client
-from concilia.commands.options import DEFAULT_CONFIG, Config, Json, client, guarded
+from concilia.commands.options import DEFAULT_CONFIG, Config, Json, client, guarded, options_checked
 from concilia.connection import UsageError
 
 app = typer.Typer(help="Training jobs.", no_args_is_help=True)
@@ -22,16 +23,35 @@ app = typer.Typer(help="Training jobs.", no_args_is_help=True)
 ENDED = frozenset({Phase.FINISHED, Phase.FAILED, Phase.STOPPED})
 
 
-def initial_weights(to: Client, architecture: Architecture, weights: str, seed: int) -> InitialModel:
-    """Have initial weights made from 'imagenet', 'random' or a safetensors file. Raises `UsageError`, `Problem`."""
+def check_weights(weights: str) -> Path | None:
+    """The file that weights name, None for 'imagenet' and 'random'. Raises `UsageError` where it cannot be one."""
     if weights in {Weights.IMAGENET.value, Weights.RANDOM.value}:
-        return to.initial_model(InitialModelRequest(architecture=architecture, weights=Weights(weights), seed=seed))
+        return None
     path = Path(weights)
     if not path.is_file():
         raise UsageError(f"{weights} is neither 'imagenet', 'random' nor a safetensors file")
-    return to.initial_model(
-        InitialModelRequest(architecture=architecture, weights=Weights.FILE, file=to.upload(path), seed=seed)
+    try:
+        TensorFile.open(path)
+    except MalformedFile as error:
+        raise UsageError(f"{weights} is no safetensors file: {error}") from error
+    return path
+
+
+def initial_weights(to: Client, architecture: Architecture, weights: str, seed: int) -> InitialModel:
+    """Have initial weights made from 'imagenet', 'random' or a safetensors file. Raises `UsageError`, `Problem`."""
+    path = check_weights(weights)
+    request = InitialModelRequest(
+        architecture=architecture,
+        weights=Weights.FILE if path else Weights(weights),
+        file=to.upload(path) if path else None,
+        seed=seed,
     )
+    try:
+        return to.initial_model(request)
+    except Problem as problem:
+        if problem.problem_code.startswith("weights_"):
+            raise UsageError(f"--weights {weights}: {problem.detail}") from problem
+        raise
 
 
 def watch(to: Client, job: JobView) -> JobView:
@@ -71,7 +91,7 @@ def create(
 ) -> None:
     """Create a job; it starts as soon as enough hospitals are there."""
     to = client(config)
-    try:
+    with options_checked():
         local = LocalTraining(
             epochs=epochs,
             batch_size=batch_size,
@@ -80,13 +100,10 @@ def create(
             max_images=max_images,
             balance=balance,
         )
-        with output.spinner("preparing the initial weights"):
-            initial = initial_weights(to, architecture, weights, seed)
-        output.err.print(f"initial weights: {initial.origin}", markup=False)
         spec = JobSpec(
             name=name,
             architecture=architecture,
-            initial=initial.digest,
+            initial="0" * 64,
             strategy=Strategy(name=strategy, proximal_mu=proximal_mu),
             rounds=rounds,
             quorum=quorum,
@@ -96,9 +113,10 @@ def create(
             local=local,
             evaluation=Evaluation(),
         )
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise UsageError(f"--{'-'.join(map(str, fault['loc'])).replace('_', '-')}: {fault['msg']}") from error
+    with output.spinner("preparing the initial weights"):
+        initial = initial_weights(to, architecture, weights, seed)
+    output.err.print(f"initial weights: {initial.origin}", markup=False)
+    spec = spec.model_copy(update={"initial": initial.digest})
     job = to.create_job(spec)
     _print(watch(to, job) if follow else job, as_json)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from concilia_kit.problems import Problem
+from pydantic import ValidationError
 
 from concilia import output
 from concilia.client import Client
@@ -29,6 +31,20 @@ T = TypeVar("T")
 def client(config: Path) -> Client:
     """A client as the connection file's key. Raises `UsageError`."""
     return Client(Connection(Endpoints.read(config)))
+
+
+@contextmanager
+def options_checked() -> Iterator[None]:
+    """Inside, wire models are made from options: a value that does not fit is the option's fault.
+
+    Raises `UsageError` naming it.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = "-".join(map(str, fault["loc"])).replace("_", "-")
+        raise UsageError(f"--{name}: {fault['msg']}") from error
 
 
 def guarded(command: Callable[P, T]) -> Callable[P, T]:

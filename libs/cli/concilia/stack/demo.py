@@ -16,7 +16,7 @@ from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
 
 from concilia import output
 from concilia.client import Client
-from concilia.commands.jobs import initial_weights, watch
+from concilia.commands.jobs import check_weights, initial_weights, watch
 from concilia.commands.models import print_prediction, print_verdict, run_verification
 from concilia.connection import Connection, Endpoints, UsageError
 from concilia.stack import dataset, supervisor
@@ -26,8 +26,13 @@ from concilia.stack.supervisor import Supervisor
 from concilia.verification.verifier import Verdict
 
 START_SECONDS = 240.0
-DISK_BYTES = 3 * 10**9
-"""Free disk a run needs at most: models of three rounds over four sites, twice, and logs."""
+MODEL_BYTES = {
+    Architecture.RESNET50: 95e6,
+    Architecture.RESNET18: 45e6,
+    Architecture.MOBILENET_V2: 9.5e6,
+    Architecture.EFFICIENTNET_B0: 17e6,
+}
+SITES = 4
 
 
 class DemoFailed(Exception):
@@ -98,7 +103,8 @@ def run(plan: Plan) -> Result:
     started = time.monotonic()
     layout = Layout(plan.directory.resolve(), plan.port)
     named = dataset.locate(plan.data)
-    _require_room(layout, named)
+    check_weights(plan.weights)
+    _require_room(layout, plan, named)
     folder = named or _draw(layout, plan)
     with output.spinner("looking at the pictures"):
         found = dataset.check(folder, seed=0)
@@ -126,7 +132,7 @@ def run(plan: Plan) -> Result:
     return result
 
 
-def _require_room(layout: Layout, data: Path | None) -> None:
+def _require_room(layout: Layout, plan: Plan, data: Path | None) -> None:
     """Empty the stack's folder. Raises `UsageError` where another stack runs in it or the disk is too full."""
     if supervisor.running(layout.directory):
         raise UsageError("a demo that was kept is still running; stop it with 'make demo-stop'")
@@ -137,11 +143,18 @@ def _require_room(layout: Layout, data: Path | None) -> None:
     shutil.rmtree(layout.directory, ignore_errors=True)
     layout.directory.mkdir(parents=True)
     (layout.directory / "keys").mkdir(mode=0o700)
-    free = shutil.disk_usage(layout.directory).free
-    if free < DISK_BYTES:
+    free, needed = shutil.disk_usage(layout.directory).free, disk_bytes(plan)
+    if free < needed:
         raise UsageError(
-            f"{free / 1e9:.1f} GB are free in {layout.directory}, {DISK_BYTES / 1e9:.0f} GB are needed; make room"
+            f"{free / 1e9:.1f} GB are free in {layout.directory}, {needed / 1e9:.1f} GB are needed; make room"
         )
+
+
+def disk_bytes(plan: Plan) -> float:
+    """Free disk a run needs at most: updates at nodes and in the store, models at nodes and in the store, the rest."""
+    updates = 2 * SITES * plan.rounds
+    models = (SITES + 2) * (plan.rounds + 1)
+    return MODEL_BYTES[plan.architecture] * (updates + models) + 0.5e9
 
 
 def _draw(layout: Layout, plan: Plan) -> Path:

@@ -1,0 +1,54 @@
+"""Errors of the chain service. What the contract refuses keeps the contract's own word for it."""
+
+from __future__ import annotations
+
+from concilia_kit.problems import NotFound, Problem, Unavailable, Unprocessable
+
+from concilia_chain.refusals import Refusal
+
+
+class StartError(Exception):
+    """The service cannot start; the message is one line that says what to do."""
+
+
+class ChainUnavailable(Unavailable):
+    """The node does not answer, or answers nonsense."""
+
+    code = "chain_unavailable"
+
+
+class ReceiptTimeout(Unavailable):
+    """A transaction was broadcast and is in no block yet. It may still come: repeating the request is safe."""
+
+    code = "receipt_timeout"
+
+
+class Refused(Problem):
+    """The contract refused, in the dry run or on chain; `code` is the contract error's name in snake_case."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(
+            refusal.sentence,
+            status=refusal.status,
+            code=refusal.code,
+            extra={"contract_error": refusal.name, "arguments": refusal.arguments},
+        )
+        self.refusal = refusal
+
+
+class MetricsMismatch(Unprocessable):
+    """The metrics are not those whose digest was signed."""
+
+    code = "metrics_mismatch"
+
+
+class JobUnknown(NotFound):
+    """The ledger has no such job."""
+
+    code = "job_unknown"
+
+
+class RoundUnknown(NotFound):
+    """The ledger has no such round."""
+
+    code = "round_unknown"

@@ -1,0 +1,139 @@
+"""Follows the chain block by block: events into the database, from there onto the Redis stream.
+
+A block's events and the cursor behind them are stored together. What is stored is published afterwards and then marked,
+so that a crash in between publishes again rather than loses; a start after a crash looks on the stream first.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import redis
+from concilia_kit import logs
+from concilia_kit.wire.chain import STREAM, LedgerEvent
+
+from concilia_chain.errors import ChainUnavailable
+from concilia_chain.events import Event
+from concilia_chain.ledger import LedgerContract
+from concilia_chain.store import Cursor, Store
+
+_STREAM_LENGTH = 100_000
+_BLOCKS_A_COMMIT = 64
+_EVENTS_A_ROUND = 500
+_log = logs.get(__name__)
+
+
+class Follower:
+    """One ledger's follower: a thread that looks for new blocks, and callers who cannot wait for it."""
+
+    def __init__(self, ledger: LedgerContract, store: Store, stream: redis.Redis, poll_seconds: float) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._stream = stream
+        self._poll_seconds = poll_seconds
+        self._following = threading.Lock()
+        self._publishing = threading.Lock()
+        self._unmarked: set[str] | None = None
+        self._stopping = threading.Event()
+        self._kicked = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread and wait for it; what it did not finish is done after the next start."""
+        self._stopping.set()
+        self._kicked.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """A readiness check: the thread lives, and its last round succeeded."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the follower does not run")
+        if self._failure is not None:
+            raise self._failure
+
+    def catch_up(self, block: int | None = None) -> None:
+        """Store all events up to a block, or up to the newest. Raises `ChainUnavailable`, `sqlalchemy.exc.DBAPIError`.
+
+        Publishing is left to the thread, which is woken: a caller does not wait for Redis.
+        """
+        self._follow(block)
+        self._kicked.set()
+
+    def publish(self) -> None:
+        """Put on the stream what is stored and not there yet, in order. Raises `redis.RedisError`."""
+        with self._publishing:
+            try:
+                while events := self._store.unpublished(_EVENTS_A_ROUND):
+                    for event in events:
+                        self._publish(event)
+            except redis.RedisError:
+                self._unmarked = None  # whether the last one arrived is not known
+                raise
+
+    def _follow(self, block: int | None = None) -> None:
+        with self._following:
+            cursor = self._store.cursor()
+            head = self._ledger.head() if block is None else block
+            while cursor.block < head:
+                cursor = self._step(cursor, head)
+
+    def _step(self, cursor: Cursor, head: int) -> Cursor:
+        """Store the events of some blocks after the cursor, or step back where the chain changed its mind."""
+        events: list[Event] = []
+        place = cursor
+        for number in range(cursor.block + 1, min(head, cursor.block + _BLOCKS_A_COMMIT) + 1):
+            block = self._ledger.block(number)
+            found = None if block is None else self._ledger.events_in(block)
+            if block is None or found is None or block.parent != place.block_hash:
+                break
+            events += found
+            place = Cursor(block.number, block.hash)
+        if place == cursor:
+            return self._step_back(cursor)
+        self._store.advance(place, events)
+        return place
+
+    def _step_back(self, cursor: Cursor) -> Cursor:
+        """After a reorganisation: the newest stored block that the chain still has."""
+        for place in (cursor, *self._store.blocks_with_events(), self._first()):
+            block = self._ledger.block(place.block)
+            if place.block <= cursor.block and block is not None and block.hash == place.block_hash:
+                if place == cursor:
+                    raise ChainUnavailable("the node's newest block is not there yet")
+                _log.warning("the chain was reorganised", since=place.block, until=cursor.block)
+                self._store.rewind(place)
+                return place
+        raise ChainUnavailable("the chain does not have the ledger's first block any more; start the service anew")
+
+    def _first(self) -> Cursor:
+        return Cursor(self._store.deployment.block, self._store.deployment.block_hash)
+
+    def _publish(self, event: LedgerEvent) -> None:
+        if self._unmarked is None:  # after a start or a lost answer: what is there may not have been marked
+            tail: Any = self._stream.xrevrange(STREAM, count=_EVENTS_A_ROUND)
+            self._unmarked = {fields[b"event"].decode() for _, fields in tail if b"event" in fields}
+        body = event.model_dump_json()
+        if body not in self._unmarked:
+            self._stream.xadd(STREAM, {"event": body}, maxlen=_STREAM_LENGTH, approximate=True)
+            self._unmarked.add(body)
+        self._store.mark_published(event)
+        self._unmarked.discard(body)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._kicked.clear()
+            try:
+                self._follow()
+                self.publish()
+                self._failure = None
+            except Exception as error:  # whatever fails, the next round tries again
+                if self._failure is None:
+                    _log.warning("following failed, trying again", error=f"{type(error).__name__}: {error}")
+                self._failure = error
+            self._kicked.wait(self._poll_seconds)

@@ -1,0 +1,268 @@
+"""One class for the one contract: typed reads, calls ready to be sent, logs and refusals decoded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from concilia_kit.roles import Role
+from concilia_kit.signing import NAME, VERSION
+from concilia_kit.wire.chain import (
+    Member,
+    Publication,
+    Rejection,
+    RoundClosure,
+    RoundOpening,
+    RoundStatus,
+    SignedRoleChange,
+    UpdateSubmission,
+)
+from eth_utils.address import to_checksum_address
+from hexbytes import HexBytes
+from web3 import Web3
+from web3.exceptions import BlockNotFound, ContractLogicError, TransactionNotFound, Web3Exception, Web3RPCError
+
+from concilia_chain.errors import ChainUnavailable, Refused
+from concilia_chain.events import Event, EventReader, RawLog
+from concilia_chain.refusals import RefusalReader
+
+_STATUS = (None, RoundStatus.OPEN, RoundStatus.CLOSED, RoundStatus.ABORTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call to send: where, what bytes, and what to remember it by."""
+
+    to: str | None
+    data: str
+    function: str
+    job: str | None = None
+    round: int | None = None
+    hospital: str | None = None
+
+
+class Block(NamedTuple):
+    """A block's place in the chain; hashes as 0x-prefixed hexadecimal, `timestamp` in Unix seconds."""
+
+    number: int
+    hash: str
+    parent: str
+    timestamp: int
+    empty: bool
+
+
+class StoredRound(NamedTuple):
+    """A round as the contract stores it."""
+
+    base: str
+    deadline: int
+    quorum: int
+    submitted: int
+    rejected: int
+    status: RoundStatus | None
+
+
+class StoredJob(NamedTuple):
+    """A job as the contract stores it; `round` is 0 where it does not exist."""
+
+    head: str
+    round: int
+    published: bool
+
+
+class LedgerContract:
+    """The ledger at one address. Every method asks the node; all raise `ChainUnavailable` where it does not answer."""
+
+    def __init__(self, client: Web3, address: str, abi: Sequence[Mapping[str, Any]], caller: str) -> None:
+        self.address = str(to_checksum_address(address))
+        self._client = client
+        self._contract = client.eth.contract(address=to_checksum_address(address), abi=abi)
+        self._caller = caller
+        self._events = EventReader(abi)
+        self._refusals = RefusalReader(abi)
+
+    # reads
+
+    def code_exists(self, block: int | None = None) -> bool:
+        """Whether a contract lives at the address now, or lived there at a block."""
+        with answered():
+            return bool(self._client.eth.get_code(self._contract.address, "latest" if block is None else block))
+
+    def domain_fits(self) -> bool:
+        """Whether the contract is a Concilia ledger by its EIP-712 domain (ERC-5267)."""
+        try:
+            _fields, name, version, _chain, contract, *_ = self._view("eip712Domain")
+        except (ChainUnavailable, Refused):
+            return False
+        return bool(name == NAME and version == VERSION and contract == self.address)
+
+    def has_role(self, role: Role, address: str) -> bool:
+        """Whether an address holds a role now."""
+        return bool(self._view("hasRole", role.identifier, address))
+
+    def member(self, address: str) -> Member:
+        """An address with the roles it holds now."""
+        return Member(
+            address=address,
+            roles=tuple(role for role in Role if self.has_role(role, address)),
+            hospital_number=self._view("hospitalNumber", address),
+            nonce=self._view("nonces", address),
+        )
+
+    def job_of(self, job: str) -> StoredJob:
+        """A job as stored."""
+        head, last, published = self._view("jobOf", bytes.fromhex(job))
+        return StoredJob(head.hex(), last, published)
+
+    def round_of(self, job: str, number: int) -> StoredRound:
+        """A round as stored; `status` is None where it was never opened."""
+        base, deadline, quorum, submitted, rejected, status = self._view("roundOf", bytes.fromhex(job), number)
+        return StoredRound(base.hex(), deadline, quorum, submitted, rejected, _STATUS[status])
+
+    # calls to send
+
+    def open_round(self, order: RoundOpening) -> Call:
+        """`openRound`."""
+        arguments = (bytes.fromhex(order.base), order.deadline, order.quorum)
+        return self._round_call("openRound", order.job, order.round, *arguments)
+
+    def reject_update(self, job: str, number: int, order: Rejection) -> Call:
+        """`rejectUpdate`."""
+        arguments = (order.hospital, int(order.reason))
+        return self._round_call("rejectUpdate", job, number, *arguments, hospital=order.hospital)
+
+    def close_round(self, job: str, number: int, order: RoundClosure) -> Call:
+        """`closeRound`."""
+        digests = (bytes.fromhex(order.global_digest), bytes.fromhex(order.contributions))
+        return self._round_call("closeRound", job, number, *digests, order.count)
+
+    def abort_round(self, job: str, number: int) -> Call:
+        """`abortRound`."""
+        return self._round_call("abortRound", job, number)
+
+    def publish_model(self, order: Publication) -> Call:
+        """`publishModel`."""
+        arguments = [bytes.fromhex(order.job), bytes.fromhex(order.digest)]
+        return self._call("publishModel", arguments, job=order.job)
+
+    def submit_updates(self, first: UpdateSubmission, *others: UpdateSubmission) -> Call:
+        """`submitUpdates` with one batch; job, round and base are those of the first, and must be those of all."""
+        batch = [
+            (
+                each.update.hospital,
+                bytes.fromhex(each.update.digest),
+                each.update.samples,
+                bytes.fromhex(each.update.metrics),
+                bytes.fromhex(each.signature[2:]),
+            )
+            for each in (first, *others)
+        ]
+        update = first.update
+        hospital = None if others else update.hospital
+        return self._round_call(
+            "submitUpdates", update.job, update.round, bytes.fromhex(update.base), batch, hospital=hospital
+        )
+
+    def change_role(self, order: SignedRoleChange) -> Call:
+        """`changeRole`."""
+        change = order.change
+        members = (change.role.identifier, change.account, change.granted, change.nonce, change.deadline)
+        return self._call("changeRole", [members, order.admin, bytes.fromhex(order.signature[2:])])
+
+    # what happened
+
+    def head(self) -> int:
+        """Number of the newest block."""
+        with answered():
+            return int(self._client.eth.block_number)
+
+    def block(self, number: int) -> Block | None:
+        """A block by its number; None where the chain does not reach so far."""
+        try:
+            with answered():
+                found = self._client.eth.get_block(number)
+        except BlockNotFound:
+            return None
+        return Block(
+            number=int(found["number"]),
+            hash=_hex(found["hash"]),
+            parent=_hex(found["parentHash"]),
+            timestamp=int(found["timestamp"]),
+            empty=not found["transactions"],
+        )
+
+    def events_in(self, block: Block) -> list[Event] | None:
+        """The contract's events of one block, in order; None where the chain has meanwhile another block there."""
+        if block.empty:
+            return []
+        with answered():
+            logs = self._client.eth.get_logs(
+                {"address": self._contract.address, "fromBlock": block.number, "toBlock": block.number}
+            )
+        raw = [
+            RawLog(
+                topics=[bytes(topic) for topic in log["topics"]],
+                data=bytes(log["data"]),
+                block=int(log["blockNumber"]),
+                block_hash=_hex(log["blockHash"]),
+                log_index=int(log["logIndex"]),
+                transaction=_hex(log["transactionHash"]),
+            )
+            for log in sorted(logs, key=lambda log: log["logIndex"])
+        ]
+        if any(log.block_hash != block.hash for log in raw):
+            return None
+        return self._with_calldata([event for log in raw if (event := self._events.event(log)) is not None])
+
+    def _with_calldata(self, events: list[Event]) -> list[Event]:
+        """Add to updates what only calldata carries: their signatures."""
+        signatures: dict[tuple[str, Any, Any], str] = {}
+        for transaction in {event.transaction for event in events if event.name == "UpdateRecorded"}:
+            with answered():
+                calldata = bytes(self._client.eth.get_transaction(HexBytes(transaction))["input"])
+            for item in self._events.submissions(calldata):
+                signatures[transaction, item.hospital, item.digest] = item.signature
+        return [
+            replace(event, signature=signatures.get((event.transaction, event.account, event.arguments.get("digest"))))
+            for event in events
+        ]
+
+    # internal
+
+    def _view(self, function: str, *arguments: Any) -> Any:
+        try:
+            with answered():
+                return self._contract.get_function_by_name(function)(*arguments).call(
+                    {"from": to_checksum_address(self._caller)}
+                )
+        except ContractLogicError as error:
+            raise Refused(self._refusals.read_error(error.data)) from error
+
+    def _round_call(self, function: str, job: str, number: int, *arguments: Any, hospital: str | None = None) -> Call:
+        values = [bytes.fromhex(job), number, *arguments]
+        return self._call(function, values, job=job, round=number, hospital=hospital)
+
+    def _call(self, function: str, arguments: list[Any], **remembered: Any) -> Call:
+        data = self._contract.encode_abi(function, arguments)
+        return Call(to=self.address, data=str(data), function=function, **remembered)
+
+
+@contextlib.contextmanager
+def answered() -> Iterator[None]:
+    """Turn every failure of a node into `ChainUnavailable`, except what is an answer: a revert, or "not found"."""
+    try:
+        yield
+    except (ContractLogicError, TransactionNotFound, BlockNotFound):
+        raise
+    except Web3RPCError as error:
+        said = (error.rpc_response or {}).get("error", "")
+        message = said.get("message") if isinstance(said, dict) else said
+        raise ChainUnavailable(f"the node answers with an error: {str(message)[:200]}") from error
+    except Web3Exception as error:
+        raise ChainUnavailable(f"the node's answer makes no sense ({type(error).__name__})") from error
+
+
+def _hex(value: bytes) -> str:
+    return "0x" + bytes(value).hex()

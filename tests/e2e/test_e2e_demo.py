@@ -1,0 +1,235 @@
+"""The main job as real processes, and everything that can be asked of it afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+SMALL = [
+    *("--architecture", "mobilenet_v2", "--image-size", "32", "--rounds", "2"),
+    *("--drawn-images", "200", "--max-images", "48", "--max-held-out", "24", "--batch-size", "16"),
+]
+
+
+def concilia(*arguments: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "concilia", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens on."""
+    for first in range(20000, 60000, count):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise AssertionError("no free ports")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A demo that was kept, and its report."""
+
+    folder: Path
+    report: dict[str, Any]
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return concilia(*arguments, folder=self.folder, check=check)
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.run(*arguments, "--json").stdout)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    folder = tmp_path_factory.mktemp("demo")
+    try:
+        done = concilia("demo", "--keep", "--json", "--port", str(free_ports(10)), *SMALL, folder=folder)
+        yield Kept(folder, json.loads(done.stdout))
+    finally:
+        concilia("demo", "stop", folder=folder)
+    assert not _alive(folder)
+
+
+def _alive(folder: Path) -> list[str]:
+    """Command lines of processes whose settings point into a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            text = " ".join([*process.cmdline(), *process.environ().values()])
+        except psutil.Error:
+            continue
+        if str(folder) in text and process.pid != os.getpid() and "concilia_" in text:
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
+def test_every_update_is_logged_and_the_job_verifies(kept: Kept) -> None:
+    report = kept.report
+    assert report["source"] == "drawn lesions"
+    assert report["overlapping_lesions"] == 0
+    assert report["updates_logged"] == 8
+    assert report["signers"] == 4
+    assert report["verdict"]["ok"]
+    assert report["verdict"]["signatures"] == 8
+    rounds = report["job"]["rounds"]
+    assert [item["round"] for item in rounds] == [0, 1, 2]
+    assert all(item["pooled"] is not None and len(item["sites"]) == 4 for item in rounds)
+    assert sum(item["overlapping_lesions"] for item in rounds) == 0
+    assert sum(item["probability"] for item in report["prediction"]["probabilities"]) == pytest.approx(1, abs=1e-9)
+    assert report["prediction"]["model"] == report["verdict"]["published"]
+    assert json.loads((kept.folder / "var/demo/report.json").read_text())["job"]["id"] == report["job"]["id"]
+
+
+def test_what_people_ask_of_it(kept: Kept) -> None:
+    job = kept.report["job"]["id"]
+    assert [item["id"] for item in kept.json("job", "list")][-1] == job
+    assert kept.json("job", "show", job[:10])["phase"] == "finished"
+    assert len(kept.json("node", "status")) == 4
+    picture = next((kept.folder / "var/demo/drawn").glob("**/*.jpg"))
+    assert len(kept.json("predict", str(picture))["probabilities"]) == 7
+    verdict = kept.json("verify", job)
+    assert verdict["ok"]
+    assert kept.json("verify", job, "--artifacts", "var/demo/artifacts")["ok"]
+
+
+def test_one_flipped_byte_is_found_and_named(kept: Kept) -> None:
+    (job,) = (kept.report["job"]["id"],)
+    events = [item for item in kept.report["transactions"] if item["function"] == "submitUpdates"]
+    assert len(events) == 8
+    update = _updates(kept)[3]
+    path = kept.folder / "var/demo/artifacts" / update["digest"][:2] / update["digest"]
+    mode = path.stat().st_mode
+    path.chmod(0o600)
+    content = path.read_bytes()
+    path.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    try:
+        done = kept.run("verify", job, check=False)
+    finally:
+        path.write_bytes(content)
+        path.chmod(mode)
+    assert done.returncode == 1
+    assert f"FOUND round {update['round']} · hospital {update['hospital']} · {update['digest']}" in done.stdout
+    assert kept.run("verify", job).returncode == 0
+
+
+def _updates(kept: Kept) -> list[dict[str, Any]]:
+    """A finished job's updates, read through the Python client."""
+    script = (
+        "import json\nfrom pathlib import Path\n"
+        "from concilia.client import Client\nfrom concilia.connection import Connection, Endpoints\n"
+        "to = Client(Connection(Endpoints.read(Path('var/demo/concilia.json'))))\n"
+        f"job = to.ledger_job('{kept.report['job']['id']}')\n"
+        "print(json.dumps([u.update.model_dump() for r in job.rounds for u in r.updates]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=kept.folder, capture_output=True, text=True, check=True
+    )
+    updates: list[dict[str, Any]] = json.loads(done.stdout)
+    return updates
+
+
+def test_the_contract_refuses_with_its_own_errors(kept: Kept) -> None:
+    attempts = kept.json("demo", "refusals")
+    errors = [item["answer"].get("contract_error") for item in attempts]
+    assert errors == [
+        "InvalidSignature",
+        "NotHospital",
+        "BaseMismatch",
+        "RoundNotOpen",
+        None,
+        "AlreadySubmitted",
+        "AlreadySubmitted",
+    ]
+    for item in attempts:
+        if item["answer"]:
+            assert {"type", "title", "status", "code", "detail"} <= set(item["answer"])
+            assert 400 <= item["answer"]["status"] < 500
+
+
+def test_a_second_demo_beside_a_kept_one_is_refused(kept: Kept) -> None:
+    done = kept.run("demo", *SMALL, check=False)
+    assert done.returncode == 2
+    assert "make demo-stop" in done.stderr
+
+
+def _spoil_folder(folder: Path) -> list[str]:
+    (folder / "nothing").mkdir()
+    return ["--data", "nothing"]
+
+
+def _spoil_weights(folder: Path) -> list[str]:
+    (folder / "weights").write_bytes(b"\x80\x02}q\x00.")
+    return ["--weights", "weights"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda _: ["--data", "missing"], "is no folder"),
+        (_spoil_folder, "HAM10000_metadata"),
+        (lambda _: ["--weights", "missing"], "neither"),
+        (_spoil_weights, "no safetensors file"),
+        (lambda _: ["--learning-rate", "0"], "learning"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path: Path, spoil: Callable[[Path], list[str]], words: str) -> None:
+    done = concilia("demo", *SMALL, *spoil(tmp_path), folder=tmp_path, check=False)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not _alive(tmp_path)
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    first = free_ports(10)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first + 3))
+        taken.listen()
+        done = concilia("demo", "--port", str(first), *SMALL, folder=tmp_path, check=False)
+    assert done.returncode == 2
+    assert f"port {first + 3}" in done.stderr
+
+
+def test_interrupting_stops_everything(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        demo = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "concilia", "demo", "--port", str(free_ports(10)), *SMALL],
+            cwd=tmp_path,
+            stdout=output,
+            stderr=output,
+        )
+        for _ in range(1200):
+            if b"enrolling" in log.read_bytes():
+                break
+            assert demo.poll() is None, log.read_text()
+            time.sleep(0.1)
+        assert len(_alive(tmp_path)) >= 9
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(timeout=60) == 130
+    assert not _alive(tmp_path)
