@@ -49,7 +49,8 @@ function compile() {
   );
   if (complaints.length > 0) {
     for (const complaint of complaints) process.stderr.write(`${complaint.formattedMessage}\n`);
-    throw new Error(`${complaints.length} errors or warnings; both fail the build`);
+    process.stderr.write("nothing was built: an error or a warning fails the build\n");
+    process.exit(1);
   }
   return Object.entries(TARGETS).map(([contractName, source]) => {
     const { abi, evm } = output.contracts[source][contractName];

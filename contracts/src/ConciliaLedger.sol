@@ -39,6 +39,12 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
         bool published;
     }
 
+    /// @dev `enrolled` mirrors the hospital role, so that an update costs one storage read and not two (2,100 gas each).
+    struct Hospital {
+        uint32 number;
+        bool enrolled;
+    }
+
     mapping(bytes32 job => JobRecord) private _jobs;
     mapping(bytes32 job => mapping(uint32 round => Round)) private _rounds;
 
@@ -46,7 +52,7 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
     mapping(bytes32 job => mapping(uint32 round => mapping(uint256 word => uint256))) private _recorded;
     mapping(bytes32 job => mapping(uint32 round => mapping(uint256 word => uint256))) private _rejected;
 
-    mapping(address hospital => uint32 number) private _numbers;
+    mapping(address account => Hospital) private _hospitals;
     uint32 private _lastNumber;
 
     /// @param admin First holder of the admin role.
@@ -98,7 +104,7 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
         if (!recorded) revert UpdateNotFound(job, round, hospital);
         if (rejected) revert AlreadyRejected(job, round, hospital);
 
-        (uint256 word, uint256 bit) = _position(_numbers[hospital]);
+        (uint256 word, uint256 bit) = _position(_hospitals[hospital].number);
         _rejected[job][round][word] |= bit;
         ++stored.rejected;
         emit UpdateRejected(job, round, hospital, reason);
@@ -154,10 +160,9 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
 
         mapping(uint256 word => uint256) storage bitmap = _recorded[job][round];
         bytes32 domainSeparator = _domainSeparatorV4();
-        bytes memory preimage = _updatePreimage(job, round, base);
         // The word at hand lives on the stack, and is stored when an update falls into another and at the end. A
         // wallet asked for its signature meanwhile sees the old word but, being called statically, cannot use it.
-        (uint256 word,) = _position(_numbers[updates[0].hospital]);
+        (uint256 word,) = _position(_hospitals[updates[0].hospital].number);
         uint256 bits = bitmap[word];
 
         for (uint256 i = 0; i < updates.length; ++i) {
@@ -167,12 +172,13 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
             if (update.samples == 0) revert NoSamples(hospital);
             _requireSignature(
                 hospital,
-                MessageHashUtils.toTypedDataHash(domainSeparator, _updateHash(preimage, update)),
+                MessageHashUtils.toTypedDataHash(domainSeparator, _updateHash(job, round, base, update)),
                 update.signature
             );
-            if (!hasRole(HOSPITAL_ROLE, hospital)) revert NotHospital(hospital);
+            Hospital memory known = _hospitals[hospital];
+            if (!known.enrolled) revert NotHospital(hospital);
 
-            (uint256 itsWord, uint256 bit) = _position(_numbers[hospital]);
+            (uint256 itsWord, uint256 bit) = _position(known.number);
             if (itsWord != word) {
                 bitmap[word] = bits;
                 word = itsWord;
@@ -236,7 +242,7 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
 
     /// @inheritdoc IConciliaLedger
     function hospitalNumber(address hospital) external view returns (uint32) {
-        return _numbers[hospital];
+        return _hospitals[hospital].number;
     }
 
     /// @inheritdoc IConciliaLedger
@@ -246,22 +252,32 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
         returns (bool recorded, bool rejected)
     {
         // Number 0 needs no check: its bit is never set, for submitUpdates asks for the hospital role.
-        (uint256 word, uint256 bit) = _position(_numbers[hospital]);
+        (uint256 word, uint256 bit) = _position(_hospitals[hospital].number);
         recorded = _recorded[job][round][word] & bit != 0;
         rejected = _rejected[job][round][word] & bit != 0;
     }
 
     // ---------------------------------------------------------------------------------------------------- internal
 
-    /// @dev Numbers a hospital at its first grant, whichever way the grant comes: `changeRole` or `grantRole`.
+    /// @dev Every grant comes through here: by `changeRole`, by `grantRole`, by the constructor.
     function _grantRole(bytes32 role, address account) internal override returns (bool granted) {
         if (account == address(0)) revert EmptyValue();
         granted = super._grantRole(role, account);
-        if (role == HOSPITAL_ROLE && _numbers[account] == 0) {
+        if (role != HOSPITAL_ROLE || !granted) return granted;
+
+        Hospital storage hospital = _hospitals[account];
+        hospital.enrolled = true;
+        if (hospital.number == 0) {
             uint32 number = ++_lastNumber;
-            _numbers[account] = number;
+            hospital.number = number;
             emit HospitalNumbered(account, number);
         }
+    }
+
+    /// @dev Every loss of a role comes through here: by `changeRole`, by `revokeRole`, by `renounceRole`.
+    function _revokeRole(bytes32 role, address account) internal override returns (bool revoked) {
+        revoked = super._revokeRole(role, account);
+        if (role == HOSPITAL_ROLE) _hospitals[account].enrolled = false;
     }
 
     /// @dev The round, which must be open.
@@ -295,27 +311,16 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
         ) revert InvalidSignature(signer);
     }
 
-    /// @dev What every `Update` of a batch shares, encoded once; `_updateHash` fills the rest in.
-    function _updatePreimage(bytes32 job, uint32 round, bytes32 base) private pure returns (bytes memory) {
-        return abi.encode(UPDATE_TYPEHASH, address(0), job, round, base, bytes32(0), uint64(0), bytes32(0));
-    }
-
-    /// @dev The EIP-712 struct hash of an update. Written in assembly because a fresh encoding of all eight words costs
-    /// 400 gas an update more.
-    function _updateHash(bytes memory preimage, SignedUpdate calldata update) private pure returns (bytes32 hash) {
-        address hospital = update.hospital;
-        bytes32 digest = update.digest;
-        uint64 samples = update.samples;
-        bytes32 metrics = update.metrics;
-        assembly ("memory-safe") {
-            // Words of the encoding: type hash, hospital, job, round, base, digest, samples, metrics.
-            let words := add(preimage, 0x20)
-            mstore(add(words, 0x20), hospital)
-            mstore(add(words, 0xa0), digest)
-            mstore(add(words, 0xc0), samples)
-            mstore(add(words, 0xe0), metrics)
-            hash := keccak256(words, 0x100)
-        }
+    function _updateHash(bytes32 job, uint32 round, bytes32 base, SignedUpdate calldata update)
+        private
+        pure
+        returns (bytes32)
+    {
+        return keccak256(
+            abi.encode(
+                UPDATE_TYPEHASH, update.hospital, job, round, base, update.digest, update.samples, update.metrics
+            )
+        );
     }
 
     /// @dev Where a hospital's bit is.

@@ -8,8 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eth.vm.forks import ShanghaiVM
-from eth_abi import decode as decode_abi
+from eth.vm.forks.shanghai import ShanghaiVM
+from eth_abi.abi import decode as decode_abi
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from eth_tester import EthereumTester, PyEVMBackend
@@ -75,9 +75,7 @@ def signature_of(entry: Mapping[str, Any]) -> str:
 
 
 def errors_by_selector(abi: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    return {
-        f"0x{Web3.keccak(text=signature_of(entry))[:4].hex()}": entry for entry in abi if entry["type"] == "error"
-    }
+    return {f"0x{Web3.keccak(text=signature_of(entry))[:4].hex()}": entry for entry in abi if entry["type"] == "error"}
 
 
 class Refusal(NamedTuple):
@@ -149,7 +147,8 @@ class Ledger:
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
-        self.deployer, self.admin, self.coordinator, self.relay = chain.web3.eth.accounts[:4]
+        accounts = chain.web3.eth.accounts
+        self.deployer, self.admin, self.coordinator, self.relay = (str(each) for each in accounts[:4])
         self.contract = chain.deploy("ConciliaLedger", self.admin, self.coordinator)
         self._errors = errors_by_selector(self.contract.abi)
 
@@ -165,19 +164,13 @@ class Ledger:
 
     def refused(self, name: str, *arguments: Any, sender: str | None = None) -> Refusal:
         """The error with which a call ends; by the coordinator, unless told."""
-        # By eth-tester itself, which gives a custom error's data as the text of a bytes literal; web3's provider for it
-        # may garble even that.
-        call = {
-            "from": self._sender(sender),
-            "to": self.contract.address,
-            "data": self.contract.encode_abi(name, arguments),
-            "gas": GAS,
-        }
-        try:
-            self.chain.tester.call(call)
-        except TransactionFailed as failure:
-            return self._decoded(literal_eval(failure.args[0]))
-        raise AssertionError(f"{name} was not refused")
+        data = self.contract.encode_abi(name, arguments)
+        return self._refused({"from": self._sender(sender), "to": self.contract.address, "data": data})
+
+    def deployment_refused(self, *arguments: Any) -> Refusal:
+        built = artifact("ConciliaLedger")
+        factory = self.chain.web3.eth.contract(abi=built["abi"], bytecode=built["bytecode"])
+        return self._refused({"from": self.deployer, "data": factory.constructor(*arguments).data_in_transaction})
 
     def events(self, receipt: TxReceipt) -> list[tuple[str, dict[str, Any]]]:
         """Name and arguments of every log of a receipt, in order."""
@@ -207,7 +200,7 @@ class Ledger:
 
     def update(self, signer: LocalAccount, job: bytes, base: bytes, **fields: Any) -> Update:
         """A signed update of round 1 that the ledger takes, unless `fields` change that."""
-        values = {
+        values: dict[str, Any] = {
             "hospital": signer.address,
             "round": 1,
             "digest": digest(f"update of {signer.address}"),
@@ -228,17 +221,27 @@ class Ledger:
         for address in addresses:
             self.send("grantRole", HOSPITAL_ROLE, address, sender=self.admin)
 
-    def open(self, job: bytes, base: bytes, round: int = 1, quorum: int = 1, seconds: int = 3600) -> int:
+    def open(self, job: bytes, base: bytes, number: int = 1, quorum: int = 1, seconds: int = 3600) -> int:
         """Open a round; its deadline."""
         deadline = self.chain.now + seconds
-        self.send("openRound", job, round, base, deadline, quorum)
+        self.send("openRound", job, number, base, deadline, quorum)
         return deadline
 
     def _function(self, name: str, arguments: tuple[Any, ...]) -> ContractFunction:
-        return self.contract.get_function_by_name(name)(*arguments)
+        function: ContractFunction = self.contract.get_function_by_name(name)(*arguments)
+        return function
 
     def _sender(self, sender: str | None) -> str:
         return self.coordinator if sender is None else sender
+
+    def _refused(self, call: dict[str, Any]) -> Refusal:
+        # By eth-tester itself, which gives the error's data as the text of a bytes literal; web3's provider for it may
+        # garble even that.
+        try:
+            self.chain.tester.call(call | {"gas": GAS})
+        except TransactionFailed as failure:
+            return self._decoded(literal_eval(failure.args[0]))
+        raise AssertionError("the call was not refused")
 
     def _decoded(self, data: bytes) -> Refusal:
         if not data:

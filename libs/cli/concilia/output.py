@@ -41,7 +41,7 @@ def as_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
     print(json.dumps(document, indent=2))  # noqa: T201 - this is the result
 
 
-def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], *, console: Console = out) -> None:
     """Print a table; numbers are right-aligned where a column's cells all look like one."""
     made = Table(title=title, title_justify="left")
     for index, name in enumerate(columns):
@@ -49,7 +49,7 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str
         made.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         made.add_row(*row)
-    out.print(made)
+    console.print(made)
 
 
 @contextmanager
@@ -127,7 +127,7 @@ class JobWatch:
                 err.print(line)
 
 
-def rounds_table(job: JobView) -> None:
+def rounds_table(job: JobView, *, console: Console = out) -> None:
     """The rounds of a job: what counted, how good it is, where the seconds went."""
     table(
         f"job {job.id[:12]}… · {job.spec.architecture.value} · {job.spec.strategy.name.value} · {job.phase.value}",
@@ -145,6 +145,7 @@ def rounds_table(job: JobView) -> None:
             "MB moved",
         ),
         [_round_row(item) for item in job.rounds],
+        console=console,
     )
 
 

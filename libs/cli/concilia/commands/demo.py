@@ -76,6 +76,7 @@ def run(
             seed=seed,
             threads=threads,
             keep=keep,
+            console=output.err if as_json else output.out,
         )
     try:
         result = stack.run(plan)

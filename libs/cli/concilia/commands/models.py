@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from concilia_kit.wire.models import Prediction
+from rich.console import Console
 
 from concilia import output
 from concilia.client import Client
@@ -30,21 +31,21 @@ def _verify(to: Client, job: str, verifier: Verifier) -> Verdict:
     return verifier.verify(job, to.events(job), signed)
 
 
-def print_verdict(verdict: Verdict) -> None:
+def print_verdict(verdict: Verdict, *, console: Console = output.out) -> None:
     """Print a verdict and all its findings."""
     for finding in verdict.findings:
         who = f" · hospital {finding.hospital}" if finding.hospital else ""
         what = f" · {finding.digest}" if finding.digest else ""
-        output.out.print(f"FOUND round {finding.round}{who}{what}: {finding.what}", markup=False)
+        console.print(f"FOUND round {finding.round}{who}{what}: {finding.what}", markup=False)
     summary = (
         f"{verdict.rounds} rounds folded again, {verdict.updates} updates ({verdict.rejected} rejected), "
         f"{verdict.signatures} signatures, {verdict.bytes_read / 1e6:.1f} MB hashed"
     )
     word = "[green]verified[/]" if verdict.ok else f"[red]NOT verified: {len(verdict.findings)} findings[/]"
-    output.out.print(f"{word} · {summary}")
+    console.print(f"{word} · {summary}")
 
 
-def print_prediction(prediction: Prediction) -> None:
+def print_prediction(prediction: Prediction, *, console: Console = output.out) -> None:
     """Print seven probabilities, most likely first."""
     output.table(
         f"model {prediction.model[:12]}… of job {prediction.job[:12]}…",
@@ -53,8 +54,9 @@ def print_prediction(prediction: Prediction) -> None:
             (item.code, item.name, f"{item.probability:.3f}")
             for item in sorted(prediction.probabilities, key=lambda item: -item.probability)
         ],
+        console=console,
     )
-    output.out.print(prediction.notice)
+    console.print(prediction.notice)
 
 
 @guarded

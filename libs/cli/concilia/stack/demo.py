@@ -13,6 +13,7 @@ from typing import Any
 from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Strategy, StrategyName
 from concilia_kit.wire.models import InitialModel, Prediction
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
+from rich.console import Console
 
 from concilia import output
 from concilia.client import Client
@@ -56,6 +57,8 @@ class Plan:
     seed: int
     threads: int
     keep: bool
+    console: Console
+    """Where results are printed for people."""
 
 
 @dataclass
@@ -223,7 +226,7 @@ def _train(
     )
     job = watch(admin, admin.create_job(spec))
     stack.check()
-    output.rounds_table(job)
+    output.rounds_table(job, console=plan.console)
     if job.phase is not Phase.FINISHED:
         raise DemoFailed(f"the job {job.phase.value}: {job.detail}")
     transactions = admin.transactions(job.id)
@@ -241,6 +244,7 @@ def _train(
             )
             for item in sorted(transactions, key=lambda item: item.block)
         ],
+        console=plan.console,
     )
     signers = {update.update.hospital for item in admin.ledger_job(job.id).rounds for update in item.updates}
     picture = next(iter(sorted(folder.glob("**/*.jpg"))))
@@ -252,10 +256,10 @@ def _train(
         )
     )
     prediction = clinician.predict(picture)
-    output.out.print(f"a clinician asks about {picture.name}:", markup=False)
-    print_prediction(prediction)
+    plan.console.print(f"a clinician asks about {picture.name}:", markup=False)
+    print_prediction(prediction, console=plan.console)
     verdict = run_verification(admin, job.id, None)
-    print_verdict(verdict)
+    print_verdict(verdict, console=plan.console)
     return Result(
         plan,
         found.source,

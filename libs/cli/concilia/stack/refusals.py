@@ -116,7 +116,9 @@ def _guest(admin: Client, layout: Layout, endpoints: Endpoints) -> Iterator[Clie
         _change(admin, key.address, granted=True)
         try:
             files = {"keystore": path, "password_file": path.with_suffix(".password")}
-            yield Client(Connection(endpoints.model_copy(update=files)))
+            guest = Client(Connection(endpoints.model_copy(update=files)))
+            guest.jobs()  # signs in now: the round that is opened next does not wait for it
+            yield guest
         finally:
             _change(admin, key.address, granted=False)
 
@@ -127,7 +129,9 @@ def _open_round(admin: Client) -> Iterator[tuple[JobView, JobView]]:
     finished = next((item for item in admin.jobs() if item.phase is Phase.FINISHED), None)
     if finished is None:
         raise UsageError("there is no finished job here; run 'make demo KEEP=1' first")
-    spec = finished.spec.model_copy(update={"name": "refusals"})
+    # Long enough that the hospitals do not fill the round before everything was tried.
+    local = finished.spec.local.model_copy(update={"epochs": 5 * finished.spec.local.epochs})
+    spec = finished.spec.model_copy(update={"name": "refusals", "local": local})
     job = admin.create_job(JobSpec.model_validate(spec.model_dump()))
     try:
         deadline = time.monotonic() + OPEN_SECONDS
