@@ -1,0 +1,1 @@
+"""The model service: content-addressed artifacts, model versions with lineage, predictions."""

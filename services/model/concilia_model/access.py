@@ -1,0 +1,28 @@
+"""Who may read which artifact; pure.
+
+Coordinators, administrators and auditors read everything. A hospital reads what it uploaded itself and what is shared:
+artifacts the service made, and uploads by coordinators and administrators. It never reads another hospital's bytes.
+"""
+
+from __future__ import annotations
+
+from concilia_kit.roles import Role
+from concilia_kit.tokens import Principal
+
+UPLOADERS = (Role.HOSPITAL, Role.COORDINATOR, Role.ADMIN)
+READERS = (Role.COORDINATOR, Role.ADMIN, Role.AUDITOR, Role.HOSPITAL)
+
+_READ_ALL = frozenset({Role.COORDINATOR, Role.ADMIN, Role.AUDITOR})
+
+
+def reads_everything(caller: Principal) -> bool:
+    """Whether the caller may read artifacts of any owner."""
+    return bool(caller.roles & _READ_ALL)
+
+
+def uploads_are_shared(caller: Principal) -> bool:
+    """Whether every hospital may read what the caller uploads.
+
+    An address that is a hospital besides uploads as a hospital: its updates must not become readable to others.
+    """
+    return Role.HOSPITAL not in caller.roles and bool(caller.roles & {Role.COORDINATOR, Role.ADMIN})

@@ -1,0 +1,129 @@
+"""The model service's REST interface: parse, call, return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from concilia_kit.digests import Digest
+from concilia_kit.roles import Role
+from concilia_kit.tokens import Principal
+from concilia_kit.web import require
+from concilia_kit.wire.models import (
+    Artifact,
+    InitialModel,
+    InitialModelRequest,
+    ModelRegistration,
+    ModelVersion,
+    Prediction,
+)
+from fastapi import APIRouter, Depends, Request, Response
+
+from concilia_model import access, bodies
+from concilia_model.service import ArtifactService, ModelService, PredictionService
+
+router = APIRouter(prefix="/v1")
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the handlers call; `app.state.services`."""
+
+    artifacts: ArtifactService
+    models: ModelService
+    predictions: PredictionService
+    max_image_bytes: int
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Using = Annotated[Services, Depends(_services)]
+Uploader = Annotated[Principal, Depends(require(*access.UPLOADERS))]
+Reader = Annotated[Principal, Depends(require(*access.READERS))]
+Maker = Annotated[Principal, Depends(require(Role.ADMIN, Role.COORDINATOR))]
+Coordinator = Annotated[Principal, Depends(require(Role.COORDINATOR))]
+
+_BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_PICTURE: dict[str, Any] = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": ["image"],
+            "properties": {"image": {"type": "string", "format": "binary", "description": "JPEG or PNG"}},
+        }
+    }
+}
+
+
+@router.put(
+    "/artifacts/{digest}",
+    status_code=201,
+    responses={200: {"model": Artifact, "description": "it was there already"}},
+    openapi_extra={"requestBody": {"required": True, "content": _BINARY}},
+    tags=["artifacts"],
+)
+async def put_artifact(
+    digest: Digest, request: Request, response: Response, using: Using, caller: Uploader
+) -> Artifact:
+    """Store a safetensors file under the SHA-256 of its bytes. Repeating it changes nothing."""
+    body = bodies.upload(request)
+    artifact, new = await using.artifacts.receive(digest, bodies.announced(request), body, caller)
+    response.status_code = 201 if new else 200
+    return artifact
+
+
+@router.head("/artifacts/{digest}", response_class=Response, tags=["artifacts"])
+@router.get(
+    "/artifacts/{digest}",
+    response_class=Response,
+    responses={200: {"content": _BINARY}, 206: {"content": _BINARY, "description": "the range asked for"}},
+    tags=["artifacts"],
+)
+def get_artifact(digest: Digest, using: Using, caller: Reader) -> Response:
+    """An artifact's bytes; `Range` is honoured."""
+    return bodies.ArtifactResponse(using.artifacts.path(digest, caller), digest)
+
+
+@router.get("/artifacts/{digest}/info", tags=["artifacts"])
+def get_artifact_info(digest: Digest, using: Using, caller: Reader) -> Artifact:
+    """An artifact's size, owner, number of tensors and origin."""
+    return using.artifacts.info(digest, caller)
+
+
+@router.post("/initial-models", status_code=201, tags=["models"])
+def make_initial_model(asked: InitialModelRequest, using: Using, caller: Maker) -> InitialModel:
+    """Make initial weights; the same request gives the same bytes."""
+    return using.models.make_initial(asked, caller)
+
+
+@router.post("/models", status_code=201, tags=["models"])
+def register_model(asked: ModelRegistration, using: Using, caller: Coordinator) -> ModelVersion:
+    """Register the model that a job published on the ledger."""
+    return using.models.register(asked, caller)
+
+
+@router.get("/models", tags=["models"], dependencies=[Depends(require())])
+def list_models(using: Using) -> tuple[ModelVersion, ...]:
+    """Registered models, the newest first."""
+    return using.models.versions()
+
+
+@router.get("/models/{digest}", tags=["models"], dependencies=[Depends(require())])
+def get_model(digest: Digest, using: Using) -> ModelVersion:
+    """One registered model with its lineage."""
+    return using.models.version(digest)
+
+
+@router.post(
+    "/predictions",
+    openapi_extra={"requestBody": {"required": True, "content": _PICTURE}},
+    dependencies=[Depends(require(Role.CLINICIAN, Role.ADMIN, Role.AUDITOR, Role.HOSPITAL))],
+    tags=["predictions"],
+)
+async def predict(request: Request, using: Using, model: Digest | None = None) -> Prediction:
+    """Seven probabilities for a dermoscopic picture, by the newest model or the one named."""
+    content = await bodies.picture(request, "image", using.max_image_bytes)
+    return await using.predictions.predict(content, model)

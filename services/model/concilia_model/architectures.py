@@ -1,0 +1,51 @@
+"""torchvision's architectures with a head for the seven classes; pure, apart from torch's global random generator.
+
+Shapes and dtypes come from a model on torch's `meta` device, which allocates nothing and draws no random numbers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+import torch
+from concilia_kit.lesions import CLASSES
+from concilia_kit.tensorfile import TensorSpec
+from concilia_kit.wire.training import Architecture
+from torchvision.models import get_model
+
+from concilia_model.weights import Array
+
+HEADS: dict[Architecture, str] = {
+    Architecture.RESNET50: "fc",
+    Architecture.RESNET18: "fc",
+    Architecture.MOBILENET_V2: "classifier.1",
+    Architecture.EFFICIENTNET_B0: "classifier.1",
+}
+"""Name of the last linear layer, by architecture."""
+
+# torch's initialisers draw from the one global generator: two models made at once would share its numbers.
+_generator = threading.Lock()
+
+
+def empty(architecture: Architecture) -> torch.nn.Module:
+    """The model without storage, in evaluation mode; give it tensors by `load_state_dict(..., assign=True)`."""
+    with torch.device("meta"):
+        model: torch.nn.Module = get_model(architecture.value, weights=None, num_classes=len(CLASSES))
+    return model.eval()
+
+
+def expected(architecture: Architecture) -> dict[str, TensorSpec]:
+    """Name, dtype and shape of every tensor of a complete model, in torchvision's order."""
+    return {
+        name: TensorSpec(torch.empty(0, dtype=tensor.dtype).numpy().dtype, tuple(tensor.shape))
+        for name, tensor in empty(architecture).state_dict().items()
+    }
+
+
+def fresh(architecture: Architecture, seed: int) -> Mapping[str, Array]:
+    """Every tensor of a model as torchvision initialises it from `seed`. The global generator is left as it was."""
+    with _generator, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = get_model(architecture.value, weights=None, num_classes=len(CLASSES))
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,56 @@
+"""Loaded models, and probabilities from them.
+
+A model is loaded once, its tensors mapped from its file; the least recently used one goes when there are too many.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+import safetensors.torch
+import torch
+from concilia_kit import digests
+from concilia_kit.wire.training import Architecture
+
+from concilia_model import architectures
+from concilia_model.artifacts import ArtifactStore
+from concilia_model.errors import ArtifactCorrupt
+
+
+class Predictor:
+    """Classifies prepared pictures with models from an artifact store. Thread-safe."""
+
+    def __init__(self, store: ArtifactStore, capacity: int) -> None:
+        self._store = store
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._models: OrderedDict[str, torch.nn.Module] = OrderedDict()
+
+    def probabilities(self, digest: str, architecture: Architecture, batch: torch.Tensor) -> list[float]:
+        """Class probabilities of one picture, in the order of `concilia_kit.lesions.CLASSES`; they sum to one.
+
+        `batch` has shape (1, 3, side, side). Raises `ArtifactCorrupt` and `FileNotFoundError`.
+        """
+        model = self._model(digest, architecture)
+        with torch.inference_mode():
+            shares: list[float] = model(batch)[0].double().softmax(0).tolist()
+        return shares
+
+    def _model(self, digest: str, architecture: Architecture) -> torch.nn.Module:
+        with self._lock:  # held while loading: two first requests load one model once
+            if (model := self._models.get(digest)) is None:
+                model = self._load(digest, architecture)
+                self._models[digest] = model
+                if len(self._models) > self._capacity:
+                    self._models.popitem(last=False)
+            self._models.move_to_end(digest)
+            return model
+
+    def _load(self, digest: str, architecture: Architecture) -> torch.nn.Module:
+        path = self._store.path(digest)
+        if digests.of_file(path) != digest:
+            raise ArtifactCorrupt(f"the stored file of model {digest} no longer has this digest; restore it")
+        model = architectures.empty(architecture)
+        model.load_state_dict(safetensors.torch.load_file(path), strict=True, assign=True)
+        return model

@@ -1,0 +1,29 @@
+"""Settings of the model service, all from `CONCILIA_MODEL_*`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from concilia_kit.settings import ServiceSettings
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+
+class ModelSettings(ServiceSettings):
+    """Addresses, folders and limits."""
+
+    model_config = SettingsConfigDict(env_prefix="CONCILIA_MODEL_", extra="ignore", frozen=True)
+
+    directory: Path = Field(description="folder of the artifact store")
+    database_url: str = Field(description="SQLAlchemy URL of the model service's own database")
+    auth_url: str = Field(description="auth service")
+    chain_url: str = Field(description="chain service")
+    keystore: Path = Field(description="keystore v3 of the model service's own address, an auditor on the contract")
+    password_file: Path = Field(description="file with the keystore's password")
+    max_artifact_bytes: int = Field(default=2 * 2**30, ge=1, description="largest artifact accepted, bytes")
+    reserve_bytes: int = Field(default=256 * 2**20, ge=0, description="bytes on the store's disk that stay free")
+    max_image_bytes: int = Field(default=10 * 10**6, ge=1, description="largest picture accepted, bytes as sent")
+    max_image_pixels: int = Field(default=40 * 10**6, ge=1, description="largest picture accepted, pixels")
+    threads: int = Field(default=2, ge=1, le=256, description="torch threads of one prediction")
+    predictions_at_once: int = Field(default=2, ge=1, description="pictures decoded and classified at one time")
+    models_in_memory: int = Field(default=4, ge=1, description="models kept loaded")
