@@ -1,15 +1,28 @@
 """Settings as every service reads them: environment variables with one prefix a service, nothing at import.
 
-Only addresses and limits differ between one machine and many; no setting asks which it is.
+Only addresses and limits differ between one machine and many; no setting asks which it is. A secret never stands in the
+environment: `{file:/run/secrets/name}` inside a value is replaced by that file's content, percent-encoded for a URL.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_SECRET = re.compile(r"\{file:([^}]+)\}")
+
+
+def _read_secret(match: re.Match[str]) -> str:
+    try:
+        return quote(Path(match[1]).read_text().strip(), safe="")
+    except OSError as error:
+        raise ValueError(f"the secret {match[1]} cannot be read: {error.strerror}") from error
 
 
 class ServiceSettings(BaseSettings):
@@ -21,6 +34,11 @@ class ServiceSettings(BaseSettings):
     port: int = Field(ge=1, le=65535, description="port to listen on")
     log_format: Literal["json", "text"] = Field(default="json", description="'json' for machines, 'text' for people")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="least severity logged")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _fill_in_secrets(cls, value: Any) -> Any:
+        return _SECRET.sub(_read_secret, value) if isinstance(value, str) else value
 
 
 Settings = TypeVar("Settings", bound=ServiceSettings)

@@ -1,4 +1,4 @@
-"""What every FastAPI service does the same: problem+json for every error, request ids, health, who is calling.
+"""What every FastAPI service does the same: problem+json for every error, request ids, health, metrics, who is calling.
 
 Source: RFC 9457 (problem details), RFC 6750 (bearer tokens).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
@@ -18,9 +19,10 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from concilia_kit import logs
+from concilia_kit import logs, metrics
 from concilia_kit.bodies import BodyLimit
 from concilia_kit.problems import MEDIA_TYPE, Forbidden, Problem, Unauthorized
 from concilia_kit.roles import Role
@@ -41,12 +43,15 @@ def application(
     verifier: TokenVerifier | None = None,
     lifespan: Lifespan | None = None,
     streamed: tuple[str, ...] = (),
+    registry: CollectorRegistry | None = None,
 ) -> FastAPI:
     """A FastAPI application with the behaviour all services share.
 
     `ready` names what the service depends on; each check raises where its dependency does not answer.
-    Bodies are bounded (see `bodies`) but below the paths in `streamed`, which bound their own.
+    Bodies are bounded (see `bodies`) but below the paths in `streamed`, which bound their own. `registry` is what the
+    service's own metrics are in; `/metrics` shows it with those of HTTP, whose label `service` is the title's last words.
     """
+    known = registry or metrics.registry()
     app = FastAPI(
         title=title,
         version="1",
@@ -58,6 +63,8 @@ def application(
     app.state.verifier = verifier
     app.add_middleware(BodyLimit, streamed=streamed)
     app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=True)
+    # The last one added is the first to see a request, and so counts what the others refuse.
+    app.add_middleware(metrics.HttpMetrics, service=_service_name(title), registry=known)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -81,6 +88,11 @@ def application(
                 response.status_code = 503
         return states
 
+    @app.get("/metrics", include_in_schema=False)
+    def show_metrics() -> fastapi.Response:
+        """For Prometheus; like health, open on the network of the services and not behind the front door."""
+        return fastapi.Response(metrics.exposition(known), headers={"Content-Type": metrics.CONTENT_TYPE})
+
     return app
 
 
@@ -89,7 +101,22 @@ def run(app: FastAPI, settings: ServiceSettings) -> None:
 
     A port that cannot be had ends the process with one line and exit code 2.
     """
-    config = uvicorn.Config(app, log_config=None, access_log=False)
+    listener = _listen(settings)
+    uvicorn.Server(_config(app)).run(sockets=[listener])
+
+
+def run_beside(app: FastAPI, settings: ServiceSettings) -> None:
+    """Serve from a daemon thread: health and metrics of a process whose work is something else. Ends as `run` does."""
+    listener = _listen(settings)
+    server = uvicorn.Server(_config(app))
+    threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="health", daemon=True).start()
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(app, log_config=None, access_log=False)
+
+
+def _listen(settings: ServiceSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -98,7 +125,11 @@ def run(app: FastAPI, settings: ServiceSettings) -> None:
     except OSError as error:
         print(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
-    uvicorn.Server(config).run(sockets=[listener])
+    return listener
+
+
+def _service_name(title: str) -> str:
+    return title.lower().removeprefix("concilia ").replace(" ", "-")
 
 
 def principal(

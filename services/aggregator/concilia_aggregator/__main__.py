@@ -1,4 +1,4 @@
-"""`python -m concilia_aggregator api` serves the REST interface, `… worker` moves jobs on."""
+"""`python -m concilia_aggregator api` serves the REST interface, `… worker` moves jobs on and serves its health."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ def main() -> None:
     if sys.argv[1] == "api":
         web.run(build_api(settings), settings)
     else:
+        worker, health = build_worker(settings)
+        web.run_beside(health, settings)
         # threads, one at a time: folding is one long NumPy call, and forking would copy open connections
-        build_worker(settings).worker_main(["worker", "-Q", QUEUE, "--pool", "threads", "-c", "1", "--without-mingle"])
+        worker.worker_main(["worker", "-Q", QUEUE, "--pool", "threads", "-c", "1", "--without-mingle"])
 
 
 if __name__ == "__main__":

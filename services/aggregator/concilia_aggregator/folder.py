@@ -14,6 +14,7 @@ from concilia_kit.wire.jobs import JobSpec
 from concilia_aggregator.artifacts import ArtifactNotFound, Artifacts
 from concilia_aggregator.folding import Recipe, fold
 from concilia_aggregator.ledger import Ledger
+from concilia_aggregator.metrics import RoundMetrics
 from concilia_aggregator.screening import Limits, screen
 
 _log = logs.get(__name__)
@@ -22,11 +23,19 @@ _log = logs.get(__name__)
 class Folder:
     """Turns a round's recorded updates into a stored global model."""
 
-    def __init__(self, artifacts: Artifacts, ledger: Ledger, directory: Path, limits: Limits) -> None:
+    def __init__(
+        self,
+        artifacts: Artifacts,
+        ledger: Ledger,
+        directory: Path,
+        limits: Limits,
+        metrics: RoundMetrics | None = None,
+    ) -> None:
         self._artifacts = artifacts
         self._ledger = ledger
         self._directory = directory
         self._limits = limits
+        self._metrics = metrics or RoundMetrics()
 
     def screen(self, recorded: LedgerRound, registered: Mapping[str, int]) -> LedgerRound:
         """Screen what was not screened before; rejections are on the chain when this returns.
@@ -42,6 +51,7 @@ class Folder:
                 rejection = Rejection(hospital=item.update.hospital, reason=reason)
                 self._ledger.reject(recorded.job, recorded.round, rejection)
                 rejected += 1
+                self._metrics.rejected(reason)
                 _log.warning(
                     "update rejected",
                     job=recorded.job,
@@ -71,6 +81,10 @@ class Folder:
         finally:
             target.unlink(missing_ok=True)
         return digest
+
+    def size(self, recorded: LedgerRound) -> int:
+        """Bytes of a round's accepted updates, which were folded just now."""
+        return sum(self._artifacts.fetch(item.update.digest).stat().st_size for item in recorded.accepted())
 
     def release(self, recorded: LedgerRound) -> None:
         """Let go of local copies of a closed round's files."""

@@ -6,21 +6,24 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import redis
 import sqlalchemy as sa
 from celery import Celery
-from concilia_kit import database, http, keystore, logs, queue, web
+from concilia_kit import database, http, keystore, logs, metrics, queue, web
 from concilia_kit.tokens import TokenVerifier
 from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.training import queue_of
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from concilia_aggregator import api, tasks
 from concilia_aggregator.artifacts import MountedArtifacts, RemoteArtifacts
 from concilia_aggregator.folder import Folder
 from concilia_aggregator.ledger import ChainLedger
+from concilia_aggregator.metrics import RoundMetrics, watch
 from concilia_aggregator.screening import Limits
 from concilia_aggregator.service import Coordinator
 from concilia_aggregator.settings import AggregatorSettings
@@ -41,6 +44,8 @@ class Parts:
     wakeup: Wakeup
     coordinator: Coordinator
     verifier: TokenVerifier
+    registry: CollectorRegistry
+    ready: dict[str, web.Check]
 
 
 def assemble(settings: AggregatorSettings) -> Parts:
@@ -67,15 +72,24 @@ def assemble(settings: AggregatorSettings) -> Parts:
         broker.send_task(name, kwargs={"task": task}, queue=queue_of(hospital))
 
     limits = Limits(settings.max_samples, settings.max_norm_ratio)
-    folder = Folder(artifacts, ledger, settings.directory, limits)
-    coordinator = Coordinator(store, ledger, artifacts, folder, send, settings.node_seconds)
+    registry = metrics.registry()
+    measured = RoundMetrics(registry)
+    folder = Folder(artifacts, ledger, settings.directory, limits, measured)
+    coordinator = Coordinator(store, ledger, artifacts, folder, send, settings.node_seconds, measured)
     verifier = TokenVerifier(Audience.AGGREGATOR, lambda: dict(http.call(auth, "GET", "/.well-known/jwks.json").json()))
-    return Parts(engine, store, client, broker, Wakeup(broker, client), coordinator, verifier)
+    ready: dict[str, web.Check] = {"database": lambda: database.answer(engine), "redis": client.ping}
+    return Parts(engine, store, client, broker, Wakeup(broker, client), coordinator, verifier, registry, ready)
 
 
 def build_api(settings: AggregatorSettings) -> FastAPI:
     """The API; it also listens to the ledger's events and the clock."""
     parts = assemble(settings)
+    watch(
+        parts.registry,
+        parts.store.phases,
+        lambda: parts.store.presence(settings.node_seconds),
+        lambda: cast(int, parts.redis.llen(QUEUE)),
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -86,18 +100,19 @@ def build_api(settings: AggregatorSettings) -> FastAPI:
 
     app = web.application(
         "Concilia aggregator",
-        ready={"database": lambda: database.answer(parts.database), "redis": parts.redis.ping},
+        ready=parts.ready,
         verifier=parts.verifier,
         lifespan=lifespan,
+        registry=parts.registry,
     )
     app.state.coordinator, app.state.store, app.state.wakeup = parts.coordinator, parts.store, parts.wakeup
     app.include_router(api.router)
     return app
 
 
-def build_worker(settings: AggregatorSettings) -> Celery:
-    """The worker that moves jobs on; it consumes the aggregator's own queue and no other."""
+def build_worker(settings: AggregatorSettings) -> tuple[Celery, FastAPI]:
+    """The worker that moves jobs on, and its health and metrics. It consumes the aggregator's own queue and no other."""
     parts = assemble(settings)
     parts.broker.conf.task_default_queue = QUEUE
     tasks.register(parts.broker, parts.coordinator, parts.wakeup, parts.redis)
-    return parts.broker
+    return parts.broker, web.application("Concilia aggregator worker", ready=parts.ready, registry=parts.registry)

@@ -25,6 +25,7 @@ from concilia_aggregator.artifacts import Artifacts
 from concilia_aggregator.errors import InitialMissing, JobEnded, ReportMismatch, RoundNotFound
 from concilia_aggregator.folder import Folder
 from concilia_aggregator.ledger import Ledger
+from concilia_aggregator.metrics import ABORTED, CHAIN, EVALUATING, FOLDING, MOVING, TRAINING, RoundMetrics
 from concilia_aggregator.rounds import JobState
 from concilia_aggregator.store import JobRow, OutboxRow, RoundRow, StaleState, Store, spec_of, state_of
 
@@ -38,7 +39,14 @@ class Coordinator:
     """Creates jobs and moves them on."""
 
     def __init__(
-        self, store: Store, ledger: Ledger, artifacts: Artifacts, folder: Folder, send: Send, node_seconds: float
+        self,
+        store: Store,
+        ledger: Ledger,
+        artifacts: Artifacts,
+        folder: Folder,
+        send: Send,
+        node_seconds: float,
+        metrics: RoundMetrics | None = None,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -46,6 +54,7 @@ class Coordinator:
         self._folder = folder
         self._send = send
         self._node_seconds = node_seconds
+        self._metrics = metrics or RoundMetrics()
 
     def create(self, spec: JobSpec, creator: str) -> str:
         """Start a job; returns its id. Raises `InitialMissing`."""
@@ -121,6 +130,7 @@ class Coordinator:
                 return False
             case rounds.Enter(new):
                 self._store.save(row, new)
+                self._entered(row.id, state, new)
             case rounds.AskEvaluations(new):
                 self._store.save(row, new, tasks=_evaluations(row.id, spec, new))
             case rounds.OpenRound(new):
@@ -130,6 +140,7 @@ class Coordinator:
             case rounds.AbortRound(new):
                 self._ledger.abort(row.id, state.round)
                 self._store.save(row, new)
+                self._metrics.rounds.labels(ABORTED).inc()
             case rounds.Publish(new):
                 self._ledger.publish(Publication(job=row.id, digest=new.head))
                 self._artifacts.register(
@@ -158,12 +169,13 @@ class Coordinator:
         recorded = self._ledger.round(row.id, state.round)
         if recorded is None:
             raise RoundNotFound(f"the ledger has no round {state.round} of this job")
-        started = time.monotonic()
+        started, size = time.monotonic(), 0
         if recorded.status is RoundStatus.OPEN:
             recorded = self._folder.screen(recorded, self._registered())
             if len(recorded.accepted()) < spec.quorum:
                 return self._store.save(row, replace(state, phase=Phase.TRAINING))
             digest = self._folder.fold(recorded, spec)
+            size = self._folder.size(recorded)
             accepted = [
                 Contribution(item.update.hospital, item.update.digest, item.update.samples)
                 for item in recorded.accepted()
@@ -177,11 +189,11 @@ class Coordinator:
                 # An update was confirmed while the others were folded: fold again, with it.
                 return self._store.save(row, state)
         elif recorded.global_digest is None:
-            return self._store.save(row, rounds.after_abort(state, "the round was aborted on the ledger"))
+            self._store.save(row, rounds.after_abort(state, "the round was aborted on the ledger"))
+            return self._metrics.rounds.labels(ABORTED).inc()
         else:
             digest = recorded.global_digest
-        folded = time.monotonic() - started
-        summary = _summary(recorded, self._ledger, folded)
+        seconds = _seconds(recorded, self._ledger) | {FOLDING: time.monotonic() - started}
         closed = RoundRow(
             job=row.id,
             round=state.round,
@@ -190,11 +202,20 @@ class Coordinator:
             deadline=recorded.deadline,
             opened_at=next(item.opened_at for item in self._store.rounds(row.id) if item.round == state.round),
             closed_at=time.time(),
-            summary=summary,
+            summary=_summary(recorded, seconds),
         )
         self._store.save(row, rounds.after_close(state, digest), round_=closed)
+        self._metrics.closed(len(recorded.accepted()), size, seconds)
         self._folder.release(recorded)
         return None
+
+    def _entered(self, job: str, state: JobState, new: JobState) -> None:
+        """Measure what ended with a change of state: a round given up elsewhere, an evaluation."""
+        if new.aborted > state.aborted:
+            self._metrics.rounds.labels(ABORTED).inc()
+        if state.phase is Phase.EVALUATING and new.phase in {Phase.OPENING, Phase.PUBLISHING}:
+            closed_at = next(item.closed_at for item in self._store.rounds(job) if item.round == state.round)
+            self._metrics.seconds.labels(EVALUATING).observe(time.time() - (closed_at or time.time()))
 
     def _registered(self) -> dict[str, int]:
         return {node.address: sum(node.registration["training_images"]) for node in self._store.nodes()}
@@ -242,20 +263,26 @@ def _evaluations(job: str, spec: JobSpec, state: JobState) -> list[OutboxRow]:
     return [OutboxRow(job=job, hospital=address, name=EVALUATE_TASK, task=task) for address in sorted(state.cohort)]
 
 
-def _summary(recorded: LedgerRound, ledger: Ledger, folded: float) -> dict[str, object]:
+def _seconds(recorded: LedgerRound, ledger: Ledger) -> dict[str, float]:
+    """Seconds by phase, as nodes and relay measured them."""
     metrics = [item.metrics for item in recorded.updates if item.metrics is not None]
-    chain = [item.latency for item in ledger.transactions(recorded.job) if item.round == recorded.round]
     return {
+        TRAINING: max((item.seconds_training for item in metrics), default=0.0),
+        MOVING: sum(item.seconds_download + item.seconds_upload for item in metrics),
+        CHAIN: sum(item.latency for item in ledger.transactions(recorded.job) if item.round == recorded.round),
+    }
+
+
+def _summary(recorded: LedgerRound, seconds: dict[str, float]) -> dict[str, object]:
+    metrics = [item.metrics for item in recorded.updates if item.metrics is not None]
+    return {
+        **{f"seconds_{phase}": spent for phase, spent in seconds.items()},
         "accepted": [item.update.hospital for item in recorded.accepted()],
         "rejected": [
             {"hospital": item.update.hospital, "digest": item.update.digest, "reason": item.reason.name.lower()}
             for item in recorded.updates
             if item.reason is not None
         ],
-        "seconds_training": max((item.seconds_training for item in metrics), default=0.0),
-        "seconds_moving": sum(item.seconds_download + item.seconds_upload for item in metrics),
-        "seconds_chain": sum(chain),
-        "seconds_folding": folded,
         "bytes_moved": sum(item.bytes_download + item.bytes_upload for item in metrics),
     }
 

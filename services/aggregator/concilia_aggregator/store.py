@@ -122,6 +122,12 @@ class Store:
         with Session(self._database) as session:
             return list(session.scalars(sa.select(JobRow).order_by(JobRow.created_at.desc())))
 
+    def phases(self) -> dict[str, int]:
+        """How many jobs are in each phase, those in which none is included."""
+        with Session(self._database) as session:
+            counted = session.execute(sa.select(JobRow.phase, sa.func.count()).group_by(JobRow.phase)).all()
+        return {phase.value: 0 for phase in Phase} | {phase: count for phase, count in counted}
+
     def active(self) -> list[str]:
         """Ids of the jobs that have not ended."""
         ended = [phase.value for phase in TERMINAL]
@@ -180,6 +186,14 @@ class Store:
         """All nodes by address."""
         with Session(self._database) as session:
             return list(session.scalars(sa.select(NodeRow).order_by(NodeRow.address)))
+
+    def presence(self, seconds: float) -> dict[str, int]:
+        """How many nodes were heard of in the last `seconds` ('live'), and how many were not ('silent')."""
+        since = time.time() - seconds
+        with Session(self._database) as session:
+            seen = list(session.scalars(sa.select(NodeRow.seen_at)))
+        live = sum(moment >= since for moment in seen)
+        return {"live": live, "silent": len(seen) - live}
 
     def report(self, hospital: str, report: EvaluationReport) -> None:
         """Remember a site's evaluation; the last one counts."""

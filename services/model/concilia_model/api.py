@@ -84,7 +84,7 @@ async def put_artifact(
 )
 def get_artifact(digest: Digest, using: Using, caller: Reader) -> Response:
     """An artifact's bytes; `Range` is honoured."""
-    return bodies.ArtifactResponse(using.artifacts.path(digest, caller), digest)
+    return bodies.ArtifactResponse(using.artifacts.path(digest, caller), digest, using.artifacts.sent)
 
 
 @router.get("/artifacts/{digest}/info", tags=["artifacts"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from starlette.datastructures import UploadFile
@@ -19,12 +19,14 @@ _OVERHEAD = 16 * 2**10  # multipart's own bytes around one file
 class ArtifactResponse(FileResponse):
     """A stored artifact, whole or in the ranges asked for (RFC 9110, section 14).
 
-    Raises `RangeNotSatisfiable` for a `Range` that is malformed or outside the file.
+    `sent` is told how many bytes went out, as they go. Raises `RangeNotSatisfiable` for a `Range` that is malformed or
+    outside the file.
     """
 
     chunk_size = 2**20
 
-    def __init__(self, path: Path, digest: str) -> None:
+    def __init__(self, path: Path, digest: str, sent: Callable[[int], None]) -> None:
+        self._sent = sent
         headers = {"ETag": f'"{digest}"', "Cache-Control": "private, max-age=31536000, immutable"}
         super().__init__(path, headers=headers, media_type="application/octet-stream")
 
@@ -38,6 +40,7 @@ class ArtifactResponse(FileResponse):
                     headers={"Content-Range": f"bytes */{self.headers['content-length']}"},
                 )
             await send(message)
+            self._sent(len(message.get("body", b"")))
 
         await super().__call__(scope, receive, send_unless_refused)
 

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import sqlalchemy as sa
 import torch
-from concilia_kit import database, http, keystore, web
+from concilia_kit import database, http, keystore, metrics, web
 from concilia_kit.tokens import TokenVerifier
 from concilia_kit.wire.auth import Audience
 from fastapi import FastAPI
@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from concilia_model.api import Services, router
 from concilia_model.artifacts import DirectoryStore
 from concilia_model.ledger import HttpLedger, Ledger
+from concilia_model.metrics import ModelMetrics
 from concilia_model.predictor import Predictor
 from concilia_model.pretrained import Pretrained
 from concilia_model.service import ArtifactService, ModelService, PredictionService
@@ -67,7 +68,9 @@ def assemble(
     files.prepare()
     database.migrate(engine, MIGRATIONS)
 
-    artifacts = ArtifactService(files, Store(engine))
+    registry = metrics.registry()
+    measured = ModelMetrics(registry)
+    artifacts = ArtifactService(files, Store(engine), metrics=measured)
     models = ModelService(artifacts, pretrained, ledger, address)
     turns = anyio.CapacityLimiter(settings.predictions_at_once)
     predictor = Predictor(files, settings.models_in_memory)
@@ -85,11 +88,12 @@ def assemble(
         verifier=TokenVerifier(Audience.MODEL, fetch_keys),
         lifespan=lifespan,
         streamed=("/v1/artifacts/", "/v1/predictions"),
+        registry=registry,
     )
     app.state.services = Services(
         artifacts,
         models,
-        PredictionService(models, predictor, settings.max_image_pixels, turns),
+        PredictionService(models, predictor, settings.max_image_pixels, turns, measured),
         settings.max_image_bytes,
     )
     app.include_router(router)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 import numpy as np
 from concilia_kit.lesions import CLASSES, FULL_NAMES
+from concilia_kit.metrics import outcome_of
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import TensorFile, TensorSpec, layout
 from concilia_kit.tokens import Principal
@@ -36,6 +37,7 @@ from concilia_model.errors import (
     NotPublished,
 )
 from concilia_model.ledger import Ledger
+from concilia_model.metrics import ModelMetrics
 from concilia_model.predictor import Predictor
 from concilia_model.pretrained import Pretrained
 from concilia_model.store import Store
@@ -52,6 +54,7 @@ class ArtifactService:
     files: ArtifactStore
     store: Store
     clock: Clock = time.time
+    metrics: ModelMetrics = field(default_factory=ModelMetrics)
 
     async def receive(
         self, digest: str, announced: int, chunks: AsyncIterator[bytes], caller: Principal
@@ -72,6 +75,7 @@ class ArtifactService:
                 raise DigestMismatch(f"the bytes received hash to {incoming.digest()}, not to {digest}")
             header = await anyio.to_thread.run_sync(incoming.header)
             await anyio.to_thread.run_sync(incoming.commit)
+        self.metrics.bytes.labels("in").inc(incoming.size)
         artifact = Artifact(digest=digest, size=incoming.size, owner=caller.address, tensors=len(header.tensors))
         shared = access.uploads_are_shared(caller)
         return await anyio.to_thread.run_sync(lambda: self.store.record(artifact, shared=shared, now=self.clock()))
@@ -105,6 +109,10 @@ class ArtifactService:
     def path(self, digest: str, caller: Principal) -> Path:
         """An artifact's file. Raises `ArtifactNotFound`."""
         return self.files.path(self.info(digest, caller).digest)
+
+    def sent(self, size: int) -> None:
+        """Bytes of an artifact went out."""
+        self.metrics.bytes.labels("out").inc(size)
 
     def _known(self, digest: str, caller: Principal) -> Artifact | None:
         if self.store.brought(digest, caller.address) and self.files.exists(digest):
@@ -208,10 +216,19 @@ class PredictionService:
     max_pixels: int
     turns: anyio.CapacityLimiter
     """Bounds memory: a decoded picture is far larger than its file."""
+    metrics: ModelMetrics = field(default_factory=ModelMetrics)
 
     async def predict(self, content: bytes, model: str | None) -> Prediction:
         """Classify a picture. Raises `NoModel`, `ImageTooLarge`, `ImageUnreadable` and `ArtifactCorrupt`."""
-        return await anyio.to_thread.run_sync(self._predict, content, model, limiter=self.turns)
+        began = time.perf_counter()
+        try:
+            prediction = await anyio.to_thread.run_sync(self._predict, content, model, limiter=self.turns)
+        except Exception as error:
+            self.metrics.predictions.labels(outcome_of(error)).inc()
+            raise
+        self.metrics.predictions.labels("ok").inc()
+        self.metrics.prediction_seconds.observe(time.perf_counter() - began)
+        return prediction
 
     def _predict(self, content: bytes, model: str | None) -> Prediction:
         began = time.perf_counter()

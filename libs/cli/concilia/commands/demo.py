@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from concilia_kit.wire.jobs import StrategyName
+from concilia_kit.wire.models import Weights
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
 
 from concilia import output
@@ -23,6 +24,7 @@ app = typer.Typer(help="The whole of Concilia on this machine.", invoke_without_
 
 Directory = Annotated[Path, typer.Option(help="folder of the demo; emptied at each start")]
 DEFAULT_DIRECTORY = Path("var/demo")
+FRESH_RATE, TRAINED_RATE = 0.01, 0.005
 
 
 @app.callback()
@@ -36,10 +38,13 @@ def run(
     weights: Annotated[str, typer.Option(help="'imagenet', 'random' or a safetensors file")] = "random",
     strategy: Annotated[StrategyName, typer.Option(help="how updates become a model")] = StrategyName.FEDAVG,
     rounds: Annotated[int, typer.Option(min=1, help="rounds")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="local epochs a round")] = 1,
-    batch_size: Annotated[int, typer.Option(min=2, help="local batch size")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="local learning rate")] = 0.01,
-    image_size: Annotated[int, typer.Option(min=32, help="side of the network's input in pixels")] = 96,
+    epochs: Annotated[int, typer.Option(min=1, help="local epochs a round")] = 2,
+    batch_size: Annotated[int, typer.Option(min=2, help="local batch size")] = 16,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="local learning rate; 0.01 from random weights, 0.005 from trained ones if not given"),
+    ] = None,
+    image_size: Annotated[int, typer.Option(min=32, help="side of the network's input in pixels")] = 64,
     max_images: Annotated[int, typer.Option(min=1, help="training images a site and round at most")] = 400,
     max_held_out: Annotated[int, typer.Option(min=1, help="held-out images a site at most")] = 300,
     drawn_images: Annotated[int, typer.Option(min=56, help="pictures to draw where there are none")] = 800,
@@ -67,10 +72,12 @@ def run(
             local=LocalTraining(
                 epochs=epochs,
                 batch_size=batch_size,
-                learning_rate=learning_rate,
+                learning_rate=(FRESH_RATE if weights == Weights.RANDOM else TRAINED_RATE)
+                if learning_rate is None
+                else learning_rate,
                 image_size=image_size,
                 max_images=max_images,
-                balance=Balance.LOSS,
+                balance=Balance.SAMPLING,
             ),
             evaluation=Evaluation(max_images=max_held_out),
             seed=seed,
