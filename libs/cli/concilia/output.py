@@ -103,9 +103,10 @@ class JobWatch:
             for hospital, progress in sorted(job.rounds[-1].progress.items()):
                 self._node(job.rounds[-1].round, hospital, progress)
         for item in job.rounds:
-            if item.pooled is not None and (item.closed_at is not None or item.round == 0):
+            still_evaluated = job.phase in {Phase.BASELINE, Phase.EVALUATING} and item is job.rounds[-1]
+            if item.pooled is not None and not still_evaluated:
                 text = f"round {item.round}: pooled balanced accuracy {item.pooled.balanced_accuracy:.3f}"
-                self._say(f"score{item.round}", text, len(item.sites))
+                self._say(f"score{item.round}", text, item.round)
 
     def _node(self, round_: int, hospital: str, progress: NodeProgress) -> None:
         site = self._sites.get(hospital, hospital[:10])
