@@ -24,7 +24,10 @@ app = typer.Typer(help="The whole of Concilia on this machine.", invoke_without_
 
 Directory = Annotated[Path, typer.Option(help="folder of the demo; emptied at each start")]
 DEFAULT_DIRECTORY = Path("var/demo")
-FRESH_RATE, TRAINED_RATE = 0.01, 0.005
+
+# Learning rate and input size with which three rounds of a few hundred pictures get somewhere (docs/decisions/0007).
+FRESH = (0.01, 48)
+TRAINED = (0.005, 64)
 
 
 @app.callback()
@@ -44,7 +47,12 @@ def run(
         float | None,
         typer.Option(help="local learning rate; 0.01 from random weights, 0.005 from trained ones if not given"),
     ] = None,
-    image_size: Annotated[int, typer.Option(min=32, help="side of the network's input in pixels")] = 64,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="side of the network's input in pixels; 48 from random weights, 64 from trained ones if not given"
+        ),
+    ] = None,
     max_images: Annotated[int, typer.Option(min=1, help="training images a site and round at most")] = 400,
     max_held_out: Annotated[int, typer.Option(min=1, help="held-out images a site at most")] = 300,
     drawn_images: Annotated[int, typer.Option(min=56, help="pictures to draw where there are none")] = 800,
@@ -59,6 +67,7 @@ def run(
     if context.invoked_subcommand:
         return
     signal.signal(signal.SIGTERM, _as_interrupt)
+    rate, size = FRESH if weights == Weights.RANDOM else TRAINED
     with options_checked():
         plan = stack.Plan(
             directory=directory,
@@ -72,10 +81,8 @@ def run(
             local=LocalTraining(
                 epochs=epochs,
                 batch_size=batch_size,
-                learning_rate=(FRESH_RATE if weights == Weights.RANDOM else TRAINED_RATE)
-                if learning_rate is None
-                else learning_rate,
-                image_size=image_size,
+                learning_rate=rate if learning_rate is None else learning_rate,
+                image_size=size if image_size is None else image_size,
                 max_images=max_images,
                 balance=Balance.SAMPLING,
             ),
