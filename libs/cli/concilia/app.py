@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from concilia.commands import demo, jobs, ledger, models
+from concilia.commands import demo, enrol, jobs, ledger, models
 
 app = typer.Typer(
     help="Train one skin-lesion classifier over many hospitals, and prove who contributed what.",
@@ -17,6 +17,7 @@ app.add_typer(ledger.nodes, name="node")
 app.add_typer(ledger.members, name="member")
 app.add_typer(ledger.keys, name="key")
 app.add_typer(ledger.updates, name="update")
+app.command("enrol")(enrol.enrol)
 app.command("predict")(models.predict)
 app.command("verify")(models.verify)
 

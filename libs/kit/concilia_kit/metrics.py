@@ -1,4 +1,4 @@
-"""Metrics as every service has them: one registry an application, HTTP counted by route template, values read at scrape.
+"""Metrics as every service has them: a registry an application, HTTP by route template, gauges read at a scrape.
 
 Labels are bounded words (a route's template, a phase, an error's declared code), never an address, a file name, a job
 or what a caller sent. Source: Prometheus text format 0.0.4, and Prometheus' conventions on names and labels.
@@ -29,7 +29,7 @@ _log = logs.get(__name__)
 
 def registry() -> CollectorRegistry:
     """A new registry that knows its process and its Python; nothing of it is shared with another application."""
-    prometheus_client.disable_created_metrics()  # a second series for every counter, which nobody reads
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody reads
     made = CollectorRegistry(auto_describe=True)
     prometheus_client.ProcessCollector(registry=made)
     prometheus_client.PlatformCollector(registry=made)

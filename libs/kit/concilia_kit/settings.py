@@ -32,6 +32,9 @@ class ServiceSettings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(ge=1, le=65535, description="port to listen on")
+    root_path: str = Field(
+        default="", pattern=r"^(/[^/]+)*$", description="path below which a proxy shows the service and which it strips"
+    )
     log_format: Literal["json", "text"] = Field(default="json", description="'json' for machines, 'text' for people")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="least severity logged")
 
@@ -41,13 +44,14 @@ class ServiceSettings(BaseSettings):
         return _SECRET.sub(_read_secret, value) if isinstance(value, str) else value
 
 
-Settings = TypeVar("Settings", bound=ServiceSettings)
+Settings = TypeVar("Settings", bound=BaseSettings)
 
 
-def read(kind: type[Settings]) -> Settings:
-    """Settings from the environment; where they do not fit, one line a fault on standard error and exit code 2."""
+def read(kind: type[Settings], **given: Any) -> Settings:
+    """Settings from the environment, but for those `given`; where they do not fit, one line a fault on standard error
+    and exit code 2."""
     try:
-        return kind()
+        return kind(**given)
     except ValidationError as error:
         prefix = str(kind.model_config.get("env_prefix", ""))
         for fault in error.errors():

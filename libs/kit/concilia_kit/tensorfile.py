@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,7 +210,8 @@ class TensorWriter:
         self._expected = sum(spec.nbytes for spec in specs.values())
         self._written = 0
         self._path = path
-        self._partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        # Not the process id: it is 1 in every container.
+        self._partial = path.with_name(f"{path.name}.{secrets.token_hex(6)}.partial")
         self._file: BinaryIO | None = None
         self._hasher = hashlib.sha256(self._header)
 

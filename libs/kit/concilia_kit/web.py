@@ -48,8 +48,8 @@ def application(
     """A FastAPI application with the behaviour all services share.
 
     `ready` names what the service depends on; each check raises where its dependency does not answer.
-    Bodies are bounded (see `bodies`) but below the paths in `streamed`, which bound their own. `registry` is what the
-    service's own metrics are in; `/metrics` shows it with those of HTTP, whose label `service` is the title's last words.
+    Bodies are bounded (see `bodies`) but below the paths in `streamed`, which bound their own. `registry` has the
+    service's own metrics; `/metrics` shows them and those of HTTP, whose label `service` is the title's last words.
     """
     known = registry or metrics.registry()
     app = FastAPI(
@@ -102,6 +102,7 @@ def run(app: FastAPI, settings: ServiceSettings) -> None:
     A port that cannot be had ends the process with one line and exit code 2.
     """
     listener = _listen(settings)
+    app.root_path = settings.root_path  # for the links in /docs; paths arrive without it
     uvicorn.Server(_config(app)).run(sockets=[listener])
 
 

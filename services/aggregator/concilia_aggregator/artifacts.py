@@ -6,7 +6,7 @@ Writing always goes through the model service, which owns the store.
 
 from __future__ import annotations
 
-import os
+import secrets
 from pathlib import Path
 from typing import Protocol
 
@@ -69,7 +69,7 @@ class RemoteArtifacts:
         if path.exists():
             return path
         self._directory.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{digest}.{os.getpid()}.partial")
+        partial = path.with_name(f"{digest}.{secrets.token_hex(6)}.partial")
         try:
             with self._model.stream("GET", f"/v1/artifacts/{digest}") as response, partial.open("wb") as file:
                 raise_for_problem(response)

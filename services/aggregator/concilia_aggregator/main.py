@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 from urllib.parse import urlsplit
 
 import redis
@@ -88,7 +87,7 @@ def build_api(settings: AggregatorSettings) -> FastAPI:
         parts.registry,
         parts.store.phases,
         lambda: parts.store.presence(settings.node_seconds),
-        lambda: cast(int, parts.redis.llen(QUEUE)),
+        lambda: parts.redis.llen(QUEUE),
     )
 
     @contextlib.asynccontextmanager
@@ -111,7 +110,7 @@ def build_api(settings: AggregatorSettings) -> FastAPI:
 
 
 def build_worker(settings: AggregatorSettings) -> tuple[Celery, FastAPI]:
-    """The worker that moves jobs on, and its health and metrics. It consumes the aggregator's own queue and no other."""
+    """The worker that moves jobs on, and its health and metrics. It consumes the aggregator's own queue only."""
     parts = assemble(settings)
     parts.broker.conf.task_default_queue = QUEUE
     tasks.register(parts.broker, parts.coordinator, parts.wakeup, parts.redis)

@@ -1,4 +1,4 @@
-"""What the aggregator measures: rounds as its worker moves them, jobs, nodes and the queue at each scrape of its API."""
+"""What the aggregator measures: rounds as its worker moves them; jobs, nodes and queue at its API's scrapes."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class Store:
         """How many jobs are in each phase, those in which none is included."""
         with Session(self._database) as session:
             counted = session.execute(sa.select(JobRow.phase, sa.func.count()).group_by(JobRow.phase)).all()
-        return {phase.value: 0 for phase in Phase} | {phase: count for phase, count in counted}
+        return {phase.value: 0 for phase in Phase} | {row[0]: row[1] for row in counted}
 
     def active(self) -> list[str]:
         """Ids of the jobs that have not ended."""

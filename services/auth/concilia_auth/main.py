@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from functools import partial
 
 import redis
-from concilia_kit import http, web
+from concilia_kit import http, metrics, web
 from fastapi import FastAPI
 
 from concilia_auth import api, chain, eip4361, keys
+from concilia_auth.metrics import AuthMetrics
 from concilia_auth.service import AuthService
 from concilia_auth.settings import AuthSettings
 from concilia_auth.store import Store
@@ -37,6 +38,7 @@ def build(settings: AuthSettings) -> FastAPI:
     )
     store = Store(client)
     chain_http = http.client(settings.chain_url)
+    registry = metrics.registry()
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -48,6 +50,7 @@ def build(settings: AuthSettings) -> FastAPI:
         "Concilia auth",
         ready={"redis": store.answer, "chain": partial(chain.answer, chain_http)},
         lifespan=lifespan,
+        registry=registry,
     )
     app.state.service = AuthService(
         settings,
@@ -56,6 +59,7 @@ def build(settings: AuthSettings) -> FastAPI:
         chain.ChainRoles(chain_http),
         chain.ChainId(chain_http, settings.chain_id),
         _now,
+        AuthMetrics(registry),
     )
     app.include_router(api.router)
     app.include_router(api.well_known)

@@ -9,6 +9,7 @@ from typing import Any
 
 import siwe
 from concilia_kit import logs
+from concilia_kit.metrics import outcome_of
 from concilia_kit.roles import Role
 from concilia_kit.wire.auth import AccessToken, Audience, Challenge, Session, SessionView
 
@@ -16,6 +17,7 @@ from concilia_auth import eip4361, tokens
 from concilia_auth.chain import Roles
 from concilia_auth.errors import NonceUnknown, SessionUnknown
 from concilia_auth.keys import KeyRing
+from concilia_auth.metrics import AuthMetrics
 from concilia_auth.settings import AuthSettings
 from concilia_auth.store import SessionRecord, Store
 
@@ -33,6 +35,7 @@ class AuthService:
         roles: Roles,
         chain_id: Callable[[], int],
         clock: Callable[[], datetime],
+        metrics: AuthMetrics | None = None,
     ) -> None:
         self._settings = settings
         self._site = eip4361.Site(settings.domain, settings.uri, settings.statement)
@@ -41,6 +44,7 @@ class AuthService:
         self._roles = roles
         self._chain_id = chain_id
         self._clock = clock
+        self._metrics = metrics or AuthMetrics()
 
     def challenge(self, address: str) -> Challenge:
         """A message for `address` (EIP-55) to sign. Raises `StoreUnavailable` and `ChainUnavailable`."""
@@ -65,16 +69,13 @@ class AuthService:
         attempt leaves nothing to try again with, and parsing (which is costly) takes a nonce of ours. Raises
         `MessageMalformed`, `NonceUnknown`, what `eip4361.verify` raises, `StoreUnavailable` and `ChainUnavailable`.
         """
-        nonce = eip4361.nonce_of(text)
-        given_to = self._store.take_nonce(nonce)
-        if given_to is None:
-            raise NonceUnknown("this nonce is not known, was used before or is too old; ask for a new challenge")
-        message = eip4361.parse(text)
-        if message.address != given_to:
-            raise NonceUnknown("this nonce was given to another address; ask for a challenge of your own")
-        now = self._clock()
-        eip4361.verify(message, signature, self._site, chain_id=self._chain_id(), nonce=nonce, now=now)
-        return self._open(given_to, now)
+        try:
+            session = self._sign_in(text, signature)
+        except Exception as error:
+            self._metrics.sign_ins.labels(outcome_of(error)).inc()
+            raise
+        self._metrics.sign_ins.labels("ok").inc()
+        return session
 
     def session(self, token: str) -> SessionView:
         """Whose session it is, with the roles of this moment. Raises `SessionUnknown` and `…Unavailable`."""
@@ -106,11 +107,24 @@ class AuthService:
             issued_at=now,
             expires_at=expires_at,
         )
+        self._metrics.tokens.labels(audience.value).inc()
         return AccessToken(token=signed, audience=audience, roles=_ordered(roles), expires_at=expires_at)
 
     def published_keys(self) -> dict[str, Any]:
         """The JSON Web Key Set that access tokens verify with."""
         return self._keys.current().published
+
+    def _sign_in(self, text: str, signature: str) -> Session:
+        nonce = eip4361.nonce_of(text)
+        given_to = self._store.take_nonce(nonce)
+        if given_to is None:
+            raise NonceUnknown("this nonce is not known, was used before or is too old; ask for a new challenge")
+        message = eip4361.parse(text)
+        if message.address != given_to:
+            raise NonceUnknown("this nonce was given to another address; ask for a challenge of your own")
+        now = self._clock()
+        eip4361.verify(message, signature, self._site, chain_id=self._chain_id(), nonce=nonce, now=now)
+        return self._open(given_to, now)
 
     def _open(self, address: str, now: datetime) -> Session:
         roles = self._roles.of(address)

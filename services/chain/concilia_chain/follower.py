@@ -7,7 +7,8 @@ so that a crash in between publishes again rather than loses; a start after a cr
 from __future__ import annotations
 
 import threading
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 import redis
 from concilia_kit import logs
@@ -24,6 +25,14 @@ _EVENTS_A_ROUND = 500
 _log = logs.get(__name__)
 
 
+class Standing(NamedTuple):
+    """How far following is: the newest block seen, the last one whose events are stored, seconds since all was well."""
+
+    head: int
+    stored: int
+    idle_seconds: float
+
+
 class Follower:
     """One ledger's follower: a thread that looks for new blocks, and callers who cannot wait for it."""
 
@@ -38,6 +47,8 @@ class Follower:
         self._stopping = threading.Event()
         self._kicked = threading.Event()
         self._failure: Exception | None = None
+        self._head = self._stored = store.deployment.block
+        self._well_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
     def start(self) -> None:
@@ -56,6 +67,10 @@ class Follower:
             raise RuntimeError("the follower does not run")
         if self._failure is not None:
             raise self._failure
+
+    def standing(self) -> Standing:
+        """How far following is; asks neither the node nor the database, which may be what holds it up."""
+        return Standing(self._head, self._stored, time.monotonic() - self._well_at)
 
     def catch_up(self, block: int | None = None) -> None:
         """Store all events up to a block, or up to the newest. Raises `ChainUnavailable`, `sqlalchemy.exc.DBAPIError`.
@@ -79,9 +94,12 @@ class Follower:
     def _follow(self, block: int | None = None) -> None:
         with self._following:
             cursor = self._store.cursor()
+            self._stored = cursor.block
             head = self._ledger.head() if block is None else block
+            self._head = head if block is None else max(self._head, block)
             while cursor.block < head:
                 cursor = self._step(cursor, head)
+                self._stored = cursor.block
 
     def _step(self, cursor: Cursor, head: int) -> Cursor:
         """Store the events of some blocks after the cursor, or step back where the chain changed its mind."""
@@ -131,7 +149,7 @@ class Follower:
             try:
                 self._follow()
                 self.publish()
-                self._failure = None
+                self._failure, self._well_at = None, time.monotonic()
             except Exception as error:  # whatever fails, the next round tries again
                 if self._failure is None:
                     _log.warning("following failed, trying again", error=f"{type(error).__name__}: {error}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 import tenacity
-from concilia_kit import database, http, keystore, web
+from concilia_kit import database, http, keystore, metrics, web
 from concilia_kit.tokens import TokenVerifier
 from concilia_kit.wire.auth import Audience
 from fastapi import FastAPI
@@ -19,6 +19,7 @@ from concilia_chain import api, contract_file, deployment, providers
 from concilia_chain.errors import ChainUnavailable
 from concilia_chain.follower import Follower
 from concilia_chain.ledger import LedgerContract
+from concilia_chain.metrics import ChainMetrics, watch
 from concilia_chain.refusals import RefusalReader
 from concilia_chain.sender import Sender
 from concilia_chain.service import ChainService
@@ -62,6 +63,8 @@ def build(settings: ChainSettings, client: Web3 | None = None) -> FastAPI:
     stream = redis.Redis.from_url(settings.redis_url)
     follower = Follower(ledger, store, stream, settings.poll_seconds)
     auth = http.client(settings.auth_url)
+    registry = metrics.registry()
+    watch(registry, follower.standing)
 
     def fetch_keys() -> dict[str, Any]:
         keys: dict[str, Any] = http.call(auth, "GET", KEYS_PATH, retry_seconds=2.0).json()
@@ -86,8 +89,9 @@ def build(settings: ChainSettings, client: Web3 | None = None) -> FastAPI:
         },
         verifier=TokenVerifier(Audience.CHAIN, fetch_keys),
         lifespan=lifespan,
+        registry=registry,
     )
-    app.state.service = ChainService(ledger, sender, follower, store)
+    app.state.service = ChainService(ledger, sender, follower, store, ChainMetrics(registry))
     app.include_router(api.router)
     return app
 

@@ -33,6 +33,7 @@ from concilia_chain.errors import JobUnknown, MetricsMismatch, Refused, RoundUnk
 from concilia_chain.events import Event
 from concilia_chain.follower import Follower
 from concilia_chain.ledger import Call, LedgerContract, StoredRound
+from concilia_chain.metrics import CONFIRMED, FAILED, REFUSED, REPEATED, ChainMetrics
 from concilia_chain.sender import Confirmed, Sender
 from concilia_chain.store import Store, ledger_event
 
@@ -50,11 +51,19 @@ class Relayed(NamedTuple):
 class ChainService:
     """Everything the REST interface can ask for. Methods that relay raise `Refused` with the contract's word."""
 
-    def __init__(self, ledger: LedgerContract, sender: Sender, follower: Follower, store: Store) -> None:
+    def __init__(
+        self,
+        ledger: LedgerContract,
+        sender: Sender,
+        follower: Follower,
+        store: Store,
+        metrics: ChainMetrics | None = None,
+    ) -> None:
         self._ledger = ledger
         self._sender = sender
         self._follower = follower
         self._store = store
+        self._metrics = metrics or ChainMetrics()
 
     def contract(self) -> ContractInfo:
         """The ledger this service writes to."""
@@ -217,8 +226,16 @@ class ChainService:
         except Refused:
             event = None if effect is None else effect()
             if event is None:
+                self._metrics.transactions.labels(call.function, REFUSED).inc()
                 raise
+            self._metrics.transactions.labels(call.function, REPEATED).inc()
             return Relayed(self._receipt_of(event.transaction), repeated=True)
+        except Exception:
+            self._metrics.transactions.labels(call.function, FAILED).inc()
+            raise
+        self._metrics.transactions.labels(call.function, CONFIRMED).inc()
+        self._metrics.seconds.labels(call.function).observe(confirmed.confirmed_at - received_at)
+        self._metrics.gas.labels(call.function).observe(confirmed.gas)
         transaction = _transaction(call, confirmed, received_at)
         try:
             self._store.put_transaction(transaction)

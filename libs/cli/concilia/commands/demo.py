@@ -55,7 +55,7 @@ def run(
     ] = None,
     max_images: Annotated[int, typer.Option(min=1, help="training images a site and round at most")] = 400,
     max_held_out: Annotated[int, typer.Option(min=1, help="held-out images a site at most")] = 300,
-    drawn_images: Annotated[int, typer.Option(min=56, help="pictures to draw where there are none")] = 800,
+    drawn_images: Annotated[int, typer.Option(min=56, help="pictures to draw where there are none")] = 640,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="processor threads of each node")] = 1,
     port: Annotated[int, typer.Option(min=1024, max=65000, help="first of the ports used")] = 8700,

@@ -1,0 +1,17 @@
+"""What the auth service counts."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter
+
+
+class AuthMetrics:
+    """Sign-ins and tokens; without a registry they are counted and shown nowhere."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.sign_ins = Counter(
+            "concilia_sign_ins", "Attempts to sign in: 'ok', or why not.", ("outcome",), registry=registry
+        )
+        self.tokens = Counter(
+            "concilia_tokens", "Access tokens issued, by the service they are for.", ("audience",), registry=registry
+        )

@@ -1,0 +1,66 @@
+"""Batches of pictures as a network takes them, on whatever device they lie.
+
+Each picture of a batch gets its own random numbers, and geometry is one resampling: flips, right angles, a small
+rotation and a mild crop are one matrix a picture, so that training is not held up by its input.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from concilia_kit.lesions import MEAN, STD
+from torch import Tensor
+from torch.nn import functional
+
+SMALL_ANGLE = math.radians(15)
+SCALE = (0.8, 1.05)  # side of the part that is seen, relative to the picture's
+SHIFT = 0.08  # of half a side
+BRIGHTNESS = 0.12
+CONTRAST = 0.15
+TINT = 0.04
+
+
+def as_input(pictures: Tensor) -> Tensor:
+    """uint8 RGB (n, 3, s, s) to normalised float32: [0, 1], then per channel (x - MEAN) / STD."""
+    return _normalise(pictures.float().div_(255))
+
+
+def as_training_input(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Like `as_input`, after random geometry and mild changes of colour. Random numbers come from the CPU."""
+    seen = pictures.float().div_(255)
+    grid = functional.affine_grid(_matrices(len(seen), generator).to(seen.device), list(seen.shape), False)
+    seen = functional.grid_sample(seen, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return _normalise(_recolour(seen, generator))
+
+
+def _normalise(pictures: Tensor) -> Tensor:
+    mean = torch.tensor(MEAN, device=pictures.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=pictures.device).view(1, 3, 1, 1)
+    return pictures.sub_(mean).div_(std)
+
+
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator) * (high - low) + low
+
+
+def _matrices(count: int, generator: torch.Generator) -> Tensor:
+    """Affine matrices (count, 2, 3) from output to input coordinates in [-1, 1]: dihedral group, and a bit."""
+    quarter = torch.randint(4, (count,), generator=generator) * (math.pi / 2)
+    angle = quarter + _uniform((count,), -SMALL_ANGLE, SMALL_ANGLE, generator)
+    scale = _uniform((count,), *SCALE, generator)
+    mirror = torch.randint(2, (count,), generator=generator) * 2.0 - 1.0
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    shift = _uniform((count, 2), -SHIFT, SHIFT, generator)
+    return torch.stack(
+        [torch.stack([cos * mirror, -sin, shift[:, 0]], 1), torch.stack([sin * mirror, cos, shift[:, 1]], 1)], 1
+    )
+
+
+def _recolour(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    shape = (len(pictures), 1, 1, 1)
+    brightness = _uniform(shape, 1 - BRIGHTNESS, 1 + BRIGHTNESS, generator)
+    contrast = _uniform(shape, 1 - CONTRAST, 1 + CONTRAST, generator).to(pictures.device)
+    tint = _uniform((len(pictures), 3, 1, 1), 1 - TINT, 1 + TINT, generator)
+    level = pictures.mean((1, 2, 3), keepdim=True)
+    return ((pictures - level).mul_(contrast).add_(level)).mul_((brightness * tint).to(pictures.device)).clamp_(0, 1)

@@ -1,0 +1,38 @@
+"""The node's port: taken before anything else starts, and served from a thread beside the work."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import uvicorn
+from concilia_kit.settings import ServiceSettings
+from fastapi import FastAPI
+
+
+def listen(settings: ServiceSettings) -> socket.socket:
+    """The health port. Raises `OSError` where somebody has it."""
+    listening = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+class Served:
+    """An application on a port, until `stop`. The port stays taken: what follows on it serves a copy of its own."""
+
+    def __init__(self, app: FastAPI, listening: socket.socket) -> None:
+        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listening.dup()]}, name="health", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End serving, and wait for it."""
+        self._server.should_exit = True
+        self._thread.join()

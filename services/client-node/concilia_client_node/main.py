@@ -1,0 +1,145 @@
+"""Constructs one hospital's node: its health port, its presence, and its worker."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import torch
+from celery import Celery, signals
+from concilia_kit import http, keystore, logs, metrics, queue, web
+from concilia_kit.wire.auth import Audience
+from concilia_kit.wire.training import queue_of
+from fastapi import FastAPI
+
+from concilia_client_node import dataset, redelivery, tasks
+from concilia_client_node.consortium import Consortium
+from concilia_client_node.errors import DatasetError
+from concilia_client_node.health import Served
+from concilia_client_node.local_data import LocalData
+from concilia_client_node.metrics import NodeMetrics
+from concilia_client_node.presence import Heartbeat, ProgressReporter
+from concilia_client_node.redelivery import Siblings
+from concilia_client_node.service import Hospital
+from concilia_client_node.settings import NodeSettings
+from concilia_client_node.store import NodeFolder
+
+STOP_SECONDS = 4.0  # from the signal to the end, whatever a call may be waiting for
+_BROKER_SECONDS = 5.0
+
+_log = logs.get(__name__)
+
+
+@dataclass(frozen=True)
+class Node:
+    """Everything a node is made of; nothing runs yet."""
+
+    worker: Celery
+    queue: str
+    health: FastAPI
+    hospital: Hospital
+    heartbeat: Heartbeat
+    siblings: Siblings
+    stop: threading.Event
+
+
+def build(settings: NodeSettings) -> Node:
+    """Read key and data, construct the rest. Raises `KeystoreError`, `DatasetError` and `OSError`."""
+    account = keystore.load(settings.keystore, settings.password_file)
+    folder = NodeFolder(settings.directory)
+    folder.open()
+    site = dataset.choose(dataset.read(settings.data), settings.choice, settings.split_seed)
+    site.accept(0, settings.unreadable_share)
+    data = LocalData(
+        site, settings.site_name or site.name[:64], folder.scratch, settings.threads, settings.unreadable_share
+    )
+    stop = threading.Event()
+    auth = http.client(settings.auth_url)
+    wallets = {audience: http.WalletAuth(auth, account, audience) for audience in Audience}
+    consortium = Consortium(
+        model=http.client(settings.model_url, wallets[Audience.MODEL]),
+        chain=http.client(settings.chain_url, wallets[Audience.CHAIN]),
+        aggregator=http.client(settings.aggregator_url, wallets[Audience.AGGREGATOR]),
+    )
+    registry = metrics.registry()
+    hospital = Hospital(
+        account=account,
+        consortium=consortium,
+        data=data,
+        folder=folder,
+        reporter=ProgressReporter(consortium.progress),
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        threads=settings.threads,
+        stop=stop,
+        metrics=NodeMetrics(registry),
+    )
+    heartbeat = Heartbeat(
+        account.address,
+        data.registration,
+        consortium.register,
+        lambda: wallets[Audience.AGGREGATOR].token(fresh=True),
+        stop,
+    )
+    own_queue = queue_of(account.address)
+    process = redelivery.process_name()
+    worker = queue.application("client-node", settings.broker_url)
+    worker.conf.update(
+        task_default_queue=own_queue,
+        broker_transport_options=redelivery.transport_options(own_queue, process),
+    )
+    tasks.register(worker, hospital, own_queue)
+    broker = redis.Redis.from_url(
+        settings.broker_url, socket_timeout=_BROKER_SECONDS, socket_connect_timeout=_BROKER_SECONDS
+    )
+    health = web.application(
+        "Concilia client node",
+        ready={
+            "broker": broker.ping,
+            "data": lambda: _still_there(settings),
+            "auth": lambda: http.call(auth, "GET", "/healthz", retry_seconds=0),
+        },
+        registry=registry,
+    )
+    siblings = Siblings(worker, own_queue, process, broker)
+    return Node(worker, own_queue, health, hospital, heartbeat, siblings, stop)
+
+
+def _still_there(settings: NodeSettings) -> None:
+    if not any((settings.data / name).is_file() for name in dataset.TABLES):
+        raise DatasetError("the data folder's table is gone")
+
+
+def run(node: Node, listening: socket.socket) -> int:
+    """Work until SIGTERM or SIGINT; the exit code."""
+    Served(node.health, listening)
+    node.hospital.reporter.start()
+    node.heartbeat.start()
+    node.siblings.start()
+    signals.worker_shutting_down.connect(_on_signal(node.stop), weak=False)
+    # Connecting to this signal keeps Celery from setting up logging of its own.
+    signals.setup_logging.connect(_logging_is_set_up, weak=False)
+    worker = node.worker.Worker(pool="threads", concurrency=1, queues=[node.queue], without_mingle=True)
+    _log.info("node starts", queue=node.queue, device=str(node.hospital.device))
+    worker.start()
+    node.siblings.leave()
+    node.hospital.reporter.flush(1.0)
+    return int(worker.exitcode or 0)
+
+
+def _on_signal(stop: threading.Event) -> Any:
+    def shutting_down(**_: Any) -> None:
+        stop.set()
+        # A call that hangs must not keep the process: what it was doing is put back by a sibling or the next start.
+        last_resort = threading.Timer(STOP_SECONDS, os._exit, [0])
+        last_resort.daemon = True
+        last_resort.start()
+
+    return shutting_down
+
+
+def _logging_is_set_up(**_: Any) -> None:
+    """The kit did it."""

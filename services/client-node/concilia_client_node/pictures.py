@@ -1,0 +1,116 @@
+"""Decoded pictures of a site at one size: read once, then only copied.
+
+The whole site lies in one uint8 array on a file without a name in the node's own directory: the kernel keeps it in
+memory while there is room and writes it out where there is not, and it vanishes with the process.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+
+from concilia_client_node.dataset import Picture, Site
+
+MAX_PIXELS = 64 * 2**20  # a picture that claims more is not decoded
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures that could be decoded: uint8 RGB of shape (n, 3, size, size), their classes and lesions."""
+
+    images: torch.Tensor
+    labels: tuple[int, ...]
+    lesions: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class DecodedSite:
+    """Both sides of a site at one size; `broken` pictures could not be decoded and are in neither."""
+
+    size: int
+    training: Pictures
+    held_out: Pictures
+    broken: tuple[Picture, ...]
+
+    def overlapping_lesions(self) -> int:
+        """Lesions on both sides, counted from the lists that are used."""
+        return len(set(self.training.lesions) & set(self.held_out.lesions))
+
+
+def decode(path: Path, size: int) -> npt.NDArray[np.uint8]:
+    """One picture, whole, scaled to (3, size, size) with antialiasing (torchvision's `Resize((size, size))`).
+
+    Raises `OSError`, `ValueError` or `SyntaxError` for what Pillow cannot read.
+    """
+    with Image.open(path, formats=("JPEG", "PNG")) as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError("too many pixels")
+        upright = ImageOps.exif_transpose(picture).convert("RGB")
+    scaled = upright.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(scaled).transpose(2, 0, 1)
+
+
+def decode_site(
+    site: Site, size: int, directory: Path, threads: int, check: Callable[[], None] = lambda: None
+) -> DecodedSite:
+    """Decode all pictures of a site. `check` is called between pictures and may raise to stop.
+
+    Raises `OSError` where the directory has no room: 3 * size**2 bytes a picture are set aside before the first.
+    """
+    wanted = [*site.training, *site.held_out]
+    array = _array(directory, len(wanted), size)
+
+    def work(position: int) -> bool:
+        check()
+        path = wanted[position].path
+        try:
+            assert path is not None
+            array[position] = decode(path, size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return False
+        return True
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            good = list(pool.map(work, range(len(wanted))))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return DecodedSite(
+        size,
+        _side(array, good, wanted, range(len(site.training))),
+        _side(array, good, wanted, range(len(site.training), len(wanted))),
+        tuple(picture for picture, fine in zip(wanted, good, strict=True) if not fine),
+    )
+
+
+def _side(array: npt.NDArray[np.uint8], good: Sequence[bool], wanted: Sequence[Picture], positions: range) -> Pictures:
+    kept = [position for position in positions if good[position]]
+    part = array[positions.start : positions.stop]
+    if len(kept) < len(positions):
+        part = part[[position - positions.start for position in kept]]
+    return Pictures(
+        torch.from_numpy(part),
+        tuple(wanted[position].label for position in kept),
+        tuple(wanted[position].lesion for position in kept),
+    )
+
+
+def _array(directory: Path, count: int, size: int) -> npt.NDArray[np.uint8]:
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory) as file:
+        # Set aside now: a full disk is an error here, and a bus error when a mapped page has no place later.
+        os.posix_fallocate(file.fileno(), 0, count * 3 * size * size)
+        return np.memmap(file, np.uint8, mode="r+", shape=(count, 3, size, size))

@@ -1,0 +1,255 @@
+"""The life of a task at a hospital.
+
+Training: ask the ledger whether the round is open on this base, fetch the base by digest, train, write and hash the
+update, upload it, sign the statement about it, have it recorded. Each finished step is kept on disk; a task that comes
+again goes on from there, and an update that was made is sent again byte for byte (signatures are deterministic,
+RFC 6979). What the ledger refuses is not tried again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from concilia_kit import digests, logs, signing
+from concilia_kit.problems import Problem
+from concilia_kit.wire.chain import LedgerRound, RoundStatus, UpdateSubmission
+from concilia_kit.wire.training import EvaluateTask, EvaluationReport, Progress, Stage, TrainTask, UpdateMetrics
+from eth_account.signers.local import LocalAccount
+
+from concilia_client_node import evaluation, networks, training
+from concilia_client_node.consortium import Consortium, transient
+from concilia_client_node.errors import NodeError, Refused, Stopped
+from concilia_client_node.local_data import LocalData
+from concilia_client_node.metrics import EVALUATE, RETRIED, STOPPED, TRAIN, NodeMetrics
+from concilia_client_node.presence import ProgressReporter
+from concilia_client_node.store import NodeFolder, Trained
+
+_log = logs.get(__name__)
+Task = TrainTask | EvaluateTask
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """One hospital's node. `stop` is set when the process is to end; work then raises `Stopped`."""
+
+    account: LocalAccount
+    consortium: Consortium
+    data: LocalData
+    folder: NodeFolder
+    reporter: ProgressReporter
+    device: torch.device
+    threads: int
+    stop: threading.Event
+    clock: Callable[[], float] = time.time
+    metrics: NodeMetrics = field(default_factory=NodeMetrics)
+
+    def train(self, task: TrainTask) -> None:
+        """Carry a training task out. Raises `Stopped`, and a `Problem` that is worth another try."""
+        self._carry_out(task, lambda: self._train_alone(task))
+
+    def evaluate(self, task: EvaluateTask) -> None:
+        """Carry an evaluation task out. Raises `Stopped`, and a `Problem` that is worth another try."""
+        self._carry_out(task, lambda: self._evaluate(task))
+
+    def _carry_out(self, task: Task, work: Callable[[], None]) -> None:
+        # OpenMP keeps the number of threads a thread, so it is set by the one that works.
+        torch.set_num_threads(self.threads)
+        try:
+            work()
+        except Stopped:
+            self._count(task, STOPPED)
+            raise
+        except NodeError as error:
+            self._end(task, Stage.REFUSED, str(error))
+        except Problem as problem:
+            if transient(problem):
+                self._count(task, RETRIED)
+                raise
+            self._end(task, Stage.REFUSED, f"{problem.problem_code}: {problem.detail}")
+        except OSError as error:
+            self._end(task, Stage.FAILED, f"the node's disk: {error.strerror}")
+        except Exception as error:
+            _log.exception("task failed", job=task.job, round=task.round)
+            self._end(task, Stage.FAILED, f"unexpected {type(error).__name__}; the node's log has it")
+
+    def _train_alone(self, task: TrainTask) -> None:
+        # A task that came twice (its first worker was taken for dead) is not trained twice: the second waits and finds.
+        with self.folder.alone(task.job, task.round, self._check_until(task.deadline)):
+            self._train(task)
+
+    def _train(self, task: TrainTask) -> None:
+        kept = self.folder.trained(task.job, task.round)
+        if kept is not None and kept.base != task.base:
+            kept = None
+        if self._recorded(task, self._open_round(task)):
+            self._end(task, Stage.SUBMITTED, "the update was on the ledger already")
+            return
+        metrics = self.folder.metrics(task.job, task.round) if kept is not None else None
+        if kept is None or (metrics is None and not self.folder.update(task.job, task.round).exists()):
+            kept, metrics = self._make(task), None
+        if metrics is None:
+            metrics = self._upload(task, kept)
+            self.folder.keep_metrics(task.job, task.round, metrics)
+        self._submit(task, kept, metrics)
+
+    def _open_round(self, task: TrainTask) -> LedgerRound:
+        """The round, which must be open on the task's base, with time left. Raises `Refused`."""
+        if self.clock() > task.deadline:
+            raise Refused("the task's deadline has passed")
+        found = self.consortium.round(task.job, task.round)
+        if found.status is not RoundStatus.OPEN:
+            raise Refused(f"the ledger has round {task.round} as {found.status}")
+        if found.base != task.base:
+            raise Refused("the ledger has another base model for this round")
+        if self.clock() > found.deadline:
+            raise Refused("the round's deadline on the ledger has passed")
+        return found
+
+    def _recorded(self, task: TrainTask, found: LedgerRound) -> bool:
+        """Whether the ledger has this hospital's update. Raises `Refused` where it is not the one kept here."""
+        ours = [item.update.digest for item in found.updates if item.update.hospital == self.account.address]
+        kept = self.folder.trained(task.job, task.round)
+        if ours and kept is not None and kept.digest not in ours:
+            raise Refused("the ledger has another update of this hospital in this round")
+        return bool(ours)
+
+    def _make(self, task: TrainTask) -> Trained:
+        """Train, and keep the update's tensors and what is known of them."""
+        check = self._check_until(task.deadline)
+        pictures = self.data.at(task.local.image_size, check)
+        seconds_download, bytes_download = self._fetch(task, task.base, check)
+        network = networks.load(task.architecture, self.folder.base(task.base))
+        self._tell(task, Stage.TRAINING, 0.0)
+        began = time.monotonic()
+        outcome = training.train(
+            network,
+            pictures.training,
+            task.local,
+            training.mix(task.seed, task.round, self.account.address),
+            self.device,
+            progress=lambda fraction: self._tell(task, Stage.TRAINING, fraction),
+            check=check,
+        )
+        seconds_training = time.monotonic() - began
+        self.metrics.training_seconds.observe(seconds_training)
+        self.metrics.images.inc(outcome.images)
+        path = self.folder.update(task.job, task.round)
+        networks.save(network, path)
+        record = Trained(
+            base=task.base,
+            digest=digests.of_file(path),
+            size=path.stat().st_size,
+            loss=outcome.loss,
+            accuracy=outcome.accuracy,
+            images=outcome.images,
+            lesions=outcome.lesions,
+            skipped_images=self.data.skipped_images,
+            epochs=task.local.epochs,
+            seconds_download=seconds_download,
+            seconds_training=seconds_training,
+            bytes_download=bytes_download,
+        )
+        self.folder.keep_trained(task.job, task.round, record)
+        _log.info("trained", job=task.job, round=task.round, seconds=round(seconds_training, 1), images=outcome.images)
+        return record
+
+    def _upload(self, task: TrainTask, kept: Trained) -> UpdateMetrics:
+        self._tell(task, Stage.UPLOADING, 0.0)
+        began = time.monotonic()
+        path = self.folder.update(task.job, task.round)
+        self.consortium.store(kept.digest, path, self._check_until(task.deadline))
+        return UpdateMetrics(
+            **kept.model_dump(exclude={"base", "digest", "size"}),
+            seconds_upload=time.monotonic() - began,
+            bytes_upload=kept.size,
+        )
+
+    def _submit(self, task: TrainTask, kept: Trained, metrics: UpdateMetrics) -> None:
+        self._tell(task, Stage.SUBMITTING, 0.0)
+        update = signing.Update(
+            hospital=self.account.address,
+            job=task.job,
+            round=task.round,
+            base=kept.base,
+            digest=kept.digest,
+            samples=kept.images,
+            metrics=digests.of_json(metrics.model_dump(mode="json")),
+        )
+        signature = signing.sign(update, self.consortium.domain(), self.account)
+        try:
+            self.consortium.submit(UpdateSubmission(update=update, metrics=metrics, signature=signature))
+        except Problem as problem:
+            # An answer that was lost on its way: the ledger knows whether it is ours that is there.
+            found = self.consortium.round if problem.problem_code == "already_submitted" else None
+            if found is None or not self._recorded(task, found(task.job, task.round)):
+                raise
+        self._end(task, Stage.SUBMITTED, f"update of {kept.images} images")
+
+    def _evaluate(self, task: EvaluateTask) -> None:
+        began = time.monotonic()
+        pictures = self.data.at(task.image_size, self._check)
+        self._fetch(task, task.model, self._check)
+        network = networks.load(task.architecture, self.folder.base(task.model))
+        self._tell(task, Stage.EVALUATING, 0.0)
+        # The seed leaves the round out: every round is measured on the same images.
+        seed = training.mix(task.seed, self.account.address)
+        limits = task.evaluation
+        counts = evaluation.evaluate(
+            network, pictures.held_out, limits.batch_size, limits.max_images, seed, self.device, self._check
+        )
+        report = EvaluationReport(
+            job=task.job,
+            round=task.round,
+            model=task.model,
+            confusion=counts.confusion,
+            positives=counts.positives,
+            negatives=counts.negatives,
+            loss_sum=counts.loss_sum,
+            images=counts.images,
+            lesions=counts.lesions,
+            overlapping_lesions=pictures.overlapping_lesions(),
+            skipped_images=self.data.skipped_images,
+            seconds=time.monotonic() - began,
+        )
+        self.consortium.report(self.account.address, report)
+        self._end(task, Stage.EVALUATED, f"{counts.images} held-out images")
+
+    def _fetch(self, task: Task, digest: str, check: Callable[[], None]) -> tuple[float, int]:
+        """Have a model in the folder, to be read at once; seconds and bytes it took. What is there was checked when it
+        came."""
+        began, size = time.monotonic(), 0
+        if not self.folder.use_base(digest):
+            self._tell(task, Stage.DOWNLOADING, 0.0)
+            size = self.consortium.fetch(digest, self.folder.base(digest), check)
+            self.folder.use_base(digest)
+        return time.monotonic() - began, size
+
+    def _check(self) -> None:
+        if self.stop.is_set():
+            raise Stopped("the node is shutting down")
+
+    def _check_until(self, deadline: int) -> Callable[[], None]:
+        def check() -> None:
+            self._check()
+            if self.clock() > deadline:
+                raise Refused("the task's deadline passed during the work")
+
+        return check
+
+    def _tell(self, task: Task, stage: Stage, fraction: float, detail: str = "") -> None:
+        self.reporter.report(task.job, task.round, Progress(stage=stage, fraction=fraction, detail=detail[:500]))
+
+    def _end(self, task: Task, stage: Stage, detail: str) -> None:
+        _log.log(_LEVELS.get(stage, 20), stage.value, job=task.job, round=task.round, detail=detail)
+        self._tell(task, stage, 1.0, detail)
+        self._count(task, stage.value)
+
+    def _count(self, task: Task, outcome: str) -> None:
+        self.metrics.tasks.labels(TRAIN if isinstance(task, TrainTask) else EVALUATE, outcome).inc()
+
+
+_LEVELS = {Stage.REFUSED: 30, Stage.FAILED: 40}

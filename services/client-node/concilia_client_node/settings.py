@@ -1,0 +1,46 @@
+"""Settings of one hospital's node, from `CONCILIA_NODE_*`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from concilia_kit.settings import ServiceSettings
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from concilia_client_node.split import SiteChoice
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class NodeSettings(ServiceSettings):
+    """Addresses of the consortium, the hospital's own folder and key, and how much of the machine to use."""
+
+    model_config = SettingsConfigDict(env_prefix="CONCILIA_NODE_", extra="ignore", frozen=True)
+
+    broker_url: str = Field(description="Redis of the task queue; the node consumes its own queue only")
+    auth_url: str = Field(description="auth service")
+    model_url: str = Field(description="model service, which keeps the weights")
+    chain_url: str = Field(description="chain service")
+    aggregator_url: str = Field(description="aggregator")
+    keystore: Path = Field(description="keystore v3 with the hospital's key")
+    password_file: Path = Field(description="file with the keystore's password")
+    data: Path = Field(description="folder in HAM10000's layout; only read")
+    site: str = Field(default="all", description="which lesions: all, collection:NAME, iid:0/4, dirichlet:0.3:0/4")
+    site_name: str = Field(default="", max_length=64, description="name shown to the others; empty: the site itself")
+    directory: Path = Field(description="folder of the node's own: base models, updates made, decoded pictures")
+    threads: int = Field(default=1, ge=1, le=1024, description="processor threads for decoding and training")
+    unreadable_share: Share = Field(default=0.02, description="share of pictures that may be missing or broken")
+    split_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of sites and of the held-out lesions")
+
+    @field_validator("site")
+    @classmethod
+    def _site_exists(cls, text: str) -> str:
+        SiteChoice.parse(text)
+        return text
+
+    @property
+    def choice(self) -> SiteChoice:
+        """The site, parsed."""
+        return SiteChoice.parse(self.site)

@@ -1,0 +1,164 @@
+"""The node's own folder: base models by digest, and the updates it made by job and round.
+
+An update is written in two steps, so that a crash costs no work that was finished: `trained.json` beside the tensors
+when training ended, `metrics.json` when they were uploaded. What is there is sent again byte for byte, not made again.
+
+Several processes of one hospital may share the folder: each holds a lock on it while it lives, and one on the update it
+works at.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from concilia_kit.digests import Digest
+from concilia_kit.wire.training import UpdateMetrics
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from concilia_client_node.locks import FileLock
+
+BASES_KEPT = 3
+UPDATES_KEPT = 3  # whole, with tensors; records of a few hundred bytes stay
+_LOCK_SECONDS = 0.1
+
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+class Trained(BaseModel):
+    """A finished training: the update's digest and what is known before it is uploaded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: Digest
+    digest: Digest
+    size: int
+    loss: float
+    accuracy: float
+    images: int
+    lesions: int
+    skipped_images: int
+    epochs: int
+    seconds_download: float
+    seconds_training: float
+    bytes_download: int
+
+
+class NodeFolder:
+    """The folder, which processes of one hospital may share."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._in_use = FileLock(directory / "in-use")
+        self.scratch = directory / "scratch"
+
+    def open(self) -> None:
+        """Make the folders and clear what a crash left half-written, unless a living process uses the folder: what
+        looks half-written may be its work. Raises `OSError`."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        if self._in_use.take():
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            for partial in self._directory.rglob("*.partial"):
+                partial.unlink(missing_ok=True)
+        while not self._in_use.take(shared=True):
+            time.sleep(_LOCK_SECONDS)  # another process is clearing up
+        for path in (self.scratch, self._bases(), self._updates()):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def base(self, digest: str) -> Path:
+        """Where the base model of that digest is kept, whether it is there or not."""
+        return self._bases() / f"{digest}.safetensors"
+
+    def use_base(self, digest: str) -> bool:
+        """Whether the base is there; if so it counts as used just now, and the least recently used beyond
+        `BASES_KEPT` go."""
+        try:
+            os.utime(self.base(digest))
+        except FileNotFoundError:
+            return False
+        for path in _oldest(self._bases().glob("*.safetensors"), BASES_KEPT):
+            path.unlink(missing_ok=True)
+        return True
+
+    @contextmanager
+    def alone(self, job: str, number: int, check: Callable[[], None]) -> Iterator[None]:
+        """Work at an update while no sibling does; `check` is called while one does and may raise to stop waiting."""
+        lock = FileLock(self._update(job, number) / "lock")
+        while not lock.take():
+            check()
+            time.sleep(_LOCK_SECONDS)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def update(self, job: str, number: int) -> Path:
+        """Where the update's tensors are kept; makes its folder."""
+        return self._update(job, number) / "update.safetensors"
+
+    def trained(self, job: str, number: int) -> Trained | None:
+        """The record of a finished training."""
+        return _read(self._update(job, number) / "trained.json", Trained)
+
+    def metrics(self, job: str, number: int) -> UpdateMetrics | None:
+        """The metrics of an uploaded update, as they were signed."""
+        return _read(self._update(job, number) / "metrics.json", UpdateMetrics)
+
+    def keep_trained(self, job: str, number: int, record: Trained) -> None:
+        """Record that training ended; metrics of an earlier attempt on another base go."""
+        (self._update(job, number) / "metrics.json").unlink(missing_ok=True)
+        _write(self._update(job, number) / "trained.json", record)
+        for path in _oldest(self._updates().glob("*/*/update.safetensors"), UPDATES_KEPT):
+            lock = FileLock(path.with_name("lock"))
+            if lock.take():  # no sibling is sending it
+                path.unlink(missing_ok=True)
+                lock.release()
+
+    def keep_metrics(self, job: str, number: int, metrics: UpdateMetrics) -> None:
+        """Record what is about to be signed."""
+        _write(self._update(job, number) / "metrics.json", metrics)
+
+    def _bases(self) -> Path:
+        return self._directory / "bases"
+
+    def _updates(self) -> Path:
+        return self._directory / "updates"
+
+    def _update(self, job: str, number: int) -> Path:
+        path = self._updates() / job / str(number)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def _oldest(paths: Iterable[Path], keep: int) -> list[Path]:
+    """All but the `keep` last used."""
+    return sorted(paths, key=_last_used, reverse=True)[keep:]
+
+
+def _last_used(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # a sibling was faster
+        return 0
+
+
+def _read(path: Path, kind: type[_Record]) -> _Record | None:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _write(path: Path, record: BaseModel) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    with os.fdopen(descriptor, "w") as file:
+        file.write(record.model_dump_json())
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).replace(path)

@@ -1,0 +1,228 @@
+"""One hospital's node as a real process: a real Redis, real HTTP to a consortium in memory, real signals."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+import torch
+from celery import Celery
+from concilia_client_node import drawn, networks
+from concilia_kit import keystore, queue
+from concilia_kit.problems import Problem
+from concilia_kit.wire.chain import UpdateSubmission
+from concilia_kit.wire.training import (
+    EVALUATE_TASK,
+    TRAIN_TASK,
+    Architecture,
+    EvaluateTask,
+    Evaluation,
+    LocalTraining,
+    Stage,
+    TrainTask,
+    queue_of,
+)
+
+pytestmark = pytest.mark.integration
+
+JOB = "cd" * 32
+LOCAL = LocalTraining(epochs=1, batch_size=16, image_size=32, max_images=48)
+LONG = LOCAL.model_copy(update={"epochs": 100})
+Start = Callable[..., contextlib.AbstractContextManager[subprocess.Popen[str]]]
+
+
+def _double() -> Any:
+    path = Path(__file__).parents[1] / "unit" / "client_node" / "consortium_double.py"
+    spec = importlib.util.spec_from_file_location("client_node_consortium_double", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
+    if not hasattr(module, "serve"):
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def consortium() -> Iterator[Any]:
+    module = _double()
+    with module.serve(module.ConsortiumDouble()) as double:
+        yield double
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("worker") / "lesions"
+    drawn.write_drawn(folder, images=120, seed=1)
+    return folder
+
+
+@pytest.fixture
+def environment(
+    consortium: Any, data: Path, redis_url: str, free_port: Callable[[], int], tmp_path: Path
+) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("CONCILIA_")},
+        "CONCILIA_NODE_PORT": str(free_port()),
+        "CONCILIA_NODE_BROKER_URL": redis_url,
+        **{f"CONCILIA_NODE_{name}_URL": consortium.url for name in ("AUTH", "MODEL", "CHAIN", "AGGREGATOR")},
+        "CONCILIA_NODE_KEYSTORE": str(tmp_path / "key.json"),
+        "CONCILIA_NODE_PASSWORD_FILE": str(tmp_path / "password"),
+        "CONCILIA_NODE_DATA": str(data),
+        "CONCILIA_NODE_SITE": "collection:drawn_west",
+        "CONCILIA_NODE_DIRECTORY": str(tmp_path / "node"),
+    }
+
+
+@pytest.fixture
+def address(environment: dict[str, str]) -> str:
+    account = keystore.create(
+        Path(environment["CONCILIA_NODE_KEYSTORE"]), Path(environment["CONCILIA_NODE_PASSWORD_FILE"])
+    )
+    return str(account.address)
+
+
+@pytest.fixture
+def task(consortium: Any, tmp_path: Path) -> TrainTask:
+    torch.manual_seed(0)
+    networks.save(networks.build(Architecture.MOBILENET_V2), tmp_path / "base")
+    base = consortium.keep((tmp_path / "base").read_bytes())
+    consortium.open_round(JOB, 1, base)
+    return TrainTask(
+        job=JOB, round=1, architecture=Architecture.MOBILENET_V2, base=base, seed=1, deadline=2**40, local=LOCAL
+    )
+
+
+@pytest.fixture
+def send(redis_url: str, address: str) -> Iterator[Callable[[str, object], None]]:
+    broker: Celery = queue.application("aggregator", redis_url)
+    yield lambda name, body: broker.send_task(name, kwargs={"task": body}, queue=queue_of(address))
+    broker.close()
+
+
+@contextlib.contextmanager
+def running(environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "concilia_client_node"], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return
+        if process.poll() is not None:
+            pytest.fail(f"the node ended with {process.returncode}: {process.communicate()[1]}")
+        time.sleep(0.05)
+    process.kill()
+    pytest.fail(f"waited in vain: {process.communicate()[1]}")
+
+
+def training(consortium: Any) -> bool:
+    return any(item.stage is Stage.TRAINING and item.fraction > 0 for item in consortium.progress)
+
+
+def test_a_node_works_its_own_queue_and_ends_when_told(
+    consortium: Any, environment: dict[str, str], address: str, task: TrainTask, send: Callable[[str, object], None]
+) -> None:
+    consortium.failures["contract"] = [Problem("broken", status=500)]
+    send(TRAIN_TASK, {"job": "nonsense"})
+    send(TRAIN_TASK, task.model_dump(mode="json"))
+    evaluate = EvaluateTask(
+        job=JOB,
+        round=1,
+        architecture=task.architecture,
+        model=task.base,
+        seed=1,
+        image_size=32,
+        evaluation=Evaluation(),
+    )
+    send(EVALUATE_TASK, evaluate.model_dump(mode="json"))
+    with running(environment) as process:
+        until(lambda: consortium.submissions and consortium.evaluations, process)
+        assert UpdateSubmission.model_validate_json(consortium.submissions[0]).update.hospital == address
+        until(lambda: [name for name, _ in consortium.registrations] == [address], process)
+        ready = httpx.get(f"http://127.0.0.1:{environment['CONCILIA_NODE_PORT']}/readyz")
+        assert (ready.status_code, ready.json()) == (200, {"broker": "ok", "data": "ok", "auth": "ok"})
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    with redis.Redis.from_url(environment["CONCILIA_NODE_BROKER_URL"]) as client:
+        assert list(client.scan_iter(f"{queue_of(address)}*")) == []
+    assert consortium.calls.count("contract") == 2
+    assert len(consortium.submissions) == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_node_that_ends_in_the_middle_of_training_leaves_the_task_to_the_next(
+    consortium: Any,
+    environment: dict[str, str],
+    task: TrainTask,
+    send: Callable[[str, object], None],
+    how: signal.Signals,
+) -> None:
+    send(TRAIN_TASK, task.model_copy(update={"local": LONG}).model_dump(mode="json"))
+    with running(environment) as process:
+        until(lambda: training(consortium), process)
+        process.send_signal(how)
+        assert process.wait(10) == (0 if how is signal.SIGTERM else -signal.SIGKILL)
+    assert consortium.submissions == []
+    consortium.progress.clear()
+    with running(environment) as process:
+        until(lambda: training(consortium), process)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"CONCILIA_NODE_SITE": "everywhere"}, "CONCILIA_NODE_SITE: "),
+        ({"CONCILIA_NODE_SITE": "collection:drawn_nowhere"}, "collection:drawn_north"),
+        ({"CONCILIA_NODE_DATA": "/nonexistent"}, "/nonexistent is no folder"),
+        ({"CONCILIA_NODE_PASSWORD_FILE": "/nonexistent/password"}, "/nonexistent/password is missing"),
+    ],
+)
+def test_what_a_node_cannot_start_with_is_one_line(
+    environment: dict[str, str], address: str, change: dict[str, str], words: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "concilia_client_node"],
+        env={**environment, **change},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert words in done.stderr
+
+
+def test_a_port_that_is_taken_is_one_line(environment: dict[str, str], address: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(environment["CONCILIA_NODE_PORT"])))
+        taken.listen()
+        done = subprocess.run(
+            [sys.executable, "-m", "concilia_client_node"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert f"port {environment['CONCILIA_NODE_PORT']}" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr

@@ -1,0 +1,212 @@
+"""A whole consortium in memory, behind real HTTP: the endpoints a node uses, with the rules that matter to it."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import uvicorn
+from concilia_kit import digests, signing, web
+from concilia_kit.problems import Conflict, Forbidden, NotFound, Problem, Unauthorized, Unprocessable
+from concilia_kit.roles import Role
+from concilia_kit.signing import Domain
+from concilia_kit.wire.auth import AccessToken, Audience, Challenge, ChallengeRequest, Session, SignIn, TokenRequest
+from concilia_kit.wire.chain import ContractInfo, LedgerRound, LedgerUpdate, Receipt, RoundStatus, UpdateSubmission
+from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progress
+from eth_account import Account
+from eth_account.messages import encode_defunct
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+
+DOMAIN = Domain(chain_id=1337, contract="0x" + 39 * "0" + "7")
+SOON = timedelta(minutes=5)
+
+
+@dataclass
+class ConsortiumDouble:
+    """What the services know, and what they were asked. `failures` are raised once each, before an endpoint acts."""
+
+    url: str = ""
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+    rounds: dict[tuple[str, int], LedgerRound] = field(default_factory=dict)
+    submissions: list[bytes] = field(default_factory=list)
+    evaluations: list[EvaluationReport] = field(default_factory=list)
+    registrations: list[tuple[str, NodeRegistration]] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
+    enrolled: bool = True
+    calls: list[str] = field(default_factory=list)
+    failures: defaultdict[str, list[Problem]] = field(default_factory=lambda: defaultdict(list))
+    lose_receipts: int = 0
+    upload_lengths: list[str] = field(default_factory=list)
+
+    def open_round(self, job: str, number: int, base: str, seconds: float = 600) -> None:
+        self.rounds[job, number] = LedgerRound(
+            job=job,
+            round=number,
+            status=RoundStatus.OPEN,
+            base=base,
+            deadline=int(time.time() + seconds),
+            quorum=1,
+            submitted=0,
+            rejected=0,
+            global_digest=None,
+            contributions=None,
+            updates=(),
+        )
+
+    def keep(self, content: bytes) -> str:
+        digest = hashlib.sha256(content).hexdigest()
+        self.artifacts[digest] = content
+        return digest
+
+    def record(self, submission: UpdateSubmission) -> None:
+        """The contract's rules, in its order."""
+        update = submission.update
+        found = self.rounds.get((update.job, update.round))
+        if found is None or found.status is not RoundStatus.OPEN:
+            raise Conflict("the round is not open", code="round_not_open")
+        if time.time() > found.deadline:
+            raise Conflict("the deadline has passed", code="deadline_passed")
+        if update.base != found.base:
+            raise Unprocessable("another base", code="base_mismatch")
+        if signing.signer(update, DOMAIN, submission.signature) != update.hospital:
+            raise Unprocessable("not signed by the hospital", code="invalid_signature")
+        if digests.of_json(submission.metrics.model_dump(mode="json")) != update.metrics:
+            raise Unprocessable("other metrics", code="metrics_mismatch")
+        if any(item.update.hospital == update.hospital for item in found.updates):
+            raise Conflict("the hospital has already submitted", code="already_submitted")
+        recorded = LedgerUpdate(
+            update=update,
+            signature=submission.signature,
+            metrics=submission.metrics,
+            reason=None,
+            transaction="0x1",
+            block=1,
+        )
+        self.rounds[update.job, update.round] = found.model_copy(update={"updates": (*found.updates, recorded)})
+
+    def app(self) -> FastAPI:
+        app = web.application("consortium double", ready={}, streamed=("/v1/artifacts",))
+
+        def enter(name: str, request: Request, audience: Audience | None = None) -> None:
+            self.calls.append(name)
+            if self.failures[name]:
+                raise self.failures[name].pop(0)
+            if audience and not request.headers.get("authorization", "").startswith(f"Bearer {audience.value}:"):
+                raise Unauthorized("no token for this service")
+
+        def bearer(request: Request) -> str:
+            return request.headers["authorization"].removeprefix("Bearer ").partition(":")[2]
+
+        @app.post("/v1/challenges")
+        def challenge(body: ChallengeRequest) -> Challenge:
+            return Challenge(message=f"sign in as {body.address}", nonce="n", expires_at=datetime.now(UTC) + SOON)
+
+        @app.post("/v1/sessions")
+        def session(body: SignIn) -> Session:
+            address = Account.recover_message(encode_defunct(text=body.message), signature=body.signature)
+            assert body.message == f"sign in as {address}"
+            return Session(token=f"session:{address}", address=address, roles=(), expires_at=datetime.now(UTC) + SOON)
+
+        @app.post("/v1/tokens")
+        def token(body: TokenRequest, request: Request) -> AccessToken:
+            text = f"{body.audience.value}:{bearer(request)}"
+            return AccessToken(
+                token=text, audience=body.audience, roles=(Role.HOSPITAL,), expires_at=datetime.now(UTC) + SOON
+            )
+
+        @app.head("/v1/artifacts/{digest}")
+        def has_artifact(digest: str, request: Request) -> Response:
+            enter("head", request, Audience.MODEL)
+            return Response(status_code=200 if digest in self.artifacts else 404)
+
+        @app.get("/v1/artifacts/{digest}")
+        def get_artifact(digest: str, request: Request) -> Response:
+            enter("get", request, Audience.MODEL)
+            if digest not in self.artifacts:
+                raise NotFound("no such artifact", code="artifact_unknown")
+            content = self.artifacts[digest]
+
+            async def body() -> AsyncIterator[bytes]:
+                for start in range(0, len(content), 2**20):
+                    yield content[start : start + 2**20]
+
+            return StreamingResponse(body(), media_type="application/octet-stream")
+
+        @app.put("/v1/artifacts/{digest}", status_code=201)
+        async def put_artifact(digest: str, request: Request) -> dict[str, Any]:
+            enter("put", request, Audience.MODEL)
+            content = await request.body()
+            self.upload_lengths.append(request.headers.get("content-length", ""))
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise Unprocessable("other bytes", code="digest_mismatch")
+            self.artifacts[digest] = content
+            return {"digest": digest}
+
+        @app.get("/v1/contract")
+        def contract(request: Request) -> ContractInfo:
+            enter("contract", request)
+            return ContractInfo(chain_id=DOMAIN.chain_id, address=DOMAIN.contract, deployment_block=1)
+
+        @app.get("/v1/jobs/{job}/rounds/{number}")
+        def ledger_round(job: str, number: int, request: Request) -> LedgerRound:
+            enter("round", request)
+            if (job, number) not in self.rounds:
+                raise NotFound("no such round", code="round_unknown")
+            return self.rounds[job, number]
+
+        @app.post("/v1/updates")
+        async def submit(request: Request) -> Receipt:
+            enter("submit", request, Audience.CHAIN)
+            content = await request.body()
+            self.submissions.append(content)
+            self.record(UpdateSubmission.model_validate_json(content))
+            if self.lose_receipts:
+                self.lose_receipts -= 1
+                raise Problem("the answer got lost", status=503, code="receipt_timeout")
+            now = datetime.now(UTC)
+            return Receipt(transaction="0x1", block=1, gas=1, received_at=now, sent_at=now, confirmed_at=now)
+
+        @app.put("/v1/nodes/{address}", status_code=204)
+        def register(address: str, body: NodeRegistration, request: Request) -> None:
+            enter("register", request, Audience.AGGREGATOR)
+            if not self.enrolled:
+                raise Forbidden("this needs one of the roles: hospital", code="role_missing")
+            self.registrations.append((address, body))
+
+        @app.post("/v1/jobs/{job}/rounds/{number}/progress", status_code=204)
+        def progress(job: str, number: int, body: Progress, request: Request) -> None:
+            enter("progress", request, Audience.AGGREGATOR)
+            self.progress.append(body)
+
+        @app.put("/v1/jobs/{job}/rounds/{number}/evaluations/{address}", status_code=204)
+        def evaluation(job: str, number: int, address: str, body: EvaluationReport, request: Request) -> None:
+            enter("evaluation", request, Audience.AGGREGATOR)
+            assert (body.job, body.round) == (job, number)
+            self.evaluations.append(body)
+
+        return app
+
+
+@contextmanager
+def serve(double: ConsortiumDouble) -> Iterator[ConsortiumDouble]:
+    """The double on a real port, for as long as the context lasts."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        double.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server = uvicorn.Server(uvicorn.Config(double.app(), log_config=None, ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield double
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -1,0 +1,430 @@
+"""The life of a task, against a consortium in memory behind real HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from concilia_client_node import dataset, networks, training
+from concilia_client_node.consortium import Consortium, FileBody
+from concilia_client_node.errors import Stopped
+from concilia_client_node.local_data import LocalData
+from concilia_client_node.presence import Heartbeat, ProgressReporter
+from concilia_client_node.service import Hospital
+from concilia_client_node.split import SiteChoice
+from concilia_client_node.store import NodeFolder
+from concilia_kit import digests, http, signing
+from concilia_kit.problems import Conflict, Problem, Unavailable, Unprocessable
+from concilia_kit.signing import Domain
+from concilia_kit.wire.auth import Audience
+from concilia_kit.wire.chain import RoundStatus, UpdateSubmission
+from concilia_kit.wire.training import Architecture, EvaluateTask, Evaluation, LocalTraining, Progress, Stage, TrainTask
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+from torch import nn
+
+JOB = "ab" * 32
+FAR = 2**40
+ACCOUNT: LocalAccount = Account.from_key("0x" + 63 * "0" + "2")
+LOCAL = LocalTraining(epochs=1, batch_size=16, image_size=32, max_images=32)
+HospitalMaker = Callable[..., Hospital]
+
+
+def tiny(architecture: Architecture) -> nn.Module:
+    """A network for the life of a task, which does not depend on its size."""
+    width = 4 if architecture is Architecture.MOBILENET_V2 else 8
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, 4), nn.BatchNorm2d(width), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 7)
+    )
+
+
+@pytest.fixture(autouse=True)
+def tiny_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "build", tiny)
+
+
+@pytest.fixture
+def base_model(tmp_path: Path) -> bytes:
+    torch.manual_seed(0)
+    path = tmp_path / "base.safetensors"
+    networks.save(networks.build(Architecture.MOBILENET_V2), path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def task(consortium: Any, base_model: bytes) -> TrainTask:
+    base = consortium.keep(base_model)
+    consortium.open_round(JOB, 1, base)
+    return TrainTask(
+        job=JOB, round=1, architecture=Architecture.MOBILENET_V2, base=base, seed=4, deadline=FAR, local=LOCAL
+    )
+
+
+@pytest.fixture
+def make_hospital(consortium: Any, drawn_folder: Path, tmp_path: Path) -> HospitalMaker:
+    site = dataset.choose(dataset.read(drawn_folder), SiteChoice.parse("collection:drawn_south"), 0)
+
+    def make(name: str = "node", share: float = 0.02) -> Hospital:
+        folder = NodeFolder(tmp_path / name)
+        folder.open()
+        auth = http.client(consortium.url)
+
+        def client(audience: Audience) -> Any:
+            return http.client(consortium.url, http.WalletAuth(auth, ACCOUNT, audience))
+
+        services = Consortium(client(Audience.MODEL), client(Audience.CHAIN), client(Audience.AGGREGATOR))
+        reporter = ProgressReporter(services.progress)
+        reporter.start()
+        data = LocalData(site, "south", folder.scratch, 1, share)
+        return Hospital(ACCOUNT, services, data, folder, reporter, torch.device("cpu"), 1, threading.Event())
+
+    return make
+
+
+@pytest.fixture
+def hospital(make_hospital: HospitalMaker) -> Hospital:
+    return make_hospital()
+
+
+def stages(consortium: Any, hospital: Hospital) -> list[Stage]:
+    assert hospital.reporter.flush(10)
+    return [item.stage for item in consortium.progress]
+
+
+def never_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained again"))
+
+
+def domain() -> Domain:
+    return Domain(chain_id=1337, contract="0x" + 39 * "0" + "7")
+
+
+def test_a_round_ends_with_a_signed_update_whose_bytes_are_stored(
+    consortium: Any, hospital: Hospital, task: TrainTask
+) -> None:
+    hospital.train(task)
+    submission = UpdateSubmission.model_validate_json(consortium.submissions[0])
+    update = submission.update
+    assert signing.signer(update, domain(), submission.signature) == ACCOUNT.address == update.hospital
+    assert (update.job, update.round, update.base) == (JOB, 1, task.base)
+    assert hashlib.sha256(consortium.artifacts[update.digest]).hexdigest() == update.digest != task.base
+    assert consortium.upload_lengths == [str(len(consortium.artifacts[update.digest]))]
+    assert update.samples == submission.metrics.images == 32
+    assert update.metrics == digests.of_json(submission.metrics.model_dump(mode="json"))
+    assert submission.metrics.bytes_download == len(consortium.artifacts[task.base])
+    assert submission.metrics.bytes_upload == len(consortium.artifacts[update.digest])
+    told = stages(consortium, hospital)
+    assert told[-1] is Stage.SUBMITTED
+    assert Stage.TRAINING in told
+    assert not list(hospital.folder.scratch.rglob("*"))  # decoded pictures leave no file behind
+
+
+def test_two_nodes_with_one_seed_make_the_same_bytes(
+    consortium: Any, make_hospital: HospitalMaker, task: TrainTask
+) -> None:
+    make_hospital("first").train(task)
+    consortium.open_round(JOB, 1, task.base)
+    make_hospital("second").train(task)
+    first, second = (UpdateSubmission.model_validate_json(item).update for item in consortium.submissions)
+    assert first.digest == second.digest
+
+
+def test_a_repeated_task_is_a_success_without_training(
+    consortium: Any, make_hospital: HospitalMaker, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_hospital().train(task)
+    never_train(monkeypatch)
+    hospital = make_hospital()
+    hospital.train(task)
+    assert len(consortium.submissions) == 1
+    assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
+    elsewhere = make_hospital("a lost disk")
+    elsewhere.train(task)
+    assert stages(consortium, elsewhere)[-1] is Stage.SUBMITTED
+
+
+@pytest.mark.parametrize("place", ["head", "put", "contract", "submit"])
+def test_a_crash_in_the_middle_costs_no_training_and_no_byte(
+    consortium: Any, make_hospital: HospitalMaker, task: TrainTask, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    consortium.failures[place] = [Problem("broken", status=500)]
+    with pytest.raises(Problem) as caught:
+        make_hospital().train(task)
+    assert caught.value.problem_status == 500
+    made = digests.of_file(next((make_hospital().folder.scratch.parent / "updates").rglob("*.safetensors")))
+    never_train(monkeypatch)
+    hospital = make_hospital()
+    hospital.train(task)
+    assert UpdateSubmission.model_validate_json(consortium.submissions[-1]).update.digest == made
+    assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
+
+
+def test_a_lost_answer_is_followed_by_the_same_bytes(
+    consortium: Any, make_hospital: HospitalMaker, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger recorded the update, the answer got lost, and the round as read is from before."""
+    consortium.lose_receipts = 1
+    before = consortium.rounds[JOB, 1]
+    with pytest.raises(Problem):
+        make_hospital().train(task)
+    after = consortium.rounds[JOB, 1]
+    answers = iter([before, after])
+    never_train(monkeypatch)
+    hospital = make_hospital()
+    monkeypatch.setattr(Consortium, "round", lambda *_: next(answers))
+    hospital.train(task)
+    assert len(consortium.submissions) == 2
+    assert consortium.submissions[0] == consortium.submissions[1]
+    assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
+
+
+def test_another_update_in_our_name_is_told(
+    consortium: Any, make_hospital: HospitalMaker, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital = make_hospital()
+    hospital.train(task)
+    record = hospital.folder.trained(JOB, 1)
+    assert record is not None
+    hospital.folder.keep_trained(JOB, 1, record.model_copy(update={"digest": "0" * 64}))
+    hospital.train(task)
+    assert stages(consortium, hospital)[-1] is Stage.REFUSED
+    assert "another update" in consortium.progress[-1].detail
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda c, t: t.model_copy(update={"deadline": 1}), "deadline"),
+        (lambda c, t: t.model_copy(update={"round": 2}), "round_unknown"),
+        (lambda c, t: t.model_copy(update={"base": "0" * 64}), "another base"),
+        (lambda c, t: c.open_round(JOB, 1, t.base, seconds=-5) or t, "deadline"),
+    ],
+)
+def test_a_round_unlike_the_ledgers_is_refused_before_any_work(
+    consortium: Any,
+    hospital: Hospital,
+    task: TrainTask,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Any, TrainTask], TrainTask],
+    words: str,
+) -> None:
+    never_train(monkeypatch)
+    hospital.train(spoil(consortium, task))
+    assert stages(consortium, hospital) == [Stage.REFUSED]
+    assert words in consortium.progress[-1].detail
+    assert "get" not in consortium.calls
+
+
+def test_a_closed_round_is_refused(consortium: Any, hospital: Hospital, task: TrainTask) -> None:
+    consortium.rounds[JOB, 1] = consortium.rounds[JOB, 1].model_copy(update={"status": RoundStatus.CLOSED})
+    hospital.train(task)
+    assert stages(consortium, hospital) == [Stage.REFUSED]
+    assert "closed" in consortium.progress[-1].detail
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Conflict("closed meanwhile", code="round_not_open"),
+        Conflict("too late", code="deadline_passed"),
+        Unprocessable("no", code="invalid_signature"),
+    ],
+)
+def test_what_the_contract_refuses_ends_the_task(
+    consortium: Any, hospital: Hospital, task: TrainTask, refusal: Problem
+) -> None:
+    consortium.failures["submit"] = [refusal]
+    hospital.train(task)
+    assert stages(consortium, hospital)[-1] is Stage.REFUSED
+    assert refusal.problem_code in consortium.progress[-1].detail
+    assert consortium.submissions == []
+
+
+def test_a_base_of_other_bytes_is_refused_and_not_kept(consortium: Any, hospital: Hospital, task: TrainTask) -> None:
+    consortium.artifacts[task.base] += b"!"
+    hospital.train(task)
+    assert stages(consortium, hospital)[-1] is Stage.REFUSED
+    assert "do not hash" in consortium.progress[-1].detail
+    assert not hospital.folder.base(task.base).exists()
+
+
+def test_weights_of_another_architecture_are_refused(consortium: Any, hospital: Hospital, task: TrainTask) -> None:
+    hospital.train(task.model_copy(update={"architecture": Architecture.RESNET18}))
+    assert stages(consortium, hospital)[-1] is Stage.REFUSED
+    assert consortium.submissions == []
+
+
+def test_progress_that_cannot_be_told_stops_nothing(consortium: Any, hospital: Hospital, task: TrainTask) -> None:
+    consortium.failures["progress"] = [Problem("no", status=422)] * 50
+    hospital.train(task)
+    assert len(consortium.submissions) == 1
+
+
+def test_a_node_that_is_told_to_stop_stops_and_can_go_on(
+    consortium: Any, hospital: Hospital, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = iter(range(1000))
+    as_training_input = training.as_training_input
+
+    def stop_at_the_second(*arguments: Any) -> Any:
+        if next(batches) == 1:
+            hospital.stop.set()
+        return as_training_input(*arguments)
+
+    monkeypatch.setattr(training, "as_training_input", stop_at_the_second)
+    with pytest.raises(Stopped):
+        hospital.train(task.model_copy(update={"local": LOCAL.model_copy(update={"epochs": 50})}))
+    assert next(batches) == 2
+    hospital.stop.clear()
+    hospital.train(task)
+    assert len(consortium.submissions) == 1
+
+
+def test_a_deadline_that_passes_during_training_ends_it(consortium: Any, hospital: Hospital, task: TrainTask) -> None:
+    ticks = iter(range(10**6))
+    late = replace(hospital, clock=lambda: float(next(ticks)))
+    late.train(task.model_copy(update={"deadline": 30, "local": LOCAL.model_copy(update={"epochs": 100})}))
+    assert stages(consortium, hospital)[-1] is Stage.REFUSED
+    assert consortium.submissions == []
+
+
+def test_a_full_disk_is_told_in_words(
+    consortium: Any, hospital: Hospital, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(networks, "save", full)
+    hospital.train(task)
+    assert stages(consortium, hospital)[-1] is Stage.FAILED
+    assert consortium.progress[-1].detail == "the node's disk: No space left on device"
+
+
+def test_a_surprise_is_reported_by_kind_only(
+    consortium: Any, hospital: Hospital, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprise(*_: object, **__: object) -> None:
+        raise RuntimeError("/data/patient_17.jpg")
+
+    monkeypatch.setattr(training, "train", surprise)
+    hospital.train(task)
+    assert stages(consortium, hospital)[-1] is Stage.FAILED
+    assert "patient" not in consortium.progress[-1].detail
+    assert "RuntimeError" in consortium.progress[-1].detail
+
+
+def test_a_service_that_does_not_answer_is_worth_another_try(
+    consortium: Any, hospital: Hospital, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("concilia_client_node.consortium.RETRY_SECONDS", 0.0)
+    consortium.failures["get"] = [Unavailable("later")]
+    with pytest.raises(Problem):
+        hospital.train(task)
+    hospital.train(task)
+    assert len(consortium.submissions) == 1
+
+
+def test_an_evaluation_hands_in_counts_of_the_held_out_lesions(
+    consortium: Any, hospital: Hospital, task: TrainTask
+) -> None:
+    evaluate = EvaluateTask(
+        job=JOB,
+        round=0,
+        architecture=task.architecture,
+        model=task.base,
+        seed=4,
+        image_size=32,
+        evaluation=Evaluation(batch_size=16),
+    )
+    hospital.evaluate(evaluate)
+    hospital.evaluate(evaluate)
+    first, second = consortium.evaluations
+    assert first.model_copy(update={"seconds": 0}) == second.model_copy(update={"seconds": 0})
+    registration = hospital.data.registration()
+    assert first.images == sum(registration.held_out_images)
+    assert first.lesions == registration.held_out_lesions
+    assert tuple(map(sum, first.confusion)) == registration.held_out_images
+    assert first.overlapping_lesions == 0
+    assert consortium.calls.count("get") == 1  # the second time the model was there
+    assert stages(consortium, hospital)[-1] is Stage.EVALUATED
+
+
+def test_only_the_last_models_and_updates_are_kept_whole(tmp_path: Path, base_model: bytes) -> None:
+    folder = NodeFolder(tmp_path)
+    folder.open()
+    for number in range(6):
+        folder.base(str(number)).write_bytes(b"")
+        folder.use_base(str(number))
+    assert sorted(path.stem for path in (tmp_path / "bases").iterdir()) == ["3", "4", "5"]
+    (tmp_path / "bases" / "half.partial").touch()
+    folder.open()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_upload_reads_its_file_anew_each_time(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"weights")
+    body = FileBody(tmp_path / "file", lambda: None)
+    assert b"".join(body) == b"".join(body) == b"weights"
+
+
+# ------------------------------------------------------------------------------------------------------------ presence
+
+
+def test_a_node_waits_for_its_enrolment_and_then_registers(consortium: Any, hospital: Hospital) -> None:
+    consortium.enrolled = False
+    consortium.failures["register"] = [Unavailable("starting")] * 2
+    refreshed = threading.Event()
+
+    def refresh() -> None:
+        refreshed.set()
+        consortium.enrolled = True
+
+    heartbeat = Heartbeat(
+        ACCOUNT.address,
+        hospital.data.registration,
+        hospital.consortium.register,
+        refresh,
+        hospital.stop,
+        seconds=0.01,
+        retry_seconds=0.01,
+    )
+    heartbeat.start()
+    for _ in range(1000):
+        if len(consortium.registrations) >= 2:
+            break
+        hospital.stop.wait(0.01)
+    hospital.stop.set()
+    heartbeat.join(10)
+    address, registration = consortium.registrations[-1]
+    assert refreshed.is_set()
+    assert address == ACCOUNT.address
+    assert registration.site == "south"
+    assert registration.source == "drawn lesions"
+    assert registration.training_lesions > 0
+
+
+def test_of_one_stage_only_the_newest_waits() -> None:
+    sent: list[float] = []
+    entered, gate = threading.Event(), threading.Event()
+
+    def send(_job: str, _number: int, progress: Any) -> None:
+        entered.set()
+        gate.wait(10)
+        sent.append(progress.fraction)
+
+    reporter = ProgressReporter(send)
+    reporter.start()
+    reporter.report(JOB, 1, Progress(stage=Stage.DOWNLOADING, fraction=0))
+    assert entered.wait(10)
+    for step in range(1, 6):
+        reporter.report(JOB, 1, Progress(stage=Stage.TRAINING, fraction=step / 10))
+    reporter.report(JOB, 1, Progress(stage=Stage.SUBMITTED, fraction=1))
+    gate.set()
+    assert reporter.flush(10)
+    assert sent == [0, 0.5, 1]
