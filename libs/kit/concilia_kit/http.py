@@ -95,11 +95,12 @@ class WalletAuth(httpx.Auth):
         self._token: AccessToken | None = None
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Add a token; where it is refused as expired or unknown, take a new one and try once more."""
+        """Add a token; where it is refused as unknown, or as lacking a role that may have been granted since it was
+        issued, take a new one and try once more."""
         request.headers["Authorization"] = f"Bearer {self.token()}"
         response = yield request
         # A streamed body is spent by the first attempt and cannot be sent again.
-        if response.status_code == 401 and hasattr(request, "_content"):
+        if response.status_code in {401, 403} and hasattr(request, "_content"):
             request.headers["Authorization"] = f"Bearer {self.token(fresh=True)}"
             yield request
 

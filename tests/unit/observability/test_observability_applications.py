@@ -20,7 +20,10 @@ DASHBOARD: dict[str, Any] = json.loads((OBSERVABILITY / "grafana/dashboards/conc
 
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 LANGUAGE = frozenset(
-    "sum max min absent delta increase rate histogram_quantile and or unless by on without ignoring".split()
+    {
+        *("sum", "max", "min", "absent", "delta", "increase", "rate", "histogram_quantile"),
+        *("and", "or", "unless", "by", "on", "without", "ignoring"),
+    }
 )
 OF_PROMETHEUS = frozenset({"job", "instance"})
 
