@@ -113,5 +113,7 @@ def build_worker(settings: AggregatorSettings) -> tuple[Celery, FastAPI]:
     """The worker that moves jobs on, and its health and metrics. It consumes the aggregator's own queue only."""
     parts = assemble(settings)
     parts.broker.conf.task_default_queue = QUEUE
-    tasks.register(parts.broker, parts.coordinator, parts.wakeup, parts.redis)
-    return parts.broker, web.application("Concilia aggregator worker", ready=parts.ready, registry=parts.registry)
+    pulse = tasks.Pulse()
+    tasks.register(parts.broker, parts.coordinator, parts.wakeup, parts.redis, pulse)
+    ready = {**parts.ready, "tasks": pulse.check}
+    return parts.broker, web.application("Concilia aggregator worker", ready=ready, registry=parts.registry)

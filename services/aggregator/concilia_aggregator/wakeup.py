@@ -17,8 +17,12 @@ from pydantic import ValidationError
 from concilia_aggregator.store import Store
 
 ADVANCE_TASK = "concilia.advance"
+PROBE_TASK = "concilia.probe"
 QUEUE = "aggregator"
 _MARKER_SECONDS = 30
+PROBE_SECONDS = 10
+
+_PROBE_MARKER = "concilia:probe"
 
 _log = logs.get(__name__)
 
@@ -34,6 +38,11 @@ class Wakeup:
         """Queue one look at a job, unless one is queued already."""
         if self._redis.set(_marker(job), 1, nx=True, ex=_MARKER_SECONDS):
             self._broker.send_task(ADVANCE_TASK, kwargs={"job": job}, queue=QUEUE)
+
+    def probe(self) -> None:
+        """Queue a task that does nothing, once every `PROBE_SECONDS`: a worker that gets it does consume."""
+        if self._redis.set(_PROBE_MARKER, 1, nx=True, ex=PROBE_SECONDS):
+            self._broker.send_task(PROBE_TASK, queue=QUEUE, expires=PROBE_SECONDS)
 
     def woken(self, job: str) -> None:
         """The look begins: what happens from now on is worth another one."""
@@ -60,6 +69,7 @@ class Listener(threading.Thread):
         last = b"$"
         while not self._stopped.is_set():
             try:
+                self._wakeup.probe()
                 active = set(self._store.active())
                 for job in active:
                     self._wakeup.wake(job)
