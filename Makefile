@@ -74,6 +74,57 @@ test-unit: $(VENV)/.ready-dev ## run the unit tests alone (under a minute)
 test-contracts: $(VENV)/.ready-dev contracts/node_modules/.ready ## run the contract's tests on an in-process EVM
 	@$(BIN)/pytest contracts/tests
 
+.PHONY: test-compose
+test-compose: $(VENV)/.ready-dev ## build the images and run the deployment's tests (needs a Docker engine)
+	@$(BIN)/pytest tests/compose
+
+# ----------------------------------------------------------------------------------------------------- deployment
+
+COMPOSE := docker compose --profile demo
+
+.PHONY: up
+up: ## build, make secrets once, start everything with four demo hospitals, wait until all is healthy
+	@$(COMPOSE) build
+	@deploy/make-secrets
+	@deploy/make-data
+	@$(COMPOSE) up -d --wait
+
+.PHONY: down
+down: ## stop everything; volumes and secrets stay
+	@$(COMPOSE) down
+
+.PHONY: logs
+logs: ## follow everybody's log
+	@$(COMPOSE) logs -f --tail 20
+
+.PHONY: ps
+ps: ## show what runs, and how healthy it is
+	@$(COMPOSE) ps
+
+.PHONY: images
+images: ## print the images' sizes
+	@deploy/images
+
+.PHONY: sbom
+sbom: ## write a bill of materials of every image under var/sbom
+	@deploy/sbom
+
+.PHONY: stack
+stack: ## write the deployment for `docker stack deploy` to var/stack.yml
+	@mkdir -p var && $(COMPOSE) config --format json | deploy/stack >var/stack.yml && echo var/stack.yml
+
+.PHONY: backup
+backup: ## back the running deployment up (TO=folder)
+	@deploy/backup $(TO)
+
+.PHONY: restore
+restore: ## restore a backup into a deployment that is down (FROM=folder)
+	@deploy/restore $(FROM)
+
+.PHONY: upgrade-check
+upgrade-check: ## see whether this checkout can take over the running deployment
+	@deploy/upgrade-check
+
 # --------------------------------------------------------------------------------------------------------- checks
 
 .PHONY: lint

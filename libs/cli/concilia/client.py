@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mimetypes
 from pathlib import Path
+from typing import Self
 
 import httpx
 from concilia_kit import digests, signing
@@ -38,10 +39,16 @@ _TRANSACTIONS = TypeAdapter(list[Transaction])
 
 
 class Client:
-    """A consortium as one address sees it."""
+    """A consortium as one address sees it. A context manager, where connections should not stay open."""
 
     def __init__(self, connection: Connection) -> None:
         self._to = connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._to.close()
 
     # ---------------------------------------------------------------------------------------------- jobs and nodes
 

@@ -56,6 +56,12 @@ class Connection:
     def __init__(self, endpoints: Endpoints) -> None:
         self.endpoints = endpoints
         self._auth = http.client(endpoints.auth_url)
+        self._opened: list[httpx.Client] = []
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for opened in (self._auth, *self._opened):
+            opened.close()
 
     @functools.cached_property
     def account(self) -> LocalAccount:
@@ -81,4 +87,6 @@ class Connection:
         return self._client(self.endpoints.aggregator_url, Audience.AGGREGATOR)
 
     def _client(self, url: str, audience: Audience) -> httpx.Client:
-        return http.client(url, http.WalletAuth(self._auth, self.account, audience))
+        made = http.client(url, http.WalletAuth(self._auth, self.account, audience))
+        self._opened.append(made)
+        return made

@@ -11,6 +11,7 @@ import pytest
 from concilia_aggregator import main, views
 from concilia_aggregator.errors import InitialMissing, JobEnded, JobNotFound, ReportMismatch, RoundNotFound
 from concilia_aggregator.folder import Folder
+from concilia_aggregator.metrics import RoundMetrics
 from concilia_aggregator.screening import Limits
 from concilia_aggregator.service import Coordinator
 from concilia_aggregator.store import StaleState, Store, state_of
@@ -20,6 +21,7 @@ from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import RoundStatus
 from concilia_kit.wire.jobs import JobSpec, Phase
 from concilia_kit.wire.training import EVALUATE_TASK, SCORE_BINS, TRAIN_TASK, EvaluationReport, NodeRegistration
+from prometheus_client import CollectorRegistry
 
 from .conftest import FolderArtifacts, MemoryLedger, address, model
 
@@ -72,9 +74,11 @@ class World:
         self.ledger, self.artifacts = ledger, artifacts
         self.sent: list[tuple[str, str, dict[str, object]]] = []
         limits = Limits(max_samples=1000, max_norm_ratio=10)
-        self.folder = Folder(artifacts, ledger, folder / "work", limits)
+        self.registry = CollectorRegistry()
+        measured = RoundMetrics(self.registry)
+        self.folder = Folder(artifacts, ledger, folder / "work", limits, measured)
         self.coordinator = Coordinator(
-            self.store, ledger, artifacts, self.folder, lambda *task: self.sent.append(task), 60
+            self.store, ledger, artifacts, self.folder, lambda *task: self.sent.append(task), 60, measured
         )
         self.initial = artifacts.add(model(0))
         ledger.members.update(HOSPITALS)

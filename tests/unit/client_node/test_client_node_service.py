@@ -15,6 +15,7 @@ from concilia_client_node import dataset, networks, training
 from concilia_client_node.consortium import Consortium, FileBody
 from concilia_client_node.errors import Stopped
 from concilia_client_node.local_data import LocalData
+from concilia_client_node.metrics import NodeMetrics
 from concilia_client_node.presence import Heartbeat, ProgressReporter
 from concilia_client_node.service import Hospital
 from concilia_client_node.split import SiteChoice
@@ -27,6 +28,7 @@ from concilia_kit.wire.chain import RoundStatus, UpdateSubmission
 from concilia_kit.wire.training import Architecture, EvaluateTask, Evaluation, LocalTraining, Progress, Stage, TrainTask
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+from prometheus_client import CollectorRegistry
 from torch import nn
 
 JOB = "ab" * 32
@@ -428,3 +430,31 @@ def test_of_one_stage_only_the_newest_waits() -> None:
     gate.set()
     assert reporter.flush(10)
     assert sent == [0, 0.5, 1]
+
+
+# ---------------------------------------------------------------------------------------------------------- metrics
+
+
+def test_tasks_seconds_and_images_are_counted(consortium: Any, hospital: Hospital, task: TrainTask) -> None:
+    registry = CollectorRegistry()
+    node = replace(hospital, metrics=NodeMetrics(registry))
+    node.train(task)
+    node.train(task)  # it is on the ledger already: submitted, and not trained again
+    node.train(task.model_copy(update={"deadline": 1}))
+    node.stop.set()
+    consortium.open_round("cd" * 32, 1, task.base)
+    with pytest.raises(Stopped):
+        node.train(task.model_copy(update={"job": "cd" * 32}))
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name.endswith(("_total", "_count"))
+    }
+    assert found == {
+        ("concilia_node_tasks_total", "train", "submitted"): 2,
+        ("concilia_node_tasks_total", "train", "refused"): 1,
+        ("concilia_node_tasks_total", "train", "stopped"): 1,
+        ("concilia_node_training_seconds_count",): 1,
+        ("concilia_node_images_total",): 32,
+    }

@@ -111,7 +111,7 @@ class Layout:
             name,
             (sys.executable, "-m", "concilia_aggregator", part),
             self._environment("aggregator", name, "aggregator", settings),
-            f"{self.url('aggregator')}/healthz" if part == "api" else None,
+            f"{self.url(name)}/healthz",
         )
 
     def _node(
