@@ -64,7 +64,9 @@ demo-refusals: $(VENV)/.ready ## try what the contract must refuse, on a demo th
 
 .PHONY: test
 test: $(VENV)/.ready-dev contracts/node_modules/.ready ## run every test
-	@$(BIN)/pytest
+	@$(BIN)/pytest tests/unit tests/architecture contracts/tests -n auto --dist loadfile -q
+	@$(BIN)/pytest tests/integration -n auto --dist loadfile -q
+	@$(BIN)/pytest tests/e2e
 
 .PHONY: test-unit
 test-unit: $(VENV)/.ready-dev ## run the unit tests alone (under a minute)

@@ -23,7 +23,7 @@ from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalT
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "concilia-test"
-NODE_SECONDS = 12
+NODE_SECONDS = 35  # more than two heartbeats
 
 
 @dataclass(frozen=True)

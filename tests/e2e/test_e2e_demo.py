@@ -23,6 +23,12 @@ SMALL = [
 ]
 
 
+# Real pictures where they lie beside the checkout, drawn ones elsewhere; the report says which.
+REAL = Path(__file__).parents[3] / "shared" / "data" / "ham10000"
+SOURCE = "HAM10000" if REAL.is_dir() else "drawn lesions"
+PICTURES = REAL if REAL.is_dir() else Path("var/demo/drawn")
+
+
 def concilia(*arguments: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "concilia", *arguments],
@@ -68,7 +74,9 @@ class Kept:
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     folder = tmp_path_factory.mktemp("demo")
     try:
-        done = concilia("demo", "--keep", "--json", "--port", str(free_ports(10)), *SMALL, folder=folder)
+        data = ["--data", str(REAL)] if REAL.is_dir() else []
+        done = concilia("demo", "--keep", "--json", "--port", str(free_ports(10)), *data, *SMALL, folder=folder)
+        print(f"pictures used: {SOURCE}")
         yield Kept(folder, json.loads(done.stdout))
     finally:
         concilia("demo", "stop", folder=folder)
@@ -90,7 +98,7 @@ def _alive(folder: Path) -> list[str]:
 
 def test_every_update_is_logged_and_the_job_verifies(kept: Kept) -> None:
     report = kept.report
-    assert report["source"] == "drawn lesions"
+    assert report["source"] == SOURCE
     assert report["overlapping_lesions"] == 0
     assert report["updates_logged"] == 8
     assert report["signers"] == 4
@@ -110,7 +118,7 @@ def test_what_people_ask_of_it(kept: Kept) -> None:
     assert [item["id"] for item in kept.json("job", "list")][-1] == job
     assert kept.json("job", "show", job[:10])["phase"] == "finished"
     assert len(kept.json("node", "status")) == 4
-    picture = next((kept.folder / "var/demo/drawn").glob("**/*.jpg"))
+    picture = next((kept.folder / PICTURES).glob("**/*.jpg"))
     assert len(kept.json("predict", str(picture))["probabilities"]) == 7
     verdict = kept.json("verify", job)
     assert verdict["ok"]

@@ -20,11 +20,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from concilia_kit import logs, metrics
 from concilia_kit.bodies import BodyLimit
-from concilia_kit.problems import MEDIA_TYPE, Forbidden, Problem, Unauthorized
+from concilia_kit.problems import MEDIA_TYPE, Forbidden, Problem, Unauthorized, Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.settings import ServiceSettings
 from concilia_kit.tokens import Principal, TokenVerifier
@@ -68,6 +69,7 @@ def application(
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(OperationalError, _on_database_error)
     app.add_exception_handler(Exception, _on_crash)
 
     @app.get("/healthz", tags=["health"])
@@ -193,6 +195,12 @@ async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
             headers=dict(error.headers or {}),
         )
     )
+
+
+async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
+    # The reason alone: the statement and its parameters are nobody's business, and a traceback says nothing more.
+    _log.error("database does not answer", path=request.url.path, reason=str(getattr(error, "orig", error))[:200])
+    return _problem_response(Unavailable("the database does not answer", code="database_unavailable"))
 
 
 async def _on_crash(request: Request, error: Exception) -> JSONResponse:
