@@ -55,10 +55,10 @@ class Sender:
         self._nonce: int | None = None
 
     def dry_run(self, call: Call, block: int | None = None) -> None:
-        """Run a call without a transaction, on the newest block or on a given one. Raises `Refused`."""
+        """Run a call without a transaction, as in the next block or on a given one. Raises `Refused`."""
         try:
             with answered():
-                self._client.eth.call(self._request(call), "latest" if block is None else block)  # type: ignore[arg-type]
+                self._client.eth.call(self._request(call), "pending" if block is None else block)  # type: ignore[arg-type]
         except ContractLogicError as error:
             raise Refused(self._refusals.read_error(error.data)) from error
 

@@ -1,8 +1,12 @@
-"""A chain service on an EVM within the process, with real keys, real signatures and a real Redis."""
+"""A chain service with real keys, real signatures and a real Redis, on an EVM within the process or on a node.
+
+`CONCILIA_TEST_RPC_URL` names a development node with unlocked accounts (Ganache, Anvil); else the EVM is in-process.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +33,9 @@ from eth_account.signers.local import LocalAccount
 from fastapi import FastAPI
 from pydantic import BaseModel
 from web3 import Web3
+
+RPC_URL = os.environ.get("CONCILIA_TEST_RPC_URL", "eth-tester://")
+ENOUGH = 10**18  # wei
 
 
 class Issuer:
@@ -159,7 +166,7 @@ class Consortium:
             {"from": key.address, "nonce": nonce}
         )
         sent = self.client.eth.send_raw_transaction(key.sign_transaction(built).raw_transaction)
-        assert self.client.eth.get_transaction_receipt(sent)["status"] == 1
+        assert self.client.eth.wait_for_transaction_receipt(sent, poll_latency=0.05)["status"] == 1
 
 
 @pytest.fixture(scope="session")
@@ -176,8 +183,13 @@ def admin() -> LocalAccount:
 
 @pytest.fixture
 def client(relay: LocalAccount, admin: LocalAccount) -> Web3:
-    """A fresh EVM on which relay and administrator own ether."""
-    return providers.connect("eth-tester://", funded=[relay.address, admin.address])
+    """An EVM on which relay and administrator own ether; a fresh one where it is in-process."""
+    connected = providers.connect(RPC_URL, funded=[relay.address, admin.address])
+    for account in (relay.address, admin.address):
+        if connected.eth.get_balance(account) < ENOUGH:
+            gift = {"from": connected.eth.accounts[0], "to": account, "value": 2 * ENOUGH}
+            connected.eth.wait_for_transaction_receipt(connected.eth.send_transaction(gift))  # type: ignore[arg-type]
+    return connected
 
 
 @pytest.fixture
@@ -188,7 +200,7 @@ def settings(tmp_path: Path, relay: LocalAccount, admin: LocalAccount, redis_url
     keystore.write_text(json.dumps(Account.encrypt(relay.key, "secret", kdf="pbkdf2", iterations=1)))
     return ChainSettings(
         port=8004,
-        rpc_url="eth-tester://",
+        rpc_url=RPC_URL,
         admin_address=admin.address,
         keystore=keystore,
         password_file=password,

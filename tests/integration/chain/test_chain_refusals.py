@@ -17,14 +17,14 @@ from eth_account import Account
 def refused(consortium: Any) -> Callable[..., Awaitable[Any]]:
     """Await an answer that must be a contract's refusal, and see that no transaction was sent for it."""
 
-    async def check(asking: Awaitable[Any], status: int, code: str, error: str) -> dict[str, Any]:
+    async def check(asking: Awaitable[Any], status: int, code: str, error: str, free: bool = True) -> dict[str, Any]:
         relay = (await consortium.get("/v1/members", role="coordinator")).json()[0]["address"]
         wealth = consortium.client.eth.get_balance(relay)
         answer = await asking
         assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["contract_error"] == error
-        assert consortium.client.eth.get_balance(relay) == wealth
+        assert (consortium.client.eth.get_balance(relay) == wealth) == free
         arguments: dict[str, Any] = answer.json()["arguments"]
         return arguments
 
@@ -69,7 +69,9 @@ async def test_an_update_after_the_deadline(consortium: Any, refused: Any) -> No
         time.sleep(0.05)
     # No block came in between: the dry run must see the time of now and not of the last block.
     late = consortium.submit(consortium.submission(hospital, opening))
-    arguments = await refused(late, 409, "deadline_passed", "DeadlinePassed")
+    # But Ganache dry-runs at the last block's time whatever it is asked: there the chain itself refuses, for a fee.
+    free = "Ganache" not in consortium.client.client_version
+    arguments = await refused(late, 409, "deadline_passed", "DeadlinePassed", free)
     assert arguments["deadline"] == deadline
     assert arguments["timestamp"] > deadline
 
