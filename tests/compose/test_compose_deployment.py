@@ -215,7 +215,9 @@ def test_images_hold_no_secret_and_no_compiler(stack: Stack) -> None:
         "import pathlib, shutil; "
         "print([str(p) for p in pathlib.Path('/').glob('**/*') "
         "if not str(p).startswith(('/proc', '/sys', '/etc/ssl')) and p.is_file() "
-        "and p.suffix in ('.pem', '.key', '.password') and 'site-packages' not in str(p)], "
+        "and p.suffix in ('.pem', '.key', '.password') and 'site-packages' not in str(p) "
+        # certificates of public authorities are no secret
+        "and (p.suffix == '.password' or b'PRIVATE KEY' in p.read_bytes())], "
         "[c for c in ('gcc', 'cc', 'g++') if shutil.which(c)])"
     )
     for name in ("auth", "chain", "aggregator", "model", "client-node", "cli"):
