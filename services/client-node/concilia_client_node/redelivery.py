@@ -93,7 +93,7 @@ class Siblings(threading.Thread):
             else:
                 said = False
                 if restored:
-                    _log.warning("tasks of a process that died went back to the queue", tasks=restored)
+                    _log.warning("tasks that nobody works at went back to the queue", tasks=restored)
 
     def leave(self) -> None:
         """Say goodbye: nothing is in hand any more. Raises nothing; who cannot say it is found dead."""
