@@ -122,5 +122,5 @@ def test_every_queue_has_a_consumer() -> None:
     sent = [path for path, content in text.items() if "queue=queue_of(" in content]
     assert [path.parent.name for path in sent] == ["concilia_aggregator"]
     assert any("queue_of(" in content for path, content in text.items() if "concilia_client_node" in path.parts)
-    assert wakeup.QUEUE in {"aggregator"}
+    assert wakeup.QUEUE == "aggregator"
     assert '"-Q", QUEUE' in (ROOT / "services/aggregator/concilia_aggregator/__main__.py").read_text()

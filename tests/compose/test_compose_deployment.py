@@ -65,7 +65,7 @@ def test_a_job_through_the_front_door_alone(stack: Stack) -> None:
     assert len([item for item in to.transactions(job.id) if item.function == "submitUpdates"]) == 8
     verdict = run_verification(to, job.id, None)
     assert verdict.ok, verdict.findings
-    (prediction,) = [to.predict(next((stack.folder / "data").glob("**/*.jpg")))]
+    prediction = to.predict(next((stack.folder / "data").glob("**/*.jpg")))
     assert prediction.model == verdict.published
     assert prediction.job == job.id
 

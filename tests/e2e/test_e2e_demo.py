@@ -126,7 +126,7 @@ def test_what_people_ask_of_it(kept: Kept) -> None:
 
 
 def test_one_flipped_byte_is_found_and_named(kept: Kept) -> None:
-    (job,) = (kept.report["job"]["id"],)
+    job = kept.report["job"]["id"]
     events = [item for item in kept.report["transactions"] if item["function"] == "submitUpdates"]
     assert len(events) == 8
     update = _updates(kept)[3]

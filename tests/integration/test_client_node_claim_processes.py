@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -39,24 +38,6 @@ slot = claim.wait_for(Path(sys.argv[1]), int(sys.argv[2]), lambda: time.sleep(0.
 print(slot.number, flush=True)
 time.sleep(600)
 """
-
-
-def _double() -> Any:
-    path = Path(__file__).parents[1] / "unit" / "client_node" / "consortium_double.py"
-    spec = importlib.util.spec_from_file_location("client_node_consortium_double", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
-    if not hasattr(module, "serve"):
-        spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def consortium() -> Iterator[Any]:
-    module = _double()
-    with module.serve(module.ConsortiumDouble()) as double:
-        yield double
 
 
 @pytest.fixture(scope="module")

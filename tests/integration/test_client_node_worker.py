@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import signal
 import socket
@@ -41,24 +40,6 @@ JOB = "cd" * 32
 LOCAL = LocalTraining(epochs=1, batch_size=16, image_size=32, max_images=48)
 LONG = LOCAL.model_copy(update={"epochs": 100})
 Start = Callable[..., contextlib.AbstractContextManager[subprocess.Popen[str]]]
-
-
-def _double() -> Any:
-    path = Path(__file__).parents[1] / "unit" / "client_node" / "consortium_double.py"
-    spec = importlib.util.spec_from_file_location("client_node_consortium_double", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
-    if not hasattr(module, "serve"):
-        spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def consortium() -> Iterator[Any]:
-    module = _double()
-    with module.serve(module.ConsortiumDouble()) as double:
-        yield double
 
 
 @pytest.fixture(scope="module")

@@ -103,14 +103,14 @@ def run(app: FastAPI, settings: ServiceSettings) -> None:
 
     A port that cannot be had ends the process with one line and exit code 2.
     """
-    listener = _listen(settings)
+    listener = _bind_or_end(settings)
     app.root_path = settings.root_path  # for the links in /docs; paths arrive without it
     uvicorn.Server(_config(app)).run(sockets=[listener])
 
 
 def run_beside(app: FastAPI, settings: ServiceSettings) -> None:
     """Serve from a daemon thread: health and metrics of a process whose work is something else. Ends as `run` does."""
-    listener = _listen(settings)
+    listener = _bind_or_end(settings)
     server = uvicorn.Server(_config(app))
     threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="health", daemon=True).start()
 
@@ -119,16 +119,24 @@ def _config(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(app, log_config=None, access_log=False)
 
 
-def _listen(settings: ServiceSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
+def bind(settings: ServiceSettings) -> socket.socket:
+    """A service's port, taken and not yet served. Raises `OSError` where it cannot be had."""
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind_or_end(settings: ServiceSettings) -> socket.socket:
+    try:
+        return bind(settings)
     except OSError as error:
         print(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
-    return listener
 
 
 def _service_name(title: str) -> str:

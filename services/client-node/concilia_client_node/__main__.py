@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from concilia_kit import logs
+from concilia_kit import logs, web
 from concilia_kit.keystore import KeystoreError
 from concilia_kit.settings import read
 
-from concilia_client_node import health
 from concilia_client_node.errors import DatasetError
 from concilia_client_node.settings import NodeSettings
 
@@ -27,7 +26,7 @@ def main() -> None:
     settings = read(NodeSettings)
     begin(settings)
     with complaints(settings):
-        listening = health.listen(settings)
+        listening = web.bind(settings)
     work(settings, listening)
 
 

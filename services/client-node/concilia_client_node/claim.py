@@ -136,7 +136,7 @@ def main() -> None:
     begin(settings)
     with complaints(settings):
         sites = sites_of(claim, settings.data)
-        listening = health.listen(settings)
+        listening = web.bind(settings)
         # A replica that stands by does all that it is to do: it is ready as well as alive.
         standing_by = health.Served(web.application("Concilia standby", ready={"standby": lambda: None}), listening)
         slot = wait_for(folder, len(sites), lambda: time.sleep(TRY_SECONDS))

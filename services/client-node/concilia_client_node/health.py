@@ -6,20 +6,7 @@ import socket
 import threading
 
 import uvicorn
-from concilia_kit.settings import ServiceSettings
 from fastapi import FastAPI
-
-
-def listen(settings: ServiceSettings) -> socket.socket:
-    """The health port. Raises `OSError` where somebody has it."""
-    listening = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((settings.host, settings.port))
-    except OSError:
-        listening.close()
-        raise
-    return listening
 
 
 class Served:
