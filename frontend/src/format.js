@@ -1,0 +1,61 @@
+// Numbers, times, addresses and digests as people read them. Pure.
+
+const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const DATE = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
+
+/** 12345 → "12,345". */
+export const count = (value) => NUMBER.format(value);
+
+/** 0.7312 → "73.1 %"; nothing known → "–". */
+export const percent = (value, digits = 1) => (value == null ? "–" : `${(value * 100).toFixed(digits)} %`);
+
+/** 0.7312 → "0.731". */
+export const decimal = (value, digits = 3) => (value == null ? "–" : value.toFixed(digits));
+
+/** Bytes in decimal units: 9512345 → "9.5 MB". */
+export function bytes(value) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let size = value;
+  let unit = 0;
+  while (size >= 999.5 && unit < units.length - 1) {
+    size /= 1000;
+    unit += 1;
+  }
+  return `${unit === 0 || size >= 99.5 ? Math.round(size) : size.toFixed(1)} ${units[unit]}`;
+}
+
+/** Seconds: 0.0421 → "42 ms", 7.31 → "7.3 s", 135 → "2 min 15 s", 8100 → "2 h 15 min", 200000 → "2 d 7 h". */
+export function duration(seconds) {
+  if (seconds == null) return "–";
+  if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  const parts = [
+    [Math.floor(whole / 86400), "d"],
+    [Math.floor(whole / 3600) % 24, "h"],
+    [Math.floor(whole / 60) % 60, "min"],
+    [whole % 60, "s"],
+  ];
+  const from = parts.findIndex(([value]) => value > 0);
+  return parts
+    .slice(from, from + 2)
+    .filter(([value]) => value > 0)
+    .map(([value, unit]) => `${value} ${unit}`)
+    .join(" ");
+}
+
+/** A moment in the reader's own time zone, from ISO 8601 or milliseconds. */
+export const moment = (value) => (value == null ? "–" : DATE.format(new Date(value)));
+
+/** An address or digest, shortened in the middle: "0x1234…abcd". */
+export const short = (text) =>
+  text == null ? "–" : text.length <= 13 ? text : `${text.slice(0, 6)}…${text.slice(-4)}`;
+
+/** A digest's or job's first eight characters. */
+export const brief = (digest) => (digest == null ? "–" : digest.slice(0, 8));
+
+/** "mobilenet_v2" → "MobileNetV2". */
+export const architecture = (name) =>
+  ({ resnet50: "ResNet-50", resnet18: "ResNet-18", mobilenet_v2: "MobileNetV2", efficientnet_b0: "EfficientNet-B0" })[
+    name
+  ] ?? name;

@@ -1,0 +1,80 @@
+// Who is signed in: a session whose token lies in a cookie that no script can read, and what the ledger lets them do.
+
+import { parsed } from "./api.js";
+import { Problem, problemFrom } from "./problem.js";
+
+/** The session of this browser. Dispatches `change` whenever `current` does (signed in, signed out, other roles). */
+export class Session extends EventTarget {
+  /** `{address, roles, expires_at, csrf_token}`, null for nobody, undefined before it was looked for. */
+  current = undefined;
+  #fetch;
+
+  constructor(fetch = globalThis.fetch.bind(globalThis)) {
+    super();
+    this.#fetch = fetch;
+  }
+
+  /** Whether somebody is signed in who holds one of `roles` (any role where none is named). */
+  holds(...roles) {
+    const held = this.current?.roles ?? [];
+    return roles.length === 0 ? held.length > 0 : roles.some((role) => held.includes(role));
+  }
+
+  /** Look again: roles may have been granted or taken. */
+  async refresh() {
+    const response = await this.#fetch("/api/auth/v1/browser-session");
+    if (response.status === 401) return this.#become(null);
+    if (!response.ok) throw await problemFrom(response);
+    return this.#become(await parsed(response));
+  }
+
+  /** Sign in with a wallet's account (EIP-4361). Throws `Problem`. */
+  async signIn(wallet, address) {
+    const { message } = await this.#post("/v1/challenges", { address });
+    const signature = await wallet.signMessage(message, address);
+    return this.#become(await this.#post("/v1/browser-sessions", { message, signature }));
+  }
+
+  /** End the session. */
+  async signOut() {
+    const headers = { "X-CSRF-Token": this.current.csrf_token };
+    const response = await this.#fetch("/api/auth/v1/browser-session", { method: "DELETE", headers });
+    if (!response.ok && response.status !== 401) throw await problemFrom(response);
+    this.#become(null);
+  }
+
+  /** An access token for one service. Throws `Problem`; a session that has ended is noticed here. */
+  async exchange(audience) {
+    if (!this.current) throw new Problem("Please sign in.", { status: 401, code: "session_unknown" });
+    try {
+      const token = await this.#post("/v1/tokens", { audience }, { "X-CSRF-Token": this.current.csrf_token });
+      if (String(token.roles) !== String(this.current.roles)) this.#become({ ...this.current, roles: token.roles });
+      return token;
+    } catch (error) {
+      if (error.code === "session_unknown") this.#become(null);
+      throw error;
+    }
+  }
+
+  /** A service refused a role that this session seemed to have. */
+  rolesChanged() {
+    this.refresh().catch(() => {});
+  }
+
+  #become(session) {
+    const before = JSON.stringify(this.current);
+    this.current = session;
+    if (JSON.stringify(session) !== before) this.dispatchEvent(new Event("change"));
+    return session;
+  }
+
+  async #post(path, json, headers = {}) {
+    const response = await this.#fetch(`/api/auth${path}`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", ...headers },
+      body: JSON.stringify(json),
+    });
+    if (!response.ok) throw await problemFrom(response);
+    return parsed(response);
+  }
+}
