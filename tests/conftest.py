@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 import redis as redis_client
 from concilia.stack import redis_server
+from hypothesis import settings
+
+# Nothing asserts on time: a busy machine is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,10 @@ import { discover, remember, remembered } from "./wallets.js";
 
 /** Show the account in `corner` and keep it true. */
 export function showAccount(corner, session) {
-  const update = () => render(view(session), corner);
+  const update = () => {
+    render(view(session), corner);
+    notice("session", session.ended ? html`<p>Your session has ended. Please sign in again.</p>` : null);
+  };
   session.addEventListener("change", () => {
     update();
     watchWallet(session);
@@ -77,15 +80,17 @@ export async function signingWallet(session) {
 }
 
 let stopWatching = () => {};
+let watches = 0;
 
 async function watchWallet(session) {
+  const watch = ++watches;
   stopWatching();
   stopWatching = () => {};
   notice("account", null);
   notice("network", null);
   if (!session.current) return;
   const wallet = await remembered();
-  if (!wallet || !session.current) return;
+  if (!wallet || !session.current || watch !== watches) return;
   const account = (address) => notice("account", accountNotice(session, wallet, address));
   const chain = async (id) => notice("network", networkNotice(wallet, id, await network().catch(() => null)));
   stopWatching = wallet.watch({ account, chain });
@@ -98,7 +103,7 @@ async function watchWallet(session) {
 }
 
 function accountNotice(session, wallet, address) {
-  if (!address || address.toLowerCase() === session.current?.address.toLowerCase()) return null;
+  if (!address || !session.current || address.toLowerCase() === session.current.address.toLowerCase()) return null;
   const again = async () => {
     try {
       await session.signOut();

@@ -16,3 +16,32 @@ export const ENDED = new Set(["finished", "failed", "stopped"]);
 
 /** The phases that repeat each round, in order. */
 export const ROUND_PHASES = ["opening", "training", "folding", "evaluating"];
+
+/** A badge for where a job stands: its words and its look. */
+export function badge({ phase, paused }) {
+  if (phase === "finished") return { label: "finished", look: "good" };
+  if (phase === "failed") return { label: "failed", look: "bad" };
+  if (phase === "stopped") return { label: "stopped", look: "" };
+  if (paused) return { label: "paused", look: "warn" };
+  return { label: PHASES[phase]?.label ?? phase, look: "live" };
+}
+
+/** How many rounds were closed on a new model. Rounds that were given up do not count. */
+export const closedRounds = (job) => job.rounds.filter((round) => round.round > 0 && round.closed_at).length;
+
+/** "round 2 of 3"; where rounds were given up their numbers run ahead, and it says so: "round 4, 2 of 3 closed". */
+export function roundOf(job) {
+  const closed = closedRounds(job);
+  const { rounds } = job.spec;
+  if (ENDED.has(job.phase)) return `${closed} of ${rounds} rounds`;
+  if (job.round === 0) return `before round 1 of ${rounds}`;
+  return job.round - closed > 1
+    ? `round ${job.round}, ${closed} of ${rounds} closed`
+    : `round ${job.round} of ${rounds}`;
+}
+
+/** The scores of the newest evaluated model, null before any; `round` says which. */
+export function latest(job) {
+  const round = job.rounds.findLast((each) => each.pooled);
+  return round ? { round: round.round, ...round.pooled } : null;
+}

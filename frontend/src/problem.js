@@ -17,6 +17,7 @@ const SENTENCES = {
   message_expired: "That sign-in request has expired. Please sign in again.",
   signature_invalid: "The signature is not by the account that asked to sign in. Please sign in again.",
   chain_mismatch: "That sign-in request is for another network. Switch your wallet's network and sign in again.",
+  unauthorized: "Your session has ended. Please sign in again.",
   session_unknown: "Your session has ended. Please sign in again.",
   role_missing: "Your account does not hold the role that this needs.",
   roles_unavailable: "The ledger does not answer, so it is unknown what you may do. Please try again.",
@@ -26,7 +27,7 @@ const SENTENCES = {
 
 /** A problem from an answer of 400 and above. */
 export async function problemFrom(response) {
-  const document = await response.json().catch(() => ({}));
+  const document = (await response.json().catch(() => null)) ?? {};
   const code = document.code ?? `http_${response.status}`;
   const sentence = SENTENCES[code] ?? document.detail ?? `The service answered with ${response.status}.`;
   return new Problem(sentence, { status: response.status, code, document });

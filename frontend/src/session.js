@@ -7,6 +7,8 @@ import { Problem, problemFrom } from "./problem.js";
 export class Session extends EventTarget {
   /** `{address, roles, expires_at, csrf_token}`, null for nobody, undefined before it was looked for. */
   current = undefined;
+  /** Whether there is no session any more though nobody signed out: it timed out, or the server ended it. */
+  ended = false;
   #fetch;
 
   constructor(fetch = globalThis.fetch.bind(globalThis)) {
@@ -40,18 +42,21 @@ export class Session extends EventTarget {
     const headers = { "X-CSRF-Token": this.current.csrf_token };
     const response = await this.#fetch("/api/auth/v1/browser-session", { method: "DELETE", headers });
     if (!response.ok && response.status !== 401) throw await problemFrom(response);
-    this.#become(null);
+    this.#become(null, true);
   }
 
   /** An access token for one service. Throws `Problem`; a session that has ended is noticed here. */
   async exchange(audience) {
-    if (!this.current) throw new Problem("Please sign in.", { status: 401, code: "session_unknown" });
+    const asking = this.current;
+    if (!asking) throw nobody();
     try {
-      const token = await this.#post("/v1/tokens", { audience }, { "X-CSRF-Token": this.current.csrf_token });
+      const token = await this.#post("/v1/tokens", { audience }, { "X-CSRF-Token": asking.csrf_token });
+      if (this.current?.csrf_token !== asking.csrf_token) throw nobody(); // who asked has gone meanwhile
       if (String(token.roles) !== String(this.current.roles)) this.#become({ ...this.current, roles: token.roles });
       return token;
     } catch (error) {
-      if (error.code === "session_unknown") this.#become(null);
+      // 401 whatever its code: a browser drops the cookie of a session that has ended, and then asks as nobody.
+      if (error.status === 401 && this.current?.csrf_token === asking.csrf_token) this.#become(null);
       throw error;
     }
   }
@@ -61,8 +66,9 @@ export class Session extends EventTarget {
     this.refresh().catch(() => {});
   }
 
-  #become(session) {
+  #become(session, left = false) {
     const before = JSON.stringify(this.current);
+    this.ended = session === null && !left && (this.ended || Boolean(this.current));
     this.current = session;
     if (JSON.stringify(session) !== before) this.dispatchEvent(new Event("change"));
     return session;
@@ -78,3 +84,5 @@ export class Session extends EventTarget {
     return parsed(response);
   }
 }
+
+const nobody = () => new Problem("Please sign in.", { status: 401, code: "session_unknown" });

@@ -15,7 +15,7 @@ export async function discover(target = globalThis.window) {
   const found = new Map();
   const announce = (event) => {
     const { info, provider } = event.detail ?? {};
-    if (info?.uuid && provider?.request) found.set(info.rdns ?? info.uuid, new Wallet(info, provider));
+    if (named(info) && provider?.request) found.set(info.rdns, new Wallet(info, provider));
   };
   target.addEventListener("eip6963:announceProvider", announce);
   target.dispatchEvent(new Event("eip6963:requestProvider"));
@@ -46,7 +46,7 @@ export class Wallet {
   constructor({ name, rdns, icon }, provider) {
     this.name = name;
     this.rdns = rdns;
-    this.icon = icon?.startsWith("data:image/") ? icon : "";
+    this.icon = String(icon).startsWith("data:image/") ? icon : "";
     this.#provider = provider;
   }
 
@@ -137,6 +137,9 @@ export function refusal(error, method, name) {
   if (code === 4100) return new Problem(`${name} is locked or shows this site no account.`, { code: "wallet_locked" });
   return new Problem(`${name} says: ${error?.message ?? "something went wrong"}`, { code: "wallet_error" });
 }
+
+/** Whether an announcement has what EIP-6963 asks for; anything in a page may announce anything. */
+const named = (info) => [info?.uuid, info?.rdns, info?.name].every((each) => typeof each === "string" && each !== "");
 
 function byRank(one, other) {
   const rank = (wallet) => (wallet.rdns === METAMASK ? 0 : 1);

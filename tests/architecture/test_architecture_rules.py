@@ -22,9 +22,13 @@ ROOT = Path(__file__).parents[2]
 PUBLIC = {
     ("POST", "/v1/challenges"): "the beginning of signing in",
     ("POST", "/v1/sessions"): "carries a signature instead",
+    ("POST", "/v1/browser-sessions"): "carries a signature instead",
+    ("POST", "/v1/csp-reports"): "browsers report of whatever page they are on, signed in or not",
     ("GET", "/.well-known/jwks.json"): "public keys",
     ("GET", "/v1/contract"): "where to read what is public on the chain",
     ("GET", "/v1/members/{address}"): "what is public on the chain; auth asks it before anybody has a token",
+    ("GET", "/v1/members/{address}/roles"): "what is public on the chain; services ask it before they trust a token",
+    ("POST", "/v1/rpc"): "a wallet has no token; reads of what is public on the chain, and nothing can be sent",
     ("POST", "/v1/role-changes"): "the administrator's signature is the authority, verified by the contract",
 }
 

@@ -75,7 +75,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     folder = tmp_path_factory.mktemp("demo")
     try:
         data = ["--data", str(REAL)] if REAL.is_dir() else []
-        done = concilia("demo", "--keep", "--json", "--port", str(free_ports(10)), *data, *SMALL, folder=folder)
+        done = concilia("demo", "--keep", "--json", "--port", str(free_ports(11)), *data, *SMALL, folder=folder)
         print(f"pictures used: {SOURCE}")
         yield Kept(folder, json.loads(done.stdout))
     finally:
@@ -214,7 +214,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, spoil: Callable[[Path], lis
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
-    first = free_ports(10)
+    first = free_ports(11)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", first + 3))
         taken.listen()
@@ -227,7 +227,7 @@ def test_interrupting_stops_everything(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as output:
         demo = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "concilia", "demo", "--port", str(free_ports(10)), *SMALL],
+            [sys.executable, "-W", "ignore", "-m", "concilia", "demo", "--port", str(free_ports(11)), *SMALL],
             cwd=tmp_path,
             stdout=output,
             stderr=output,

@@ -56,7 +56,7 @@ def worker(environment: dict[str, str]) -> Iterator[httpx.Client]:
 def test_the_worker_shows_health_and_metrics(worker: httpx.Client) -> None:
     assert worker.get("/healthz").json() == {"status": "ok"}
     ready = worker.get("/readyz").json()
-    assert (ready["database"], ready["redis"]) == ("ok", "ok")
+    assert (ready["database"], ready["redis"], ready["verifications"]) == ("ok", "ok", "ok")
     text = worker.get("/metrics").text
     assert 'concilia_rounds_total{outcome="closed"} 0.0' in text
     assert 'service="aggregator-worker"' in text

@@ -26,8 +26,8 @@ from concilia_kit.http import WalletAuth, call
 from concilia_kit.problems import Problem, Unauthorized
 from concilia_kit.roles import Role
 from concilia_kit.tokens import TokenVerifier
-from concilia_kit.wire.auth import Audience, Session
-from concilia_kit.wire.chain import ContractInfo, Member
+from concilia_kit.wire.auth import Application, Audience, BrowserSession, FiledApplication, Session
+from concilia_kit.wire.chain import AccountRoles, ContractInfo, Member
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from eth_account import Account
 from eth_account.messages import encode_defunct
@@ -37,11 +37,13 @@ from fastapi import FastAPI
 pytestmark = pytest.mark.integration
 
 HOSPITAL: LocalAccount = Account.from_key("0x" + 63 * "0" + "1")
+ADMIN: LocalAccount = Account.from_key("0x" + 63 * "0" + "3")
+ORIGIN = "http://127.0.0.1:8000"
 
 
 @pytest.fixture(scope="module")
 def chain_url(free_port: Callable[[], int]) -> Iterator[str]:
-    """A chain service on which one address is a hospital."""
+    """A chain service on which one address is a hospital and one an administrator."""
     app, port = FastAPI(), free_port()
 
     @app.get("/healthz")
@@ -54,8 +56,14 @@ def chain_url(free_port: Callable[[], int]) -> Iterator[str]:
 
     @app.get("/v1/members/{address}")
     def member(address: str) -> Member:
-        roles = (Role.HOSPITAL,) if address == HOSPITAL.address else ()
-        return Member(address=address, roles=roles, hospital_number=len(roles), nonce=0)
+        held = {HOSPITAL.address: (Role.HOSPITAL,), ADMIN.address: (Role.ADMIN,)}
+        number = int(address == HOSPITAL.address)
+        return Member(address=address, roles=held.get(address, ()), hospital_number=number, nonce=0)
+
+    @app.get("/v1/members/{address}/roles")
+    def account_roles(address: str) -> AccountRoles:
+        held = {HOSPITAL.address: (Role.HOSPITAL,), ADMIN.address: (Role.ADMIN,)}
+        return AccountRoles(address=address, roles=held.get(address, ()), block=1)
 
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     thread = threading.Thread(target=server.run)
@@ -179,6 +187,54 @@ def test_auth_replicas_share_nonces_sessions_and_the_key(replicas: tuple[str, st
         assert call(first, "GET", "/v1/session", headers=bearer).json()["roles"] == ["hospital"]
 
 
+def test_auth_replicas_share_a_browsers_session(replicas: tuple[str, str], published: CountedKeys) -> None:
+    with http.client(replicas[0]) as first, http.client(replicas[1]) as second:
+        asked = call(first, "POST", "/v1/challenges", json={"address": HOSPITAL.address}).json()
+        signature = HOSPITAL.sign_message(encode_defunct(text=asked["message"])).signature.to_0x_hex()
+        signed = {"message": asked["message"], "signature": signature}
+        answer = call(second, "POST", "/v1/browser-sessions", json=signed, headers={"Origin": ORIGIN})
+        session = BrowserSession.model_validate_json(answer.content)
+        # A Secure cookie does not travel over http in this client: by hand, as a browser's would behind a front door.
+        cookie = {"Cookie": answer.headers["Set-Cookie"].split(";")[0], "Origin": ORIGIN}
+        proven = {**cookie, "X-CSRF-Token": session.csrf_token}
+        seen = call(first, "GET", "/v1/browser-session", headers=cookie)
+        assert BrowserSession.model_validate_json(seen.content) == session
+        token = call(first, "POST", "/v1/tokens", json={"audience": "model"}, headers=proven).json()["token"]
+        assert TokenVerifier(Audience.MODEL, published).verify(token).roles == {Role.HOSPITAL}
+        for client, headers, code in (
+            (first, cookie, "csrf_token_invalid"),
+            (first, {**proven, "Origin": "https://evil.example"}, "cross_site"),
+        ):
+            with pytest.raises(Problem) as refused:
+                call(client, "DELETE", "/v1/browser-session", headers=headers)
+            assert (refused.value.problem_status, refused.value.problem_code) == (403, code)
+        call(second, "DELETE", "/v1/browser-session", headers=proven)
+        with pytest.raises(Problem) as ended:
+            call(first, "GET", "/v1/browser-session", headers=cookie)
+        assert (ended.value.problem_status, ended.value.problem_code) == (401, "session_unknown")
+
+
+def test_auth_application_reaches_an_administrator_through_any_replica(
+    auth: httpx.Client, replicas: tuple[str, str]
+) -> None:
+    stranger: LocalAccount = Account.create()
+    asked = Application(role=Role.HOSPITAL, name="St. Anna", note="HAM10000: 10 images.")
+    with (
+        http.client(replicas[0], WalletAuth(auth, stranger, Audience.AUTH)) as applicant,
+        http.client(replicas[1], WalletAuth(auth, ADMIN, Audience.AUTH)) as administrator,
+    ):
+        answer = call(applicant, "POST", "/v1/applications", json=asked.model_dump(mode="json"))
+        filed = FiledApplication.model_validate_json(answer.content)
+        assert filed.model_dump(exclude={"address", "filed_at"}) == asked.model_dump()
+        listed = call(administrator, "GET", "/v1/applications").json()
+        assert listed == [filed.model_dump(mode="json")]
+        with pytest.raises(Problem) as refused:
+            call(applicant, "GET", "/v1/applications")
+        assert refused.value.problem_code == "role_missing"
+        call(administrator, "DELETE", f"/v1/applications/{stranger.address}")
+        assert call(administrator, "GET", "/v1/applications").json() == []
+
+
 def test_auth_verifier_refuses_what_it_must(
     auth: httpx.Client, published: CountedKeys, key_directory: Path, tmp_path: Path
 ) -> None:
@@ -253,6 +309,7 @@ def test_auth_key_added_while_running_signs_and_is_found(
         ({"CONCILIA_AUTH_PORT": "none"}, "CONCILIA_AUTH_PORT"),
         ({"CONCILIA_AUTH_REDIS_URL": "localhost"}, "CONCILIA_AUTH_REDIS_URL"),
         ({"CONCILIA_AUTH_STATEMENT": "two\nlines"}, "EIP-4361"),
+        ({"CONCILIA_AUTH_URI": "http://127.0.0.1:99999"}, "'http://127.0.0.1:99999' cannot be one"),
         ({"CONCILIA_AUTH_KEY_DIRECTORY": "/dev/null/keys"}, "/dev/null/keys cannot hold signing keys"),
     ],
 )

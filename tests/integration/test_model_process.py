@@ -27,7 +27,7 @@ from concilia_kit.roles import Role
 from concilia_kit.signing import Update
 from concilia_kit.tokens import ISSUER, TokenVerifier
 from concilia_kit.wire.auth import AccessToken, Audience, Challenge, ChallengeRequest, Session, SignIn, TokenRequest
-from concilia_kit.wire.chain import LedgerJob, LedgerRound, LedgerUpdate, RoundStatus
+from concilia_kit.wire.chain import AccountRoles, LedgerJob, LedgerRound, LedgerUpdate, RoundStatus
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from eth_account import Account
 from eth_account.messages import encode_defunct
@@ -45,12 +45,13 @@ _any_role = Depends(web.require())
 
 
 class Peers:
-    """Signs in whoever signs the challenge, as an auditor; publishes its key; tells one job."""
+    """Signs in whoever signs the challenge, as an auditor; publishes its key; tells one job, and roles."""
 
     def __init__(self) -> None:
         self.key = Ed25519PrivateKey.generate()
         self.jobs: dict[str, LedgerJob] = {}
         self.readers: list[str] = []
+        self.roles: dict[str, set[Role]] = {}
         app = web.application("peers", ready={}, verifier=TokenVerifier(Audience.CHAIN, self.jwks))
         soon = datetime.now(UTC) + timedelta(hours=1)
 
@@ -81,6 +82,10 @@ class Peers:
                 raise NotFound("no such job")
             return self.jobs[job]
 
+        @app.get("/v1/members/{address}/roles")
+        def roles(address: str) -> AccountRoles:
+            return AccountRoles(address=address, roles=tuple(sorted(self.roles.get(address, ()))), block=1)
+
         self.app = app
 
     def jwks(self) -> dict[str, Any]:
@@ -88,6 +93,7 @@ class Peers:
         return {"keys": [{**public, "kid": "1", "alg": "EdDSA"}]}
 
     def token(self, address: str, *roles: Role, audience: str = "model") -> str:
+        self.roles.setdefault(address, set()).update(roles)
         now = int(time.time())
         claims = {"iss": ISSUER, "aud": audience, "sub": address, "iat": now, "exp": now + 600}
         return jwt.encode({**claims, "roles": [*roles]}, self.key, "EdDSA", headers={"kid": "1"})
@@ -239,13 +245,21 @@ def test_from_upload_to_prediction(
     picture = io.BytesIO()
     Image.new("RGB", (600, 450), (200, 150, 120)).save(picture, "JPEG")
     clinician = told.headers(ALICE, Role.CLINICIAN)
-    answer = service.http.post("/v1/predictions", files={"image": picture.getvalue()}, headers=clinician).json()
+    sent = {"files": {"image": ("lesion-of-anna.jpg", picture.getvalue())}, "headers": clinician}
+    answer = service.http.post("/v1/predictions", params={"attention": "true"}, **sent).json()
     assert answer["model"] == made["digest"]
+    assert len(answer["attention"]) == len(answer["probabilities"]) == 7
+    assert service.http.post("/v1/predictions", **sent).json()["probabilities"] == answer["probabilities"]
+    told.roles[ALICE].clear()  # taken on the ledger: the token is still good, the role is gone
+    while (refused := service.http.post("/v1/predictions", **sent)).status_code == 200:
+        time.sleep(0.05)
+    assert (refused.status_code, refused.json()["code"]) == (403, "role_missing")
     assert sum(item["probability"] for item in answer["probabilities"]) == pytest.approx(1, abs=1e-9)
     assert len(service.files()) == 2
     log = service.stop()
     assert service.process.returncode in (0, -15)
     assert "Traceback" not in log
+    assert "anna" not in log
 
 
 def test_a_process_killed_in_the_middle_of_an_upload(start: Callable[[], Running], peers: tuple[Peers, str]) -> None:

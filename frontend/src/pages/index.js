@@ -17,6 +17,7 @@ function start(view) {
     return undefined;
   }
   let timer;
+  let over = false;
   const load = async () => {
     try {
       const [jobs, nodes, models, hospitals] = await Promise.all([
@@ -25,14 +26,19 @@ function start(view) {
         api.json("model", "/v1/models"),
         api.json("chain", "/v1/members?role=hospital"),
       ]);
+      if (over) return;
       render(state({ jobs, nodes, models, hospitals }), view);
     } catch (error) {
+      if (over) return;
       render(html`<p class="problem">${sentence(error)}</p>`, view);
     }
     timer = setTimeout(load, REFRESH_MS);
   };
   load();
-  return () => clearTimeout(timer);
+  return () => {
+    over = true;
+    clearTimeout(timer);
+  };
 }
 
 function stranger() {

@@ -1,3 +1,169 @@
-import { page } from "../page.js";
+// Creating a job: a form, what it will cost, and what is wrong with it before and after it is sent.
 
-page({ what: "this page", start() {} });
+import { architecture, bytes, count } from "../format.js";
+import { html, nothing, render } from "../html.js";
+import { estimate, MODEL_BYTES } from "../job/estimate.js";
+import { fields } from "../job/form.js";
+import { chosenArtifact, DEFAULTS, faults, initialRequest, jobSpec, refusalOf } from "../job/spec.js";
+import { api, page } from "../page.js";
+import { sentence } from "../problem.js";
+
+const ONLINE_SECONDS = 60;
+const REFRESH_MS = 10_000;
+
+page({ what: "the form for new jobs", roles: ["admin"], start });
+
+function start(view) {
+  const state = {
+    values: { ...DEFAULTS },
+    faults: {},
+    models: undefined,
+    online: undefined,
+    sizes: new Map(),
+    busy: "",
+    problem: "",
+  };
+  const touched = new Set();
+  let timer;
+  let over = false;
+
+  const draw = () => !over && render(content(state, { changed, send }), view);
+
+  function changed(event) {
+    const { name, value } = event.target;
+    if (!(name in state.values)) return;
+    state.values[name] = value;
+    touched.add(name);
+    if (name === "model") state.values.architecture = modelOf(state)?.architecture ?? state.values.architecture;
+    if (name === "architecture" && state.values.weights === "model") state.values.model = "";
+    delete state.faults[name];
+    measure(state).then(draw);
+    draw();
+  }
+
+  async function send(event) {
+    event.preventDefault();
+    if (state.busy) return;
+    Object.assign(state, { faults: faults(state.values), problem: "" });
+    if (Object.keys(state.faults).length) return refuse("The job was not created: see the fields marked below.");
+    try {
+      const digest = await initialWeights(state, draw);
+      state.busy = "Creating the job…";
+      draw();
+      const job = await api.json("aggregator", "/v1/jobs", { json: jobSpec(state.values, digest) });
+      location.assign(`/job?id=${job.id}`);
+    } catch (error) {
+      const refusal = refusalOf(error, sentence(error));
+      state.faults = refusal.fields;
+      refuse(refusal.top);
+    }
+  }
+
+  function refuse(text) {
+    Object.assign(state, { problem: text, busy: "" });
+    draw();
+    const wrong = [...view.querySelectorAll("[aria-invalid]")];
+    for (const field of wrong) field.closest("details")?.setAttribute("open", "");
+    (wrong[0] ?? view.querySelector("#refusal")).focus();
+  }
+
+  async function look() {
+    try {
+      const [nodes, members] = await Promise.all([
+        api.json("aggregator", "/v1/nodes"),
+        api.json("chain", "/v1/members?role=hospital"),
+      ]);
+      const enrolled = new Set(members.map((member) => member.address));
+      state.online = nodes.filter(
+        (node) => node.seen_seconds_ago < ONLINE_SECONDS && enrolled.has(node.address),
+      ).length;
+      if (!touched.has("quorum")) state.values.quorum = String(Math.max(1, Math.ceil(state.online / 2)));
+    } catch {
+      // Without them the form still works; the cost is then for one hospital.
+    }
+    draw();
+    if (!over) timer = setTimeout(look, REFRESH_MS);
+  }
+
+  draw();
+  look();
+  api.json("model", "/v1/models").then(
+    (models) => {
+      state.models = models;
+      draw();
+    },
+    () => {},
+  );
+  return () => {
+    over = true;
+    clearTimeout(timer);
+  };
+}
+
+const modelOf = ({ models, values }) => models?.find((model) => model.digest === values.model);
+
+/** The digest of the initial weights, which are made first where they must be. Throws `Problem`. */
+async function initialWeights(state, draw) {
+  const asked = initialRequest(state.values);
+  if (asked === null) return chosenArtifact(state.values);
+  const name = architecture(asked.architecture);
+  state.busy =
+    asked.weights === "imagenet"
+      ? `Preparing ImageNet weights for ${name}; where they must be downloaded first, this takes a minute or more…`
+      : `Drawing random weights for ${name}; this takes some seconds…`;
+  draw();
+  return (await api.json("model", "/v1/initial-models", { json: asked })).digest;
+}
+
+/** Learn the exact size of the file that was chosen, if one was. */
+async function measure({ values, sizes }) {
+  if (initialRequest(values)) return;
+  const digest = chosenArtifact(values);
+  if (!/^[0-9a-f]{64}$/.test(digest) || sizes.has(digest)) return;
+  try {
+    sizes.set(digest, (await api.json("model", `/v1/artifacts/${digest}/info`)).size);
+  } catch {
+    // The estimate stays with the architecture's usual size.
+  }
+}
+
+function content(state, { changed, send }) {
+  return html`<form class="new-job" novalidate @input=${changed} @submit=${send}>
+    <div class="panel">
+      <div id="refusal" tabindex="-1" role="alert">${state.problem ? html`<p class="problem">${state.problem}</p>` : nothing}</div>
+      ${fields(state)}
+      <div class="actions">
+        <button class="primary" ?disabled=${state.busy !== ""}>Create the job</button>
+        <a class="button" href="/jobs">Cancel</a>
+        <span role="status">${state.busy ? html`<span class="busy">${state.busy}</span>` : nothing}</span>
+      </div>
+    </div>
+    ${cost(state)}
+  </form>`;
+}
+
+function cost({ values, online, sizes }) {
+  const rounds = Math.max(1, Math.trunc(Number(values.rounds)) || 1);
+  const hospitals = Math.max(online ?? 0, Math.trunc(Number(values.quorum)) || 1, 1);
+  const exact = initialRequest(values) ? undefined : sizes.get(chosenArtifact(values));
+  const modelBytes = exact ?? MODEL_BYTES[values.architecture];
+  const sum = estimate({ modelBytes, hospitals, rounds });
+  return html`<section class="panel cost" aria-labelledby="cost-title">
+    <h2 id="cost-title">What it will cost</h2>
+    <p class="quiet">
+      ${hospitals === 1 ? "With one hospital" : `With ${count(hospitals)} hospitals`} in ${rounds === 1 ? "one round" : `${count(rounds)} rounds`}${values.target ? ", or fewer once the target is reached" : nothing}.
+    </p>
+    <dl>
+      <div><dt>Model</dt><dd>${exact ? bytes(modelBytes) : `about ${bytes(modelBytes)}`}</dd></div>
+      <div><dt>Downloads</dt><dd>${count(sum.downloads)} <span class="quiet">${bytes(sum.bytesDown)}</span></dd></div>
+      <div><dt>Uploads</dt><dd>${count(sum.uploads)} <span class="quiet">${bytes(sum.bytesUp)}</span></dd></div>
+      <div><dt>In all</dt><dd id="cost-bytes"><strong>${bytes(sum.bytes)}</strong></dd></div>
+      <div><dt>For each hospital</dt><dd>${bytes(sum.bytesEach)}</dd></div>
+      <div><dt>Ledger transactions</dt><dd id="cost-transactions">${count(sum.transactions)}</dd></div>
+    </dl>
+    <p class="quiet">
+      Every hospital downloads the initial model, which is evaluated first, and the new one of each round; it uploads one
+      update a round. A round opens and closes on the ledger, with one transaction for each update; publishing is one more.
+    </p>
+  </section>`;
+}

@@ -12,7 +12,7 @@ from typing import Self
 import httpx
 from concilia_kit import digests, signing
 from concilia_kit.http import call, raise_for_problem
-from concilia_kit.problems import Problem
+from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.wire.chain import (
     ContractInfo,
@@ -27,6 +27,7 @@ from concilia_kit.wire.chain import (
 from concilia_kit.wire.jobs import JobSpec, JobView
 from concilia_kit.wire.models import InitialModel, InitialModelRequest, ModelVersion, Prediction
 from concilia_kit.wire.training import Node
+from concilia_kit.wire.verification import Verification
 from eth_account.signers.local import LocalAccount
 from pydantic import TypeAdapter
 
@@ -36,6 +37,7 @@ _JOBS = TypeAdapter(list[JobView])
 _NODES = TypeAdapter(list[Node])
 _EVENTS = TypeAdapter(list[LedgerEvent])
 _TRANSACTIONS = TypeAdapter(list[Transaction])
+_VERIFICATIONS = TypeAdapter(list[Verification])
 
 
 class Client:
@@ -77,6 +79,31 @@ class Client:
     def stop_job(self, job: str) -> None:
         """Ask a job to stop (administrators)."""
         call(self._to.aggregator, "POST", f"/v1/jobs/{job}/stop")
+
+    def pause_job(self, job: str) -> None:
+        """Have a job end its open round and open no other (administrators)."""
+        call(self._to.aggregator, "POST", f"/v1/jobs/{job}/pause")
+
+    def resume_job(self, job: str) -> None:
+        """Have a paused job go on (administrators)."""
+        call(self._to.aggregator, "POST", f"/v1/jobs/{job}/resume")
+
+    def ask_verification(self, job: str) -> Verification:
+        """Have a job recomputed by the aggregator; the verification under way where there is one (administrators,
+        auditors)."""
+        return Verification.model_validate_json(
+            call(self._to.aggregator, "POST", f"/v1/jobs/{job}/verifications").content
+        )
+
+    def verifications(self, job: str) -> list[Verification]:
+        """A job's verifications by the aggregator, newest first."""
+        return _VERIFICATIONS.validate_json(call(self._to.aggregator, "GET", f"/v1/jobs/{job}/verifications").content)
+
+    def verification(self, verification: str) -> Verification:
+        """One verification by the aggregator."""
+        return Verification.model_validate_json(
+            call(self._to.aggregator, "GET", f"/v1/verifications/{verification}").content
+        )
 
     def nodes(self) -> list[Node]:
         """All nodes that ever registered."""
@@ -142,10 +169,13 @@ class Client:
 
     def download(self, digest: str, target: Path) -> None:
         """Fetch an artifact into a file. Raises `Problem`."""
-        with self._to.model.stream("GET", f"/v1/artifacts/{digest}") as response, target.open("wb") as file:
-            raise_for_problem(response)
-            for chunk in response.iter_bytes(1 << 20):
-                file.write(chunk)
+        try:
+            with self._to.model.stream("GET", f"/v1/artifacts/{digest}") as response, target.open("wb") as file:
+                raise_for_problem(response)
+                for chunk in response.iter_bytes(1 << 20):
+                    file.write(chunk)
+        except httpx.TransportError as error:
+            raise Unavailable(f"the model service stopped answering ({type(error).__name__})") from error
 
     def initial_model(self, request: InitialModelRequest) -> InitialModel:
         """Have initial weights made (administrators)."""

@@ -97,7 +97,7 @@ class HttpMetrics:
         self._requests = Counter("concilia_http_requests", "Requests answered.", (*labels, "status"), registry=registry)
         self._seconds = Histogram(
             "concilia_http_request_seconds",
-            "Seconds from a request's head to its answer's end.",
+            "Seconds from a request's head to its answer's end; to its beginning where that is a stream of events.",
             labels,
             buckets=SECONDS,
             registry=registry,
@@ -110,11 +110,14 @@ class HttpMetrics:
             return
         began = time.perf_counter()
         status = _CLIENT_GONE
+        streaming_since: float | None = None
 
         async def sent(message: Message) -> None:
-            nonlocal status
+            nonlocal status, streaming_since
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if dict(message.get("headers", ())).get(b"content-type", b"").startswith(b"text/event-stream"):
+                    streaming_since = time.perf_counter()
             await send(message)
 
         try:
@@ -126,4 +129,4 @@ class HttpMetrics:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             route = getattr(scope.get("route"), "path", "other")
             self._requests.labels(self._service, method, route, str(status)).inc()
-            self._seconds.labels(self._service, method, route).observe(time.perf_counter() - began)
+            self._seconds.labels(self._service, method, route).observe((streaming_since or time.perf_counter()) - began)

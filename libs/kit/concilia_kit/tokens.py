@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jwt
@@ -21,12 +21,18 @@ ALGORITHM = "EdDSA"
 ISSUER = "concilia-auth"
 
 
+Standing = Callable[[str, float], frozenset[Role]]
+"""The roles that an address holds, as of some moment after the one given (Unix seconds)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller: EIP-55 address, and the roles it held on the contract when its token was issued."""
+    """A caller: EIP-55 address, the roles it held on the contract when its token was issued and has not lost since, and
+    when the token ends (Unix seconds)."""
 
     address: str
     roles: frozenset[Role]
+    expires_at: float = float("inf")
 
 
 class TokenVerifier:
@@ -34,7 +40,8 @@ class TokenVerifier:
 
     `fetch_keys` returns a JSON Web Key Set. It is called for a key that is unknown, at most every `refetch_seconds`, so
     that a forged key id cannot make the service hammer auth; and once `max_age_seconds` have passed, so that a key that
-    is no longer published is no longer trusted.
+    is no longer published is no longer trusted. `standing` says which roles an address holds at this moment: a role
+    that was taken since a token was issued is not in its `Principal`.
     """
 
     def __init__(
@@ -43,8 +50,10 @@ class TokenVerifier:
         fetch_keys: Callable[[], dict[str, Any]],
         refetch_seconds: float = 5.0,
         max_age_seconds: float = 300.0,
+        standing: Standing | None = None,
     ) -> None:
         self._audience = audience
+        self._standing = standing
         self._fetch_keys = fetch_keys
         self._refetch_seconds = refetch_seconds
         self._max_age_seconds = max_age_seconds
@@ -53,7 +62,19 @@ class TokenVerifier:
         self._asked = self._fetched = float("-inf")
 
     def verify(self, token: str) -> Principal:
-        """The caller. Raises `Unauthorized` for a token that is malformed, expired, foreign or for another audience."""
+        """The caller.
+
+        Raises `Unauthorized` for a token that is malformed, expired, foreign or for another audience, and what
+        `standing` raises.
+        """
+        caller, issued_at = self._claimed(token)
+        if self._standing is None or not caller.roles:
+            return caller
+        # A token says whole seconds: what was known a second later is no older than the token.
+        return replace(caller, roles=caller.roles & self._standing(caller.address, issued_at + 1))
+
+    def _claimed(self, token: str) -> tuple[Principal, float]:
+        """The caller by the token alone, and when it was issued (Unix seconds, rounded down)."""
         try:
             key = self._key(str(jwt.get_unverified_header(token).get("kid")))
             claims = jwt.decode(
@@ -64,7 +85,8 @@ class TokenVerifier:
                 issuer=ISSUER,
                 options={"require": ["exp", "iat", "sub", "aud", "iss"]},
             )
-            return Principal(claims["sub"], frozenset(Role(role) for role in claims["roles"]))
+            roles = frozenset(Role(role) for role in claims["roles"])
+            return Principal(claims["sub"], roles, float(claims["exp"])), float(claims["iat"])
         except jwt.ExpiredSignatureError as error:
             raise Unauthorized("the access token has expired", code="token_expired") from error
         except (jwt.PyJWTError, KeyError, TypeError, ValueError) as error:

@@ -5,6 +5,7 @@ Source: RFC 9457 (problem details), RFC 6750 (bearer tokens).
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 import threading
@@ -30,8 +31,11 @@ from concilia_kit.roles import Role
 from concilia_kit.settings import ServiceSettings
 from concilia_kit.tokens import Principal, TokenVerifier
 
-_bearer = HTTPBearer(auto_error=False, description="access token of the auth service")
+bearer = HTTPBearer(auto_error=False, description="access token of the auth service")
 _log = logs.get(__name__)
+
+LAST_ANSWERS_SECONDS = 8
+"""How long answers under way may take after a service was told to stop; containers are given ten."""
 
 Check = Callable[[], object]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -51,6 +55,7 @@ def application(
     `ready` names what the service depends on; each check raises where its dependency does not answer.
     Bodies are bounded (see `bodies`) but below the paths in `streamed`, which bound their own. `registry` has the
     service's own metrics; `/metrics` shows them and those of HTTP, whose label `service` is the title's last words.
+    `app.state.closing` is set as soon as the service was told to stop: an answer that has no end of its own ends then.
     """
     known = registry or metrics.registry()
     app = FastAPI(
@@ -62,6 +67,7 @@ def application(
         responses={"default": {"description": "problem", "content": {MEDIA_TYPE: {}}}},
     )
     app.state.verifier = verifier
+    app.state.closing = asyncio.Event()
     app.add_middleware(BodyLimit, streamed=streamed)
     app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=True)
     # The last one added is the first to see a request, and so counts what the others refuse.
@@ -105,18 +111,28 @@ def run(app: FastAPI, settings: ServiceSettings) -> None:
     """
     listener = _bind_or_end(settings)
     app.root_path = settings.root_path  # for the links in /docs; paths arrive without it
-    uvicorn.Server(_config(app)).run(sockets=[listener])
+    _Server(app).run(sockets=[listener])
 
 
 def run_beside(app: FastAPI, settings: ServiceSettings) -> None:
     """Serve from a daemon thread: health and metrics of a process whose work is something else. Ends as `run` does."""
     listener = _bind_or_end(settings)
-    server = uvicorn.Server(_config(app))
+    server = _Server(app)
     threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="health", daemon=True).start()
 
 
-def _config(app: FastAPI) -> uvicorn.Config:
-    return uvicorn.Config(app, log_config=None, access_log=False)
+class _Server(uvicorn.Server):
+    """Tells the application that it closes before waiting for answers under way."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=LAST_ANSWERS_SECONDS)
+        )
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.closing.set()
+        await super().shutdown(sockets)
 
 
 def bind(settings: ServiceSettings) -> socket.socket:
@@ -144,7 +160,7 @@ def _service_name(title: str) -> str:
 
 
 def principal(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Principal:
     """The caller. Raises `Unauthorized`."""
     if credentials is None:

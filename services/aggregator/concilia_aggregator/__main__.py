@@ -11,6 +11,8 @@ from concilia_aggregator.main import build_api, build_worker
 from concilia_aggregator.settings import AggregatorSettings
 from concilia_aggregator.wakeup import QUEUE
 
+_PATIENCE = 3.0  # seconds a verification under way gets to leave nothing behind
+
 
 def main() -> None:
     """Start the part that the one argument names."""
@@ -20,10 +22,14 @@ def main() -> None:
     if sys.argv[1] == "api":
         web.run(build_api(settings), settings)
     else:
-        worker, health = build_worker(settings)
+        worker, health, examiner = build_worker(settings)
         web.run_beside(health, settings)
+        examiner.start()
         # threads, one at a time: folding is one long NumPy call, and forking would copy open connections
-        worker.worker_main(["worker", "-Q", QUEUE, "--pool", "threads", "-c", "1", "--without-mingle"])
+        try:
+            worker.worker_main(["worker", "-Q", QUEUE, "--pool", "threads", "-c", "1", "--without-mingle"])
+        finally:
+            examiner.stop(_PATIENCE)
 
 
 if __name__ == "__main__":

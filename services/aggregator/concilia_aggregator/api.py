@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated
 
 from concilia_kit.digests import JobId
 from concilia_kit.roles import Role
 from concilia_kit.signing import Address
 from concilia_kit.tokens import Principal
-from concilia_kit.web import require
+from concilia_kit.web import bearer, require
 from concilia_kit.wire.jobs import JobSpec, JobView
 from concilia_kit.wire.training import EvaluationReport, Node, NodeRegistration, Progress
-from fastapi import APIRouter, Depends, Request, Response
+from concilia_kit.wire.verification import Verification
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials
+from fastapi.sse import EventSourceResponse
 
 from concilia_aggregator import views
 from concilia_aggregator.errors import NotYours, ReportMismatch
+from concilia_aggregator.feed import Feed, Feeds
 from concilia_aggregator.service import Coordinator
 from concilia_aggregator.store import Store
+from concilia_aggregator.verification.records import Verifications, shown
 from concilia_aggregator.wakeup import Wakeup
 
 router = APIRouter(prefix="/v1")
@@ -37,12 +44,41 @@ def _wakeup(request: Request) -> Wakeup:
     return wakeup
 
 
+def _verifications(request: Request) -> Verifications:
+    verifications: Verifications = request.app.state.verifications
+    return verifications
+
+
 Coordinating = Annotated[Coordinator, Depends(_coordinator)]
 Stored = Annotated[Store, Depends(_store)]
 Waking = Annotated[Wakeup, Depends(_wakeup)]
+Verifying = Annotated[Verifications, Depends(_verifications)]
 Admin = Annotated[Principal, Depends(require(Role.ADMIN))]
 Hospital = Annotated[Principal, Depends(require(Role.HOSPITAL))]
+Auditing = Annotated[Principal, Depends(require(Role.ADMIN, Role.AUDITOR))]
 Member = Annotated[Principal, Depends(require())]
+VerificationId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
+
+
+def _known(job: JobId, store: Stored) -> str:
+    store.job(job)
+    return job
+
+
+async def _feed(
+    request: Request,
+    caller: Member,
+    job: Annotated[str, Depends(_known)],
+    credentials: Annotated[HTTPAuthorizationCredentials, Depends(bearer)],
+    last_event_id: Annotated[str, Header(max_length=100)] = "",
+) -> AsyncIterator[Feed]:
+    feeds: Feeds = request.app.state.feeds
+    again = partial(request.app.state.verifier.verify, credentials.credentials)
+    async with feeds.open(job, last_event_id, caller, again) as feed:
+        yield feed
+
+
+Watching = Annotated[Feed, Depends(_feed)]
 
 
 @router.post("/jobs", status_code=201)
@@ -73,6 +109,53 @@ def stop_job(job: JobId, _caller: Admin, coordinator: Coordinating, wakeup: Waki
     return Response(status_code=202)
 
 
+@router.post("/jobs/{job}/pause", status_code=202)
+def pause_job(job: JobId, _caller: Admin, coordinator: Coordinating, wakeup: Waking) -> Response:
+    """Have a job end its open round and open no other until it is resumed; again is fine."""
+    coordinator.pause(job)
+    wakeup.wake(job)
+    return Response(status_code=202)
+
+
+@router.post("/jobs/{job}/resume", status_code=202)
+def resume_job(job: JobId, _caller: Admin, coordinator: Coordinating, wakeup: Waking) -> Response:
+    """Have a paused job go on; again is fine."""
+    coordinator.resume(job)
+    wakeup.wake(job)
+    return Response(status_code=202)
+
+
+# FastAPI would take a handler with `response_class=EventSourceResponse` for a generator.
+@router.get(
+    "/jobs/{job}/stream",
+    response_class=Response,
+    responses={200: {"content": {EventSourceResponse.media_type: {"schema": {"type": "string"}}}}},
+)
+async def stream_job(feed: Watching) -> EventSourceResponse:
+    """Server-sent events of a job as it happens (see `Change`), resumed by `Last-Event-ID`; ends with the token."""
+    return EventSourceResponse(feed, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+
+@router.post("/jobs/{job}/verifications", status_code=202, responses={200: {"model": Verification}})
+def ask_verification(job: JobId, caller: Auditing, verifications: Verifying, response: Response) -> Verification:
+    """Have a job recomputed in the background; 200 and the one under way where there is one."""
+    asked, is_new = verifications.ask(job, caller.address)
+    response.status_code = 202 if is_new else 200
+    return shown(asked)
+
+
+@router.get("/jobs/{job}/verifications")
+def list_verifications(job: JobId, _caller: Member, verifications: Verifying) -> list[Verification]:
+    """A job's verifications, newest first."""
+    return [shown(row) for row in verifications.of(job)]
+
+
+@router.get("/verifications/{verification}")
+def show_verification(verification: VerificationId, _caller: Member, verifications: Verifying) -> Verification:
+    """One verification: how far it is, or what it came to."""
+    return shown(verifications.get(verification))
+
+
 @router.get("/nodes")
 def list_nodes(_caller: Member, store: Stored) -> list[Node]:
     """All nodes that ever registered."""
@@ -87,9 +170,11 @@ def register_node(address: Address, registration: NodeRegistration, caller: Hosp
 
 
 @router.post("/jobs/{job}/rounds/{round_number}/progress", status_code=204)
-def report_progress(job: JobId, round_number: int, progress: Progress, caller: Hospital, store: Stored) -> None:
+def report_progress(
+    job: JobId, round_number: int, progress: Progress, caller: Hospital, coordinator: Coordinating
+) -> None:
     """Say what a node is doing."""
-    store.progress(job, round_number, caller.address, progress)
+    coordinator.progress(job, round_number, caller.address, progress)
 
 
 @router.put("/jobs/{job}/rounds/{round_number}/evaluations/{address}", status_code=204)

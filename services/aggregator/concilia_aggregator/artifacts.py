@@ -101,6 +101,17 @@ class RemoteArtifacts:
         call(self._model, "POST", "/v1/models", json=registration.model_dump(mode="json"))
 
 
+class Downloads:
+    """`verification.verifier.ArtifactSource` over the model service, each file into the verification's own folder."""
+
+    def __init__(self, model: httpx.Client) -> None:
+        self._model = model
+
+    def fetch(self, digest: str, folder: Path) -> Path:
+        """See `ArtifactSource`."""
+        return RemoteArtifacts(self._model, folder).fetch(digest)
+
+
 class MountedArtifacts(RemoteArtifacts):
     """Reads from the store's own volume, mounted read-only; writes like `RemoteArtifacts`."""
 

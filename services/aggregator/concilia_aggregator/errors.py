@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concilia_kit.problems import Conflict, Forbidden, NotFound, Unprocessable
+from concilia_kit.problems import Conflict, Forbidden, NotFound, Unavailable, Unprocessable
 
 
 class JobNotFound(NotFound):
@@ -39,3 +39,21 @@ class ReportMismatch(Conflict):
     """An evaluation of another model than the round's."""
 
     code = "report_mismatch"
+
+
+class VerificationNotFound(NotFound):
+    """No verification of that id."""
+
+    code = "verification_not_found"
+
+
+class TooManyStreams(Unavailable):
+    """As many readers follow jobs as this process serves."""
+
+    code = "too_many_streams"
+
+
+class EventsUnavailable(Unavailable):
+    """Redis, which carries the events, does not answer."""
+
+    code = "events_unavailable"

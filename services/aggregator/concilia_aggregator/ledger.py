@@ -8,8 +8,13 @@ import httpx
 from concilia_kit.http import call
 from concilia_kit.problems import Problem
 from concilia_kit.roles import Role
+from concilia_kit.signing import Domain
 from concilia_kit.wire.chain import (
+    ContractInfo,
+    LedgerEvent,
+    LedgerJob,
     LedgerRound,
+    LedgerUpdate,
     Member,
     Publication,
     Rejection,
@@ -19,6 +24,7 @@ from concilia_kit.wire.chain import (
 )
 from pydantic import TypeAdapter
 
+_EVENTS = TypeAdapter(list[LedgerEvent])
 _MEMBERS = TypeAdapter(list[Member])
 _TRANSACTIONS = TypeAdapter(list[Transaction])
 
@@ -60,7 +66,7 @@ class Ledger(Protocol):
 
 
 class ChainLedger:
-    """`Ledger` over the chain service's REST interface."""
+    """`Ledger`, and `verification.examiner.Records`, over the chain service's REST interface."""
 
     def __init__(self, chain: httpx.Client) -> None:
         self._chain = chain
@@ -72,13 +78,8 @@ class ChainLedger:
 
     def round(self, job: str, round_: int) -> LedgerRound | None:
         """See `Ledger`."""
-        try:
-            answer = call(self._chain, "GET", f"/v1/jobs/{job}/rounds/{round_}")
-        except Problem as problem:
-            if problem.problem_status == 404:
-                return None
-            raise
-        return LedgerRound.model_validate_json(answer.content)
+        found = self._found(f"/v1/jobs/{job}/rounds/{round_}")
+        return LedgerRound.model_validate_json(found) if found else None
 
     def transactions(self, job: str) -> list[Transaction]:
         """See `Ledger`."""
@@ -103,3 +104,27 @@ class ChainLedger:
     def publish(self, publication: Publication) -> None:
         """See `Ledger`."""
         call(self._chain, "POST", "/v1/publications", json=publication.model_dump(mode="json"))
+
+    def domain(self) -> Domain:
+        """See `Records`."""
+        info = ContractInfo.model_validate_json(call(self._chain, "GET", "/v1/contract").content)
+        return Domain(chain_id=info.chain_id, contract=info.address)
+
+    def events(self, job: str) -> list[LedgerEvent]:
+        """See `Records`."""
+        return _EVENTS.validate_json(self._found(f"/v1/jobs/{job}/events") or b"[]")
+
+    def signed(self, job: str) -> list[LedgerUpdate]:
+        """See `Records`."""
+        found = self._found(f"/v1/jobs/{job}")
+        known = LedgerJob.model_validate_json(found).rounds if found else ()
+        return [update for item in known for update in item.updates]
+
+    def _found(self, path: str) -> bytes | None:
+        """What the ledger says, None where it knows nothing of it."""
+        try:
+            return call(self._chain, "GET", path).content
+        except Problem as problem:
+            if problem.problem_status == 404:
+                return None
+            raise

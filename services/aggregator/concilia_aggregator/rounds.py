@@ -2,7 +2,8 @@
 
 Rules, in the order they apply:
 
-1. A job that was asked to stop gives up an open round and ends.
+1. A job that was asked to stop gives up an open round and ends. One that is paused ends what is under way (a round that
+   is open, its evaluation, the baseline once it was asked for) and begins nothing new.
 2. The initial model is evaluated first (round 0), then rounds are opened one after another on the job's head.
 3. A round is planned (cohort and deadline written down) before it is opened on the chain, so that a crash between the
    two repeats the same opening; a plan whose deadline passed unopened is made anew.
@@ -26,6 +27,8 @@ MAX_ABORTED = 3
 GRACE_SECONDS = 2
 """A deadline is over this much later, so that an update in the deadline's last block is seen before it is judged."""
 
+PAUSED = "paused by an administrator"
+
 TERMINAL = frozenset({Phase.FINISHED, Phase.FAILED, Phase.STOPPED})
 
 
@@ -45,6 +48,7 @@ class JobState:
     deadline: int | None = None
     cohort: frozenset[str] = frozenset()
     stopping: bool = False
+    paused: bool = False
     detail: str = ""
 
 
@@ -126,6 +130,16 @@ def begin(initial: str) -> JobState:
     return JobState(Phase.BASELINE, head=initial)
 
 
+def pause(state: JobState) -> JobState:
+    """The state of a job that is to begin nothing new."""
+    return replace(state, paused=True)
+
+
+def resume(state: JobState) -> JobState:
+    """The state of a job that may go on."""
+    return replace(state, paused=False, detail="" if state.detail == PAUSED else state.detail)
+
+
 def decide(spec: JobSpec, state: JobState, facts: Facts) -> Move:
     """The next move of a job. Raises `ValueError` for a job that has ended."""
     if state.phase in TERMINAL:
@@ -149,6 +163,8 @@ def decide(spec: JobSpec, state: JobState, facts: Facts) -> Move:
 
 def _evaluate(spec: JobSpec, state: JobState, facts: Facts) -> Move:
     if state.deadline is None:
+        if state.paused and state.phase is Phase.BASELINE:
+            return Wait(PAUSED)
         if len(facts.live) < spec.quorum:
             return _too_few(spec, facts)
         deadline = int(facts.now) + spec.deadline_seconds
@@ -168,6 +184,8 @@ def _open(spec: JobSpec, state: JobState, facts: Facts) -> Move:
         # Opened before a crash: the ledger's deadline counts, not a plan's.
         cohort = state.cohort or facts.live
         return OpenRound(replace(state, phase=Phase.TRAINING, deadline=facts.ledger.deadline, cohort=cohort))
+    if state.paused:
+        return Wait(PAUSED)
     if state.deadline is None or facts.now >= state.deadline:
         if len(facts.live) < spec.quorum:
             return _too_few(spec, facts)
@@ -191,7 +209,7 @@ def _train(spec: JobSpec, state: JobState, facts: Facts) -> Move:
 
 def _fold_or_give_up(spec: JobSpec, state: JobState, facts: Facts, ledger: RoundFacts, over: bool) -> Move:
     if ledger.status is RoundStatus.CLOSED or ledger.accepted >= spec.quorum:
-        return Enter(replace(state, phase=Phase.FOLDING))
+        return Enter(replace(state, phase=Phase.FOLDING, detail=""))
     if not over or (facts.now <= state_deadline(state) + GRACE_SECONDS and _others_may_come(state, facts, ledger)):
         return Wait(f"{ledger.accepted} accepted updates, {spec.quorum} needed; waiting for others")
     detail = f"round {state.round}: {ledger.accepted} accepted updates at its end, {spec.quorum} needed"

@@ -1,27 +1,27 @@
 """Where a job's decided moves become real: on the chain, in the artifact store, in the nodes' queues.
 
 Every effect may be repeated after a crash: openings and closures are recognised by the chain service, artifacts by
-their digest, tasks by the nodes.
+their digest, tasks by the nodes. What a person can see changed is told once it is committed.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from concilia_kit import logs
 from concilia_kit.digests import Contribution, of_contributions
 from concilia_kit.problems import Problem
 from concilia_kit.wire.chain import LedgerRound, Publication, RoundClosure, RoundOpening, RoundStatus
-from concilia_kit.wire.jobs import JobSpec, Phase
+from concilia_kit.wire.jobs import Change, EvaluationChange, JobChange, JobSpec, Phase, ProgressChange, RoundChange
 from concilia_kit.wire.models import ModelRegistration
-from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, EvaluationReport, TrainTask
+from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, EvaluationReport, Progress, TrainTask
 
 from concilia_aggregator import rounds, scores, strategies
 from concilia_aggregator.artifacts import Artifacts
+from concilia_aggregator.changes import Tell, nobody
 from concilia_aggregator.errors import InitialMissing, JobEnded, ReportMismatch, RoundNotFound
 from concilia_aggregator.folder import Folder
 from concilia_aggregator.ledger import Ledger
@@ -47,7 +47,9 @@ class Coordinator:
         send: Send,
         node_seconds: float,
         metrics: RoundMetrics | None = None,
+        tell: Tell = nobody,
     ) -> None:
+        self._tell = tell
         self._store = store
         self._ledger = ledger
         self._artifacts = artifacts
@@ -67,15 +69,20 @@ class Coordinator:
 
     def stop(self, job: str) -> None:
         """Ask a job to stop. Raises `JobNotFound`, `JobEnded`."""
-        while True:
-            row = self._store.job(job)
-            state = state_of(row)
-            if state.phase in rounds.TERMINAL:
-                raise JobEnded(f"the job is {state.phase} already")
-            try:
-                return self._store.save(row, replace(state, stopping=True))
-            except StaleState:
-                continue
+        self._change(job, lambda state: replace(state, stopping=True))
+
+    def pause(self, job: str) -> None:
+        """Have a job end its open round and open no other. Raises `JobNotFound`, `JobEnded`."""
+        self._change(job, rounds.pause)
+
+    def resume(self, job: str) -> None:
+        """Have a paused job go on. Raises `JobNotFound`, `JobEnded`."""
+        self._change(job, rounds.resume)
+
+    def progress(self, job: str, round_: int, hospital: str, progress: Progress) -> None:
+        """Take what a node says it is doing. Raises `JobNotFound`."""
+        self._store.progress(job, round_, hospital, progress)
+        self._tell(job, Change.PROGRESS, ProgressChange(round=round_, hospital=hospital, progress=progress))
 
     def report(self, hospital: str, report: EvaluationReport) -> None:
         """Take a site's evaluation. Raises `JobNotFound`, `RoundNotFound`, `ReportMismatch`."""
@@ -86,6 +93,7 @@ class Coordinator:
         if round_.model != report.model:
             raise ReportMismatch("the round's model is another one than was evaluated")
         self._store.report(hospital, report)
+        self._tell(report.job, Change.EVALUATION, EvaluationChange(round=report.round, hospital=hospital))
 
     def advance(self, job: str) -> None:
         """Make every move that can be made now. Raises `Problem` where something it needs does not answer."""
@@ -126,20 +134,20 @@ class Coordinator:
         match move:
             case rounds.Wait(reason):
                 if reason != state.detail:
-                    self._store.save(row, replace(state, detail=reason))
+                    self._save(row, replace(state, detail=reason))
                 return False
             case rounds.Enter(new):
-                self._store.save(row, new)
+                self._save(row, new)
                 self._entered(row.id, state, new)
             case rounds.AskEvaluations(new):
-                self._store.save(row, new, tasks=_evaluations(row.id, spec, new))
+                self._save(row, new, tasks=_evaluations(row.id, spec, new))
             case rounds.OpenRound(new):
                 self._open(row, spec, new)
             case rounds.Fold():
                 self._fold(row, spec, state)
             case rounds.AbortRound(new):
                 self._ledger.abort(row.id, state.round)
-                self._store.save(row, new)
+                self._save(row, new)
                 self._metrics.rounds.labels(ABORTED).inc()
             case rounds.Publish(new):
                 self._ledger.publish(Publication(job=row.id, digest=new.head))
@@ -151,7 +159,7 @@ class Coordinator:
                         image_size=spec.local.image_size,
                     )
                 )
-                self._store.save(row, new)
+                self._save(row, new)
         _log.info("job moved", job=row.id, move=type(move).__name__, round=state.round)
         return True
 
@@ -163,7 +171,7 @@ class Coordinator:
         opened = RoundRow(
             job=row.id, round=new.round, base=new.head, deadline=deadline, opened_at=time.time(), summary={}
         )
-        self._store.save(row, new, tasks=_trainings(row.id, spec, new), round_=opened)
+        self._save(row, new, tasks=_trainings(row.id, spec, new), round_=opened)
 
     def _fold(self, row: JobRow, spec: JobSpec, state: JobState) -> None:
         recorded = self._ledger.round(row.id, state.round)
@@ -173,7 +181,7 @@ class Coordinator:
         if recorded.status is RoundStatus.OPEN:
             recorded = self._folder.screen(recorded, self._registered())
             if len(recorded.accepted()) < spec.quorum:
-                return self._store.save(row, replace(state, phase=Phase.TRAINING))
+                return self._save(row, replace(state, phase=Phase.TRAINING))
             digest = self._folder.fold(recorded, spec)
             size = self._folder.size(recorded)
             accepted = [
@@ -187,9 +195,9 @@ class Coordinator:
                 if problem.problem_code != "contribution_count_mismatch":
                     raise
                 # An update was confirmed while the others were folded: fold again, with it.
-                return self._store.save(row, state)
+                return self._save(row, state)
         elif recorded.global_digest is None:
-            self._store.save(row, rounds.after_abort(state, "the round was aborted on the ledger"))
+            self._save(row, rounds.after_abort(state, "the round was aborted on the ledger"))
             return self._metrics.rounds.labels(ABORTED).inc()
         else:
             digest = recorded.global_digest
@@ -204,10 +212,36 @@ class Coordinator:
             closed_at=time.time(),
             summary=_summary(recorded, seconds),
         )
-        self._store.save(row, rounds.after_close(state, digest), round_=closed)
+        self._save(row, rounds.after_close(state, digest), round_=closed)
         self._metrics.closed(len(recorded.accepted()), size, seconds)
         self._folder.release(recorded)
         return None
+
+    def _change(self, job: str, change: Callable[[JobState], JobState]) -> None:
+        """Change a job's state on request, whoever else changes it meanwhile."""
+        while True:
+            row = self._store.job(job)
+            state = state_of(row)
+            if state.phase in rounds.TERMINAL:
+                raise JobEnded(f"the job is {state.phase} already")
+            changed = change(state)
+            if changed == state:
+                return None
+            try:
+                return self._save(row, changed)
+            except StaleState:
+                continue
+
+    def _save(
+        self, row: JobRow, state: JobState, *, tasks: Sequence[OutboxRow] = (), round_: RoundRow | None = None
+    ) -> None:
+        """Save a state and what goes with it, then tell what a person can see of it. Raises `StaleState`."""
+        before = _shown(state_of(row))
+        self._store.save(row, state, tasks=tasks, round_=round_)
+        if round_ is not None:
+            self._tell(row.id, Change.ROUND, RoundChange(round=round_.round))
+        if (after := _shown(state)) != before:
+            self._tell(row.id, Change.JOB, after)
 
     def _entered(self, job: str, state: JobState, new: JobState) -> None:
         """Measure what ended with a change of state: a round given up elsewhere, an evaluation."""
@@ -224,6 +258,10 @@ class Coordinator:
         for task in self._store.unsent(job):
             self._send(task.hospital, task.name, task.task)
             self._store.sent(task)
+
+
+def _shown(state: JobState) -> JobChange:
+    return JobChange(phase=state.phase, round=state.round, detail=state.detail, paused=state.paused)
 
 
 def _round_facts(recorded: LedgerRound) -> rounds.RoundFacts:
@@ -285,8 +323,3 @@ def _summary(recorded: LedgerRound, seconds: dict[str, float]) -> dict[str, obje
         ],
         "bytes_moved": sum(item.bytes_download + item.bytes_upload for item in metrics),
     }
-
-
-def moment(seconds: float | None) -> datetime | None:
-    """Unix seconds as an aware time in UTC."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -27,6 +27,7 @@ class AggregatorSettings(ServiceSettings):
     directory: Path = Field(description="folder for models being folded and downloads being screened")
     node_seconds: float = Field(default=60.0, gt=0, description="a node not heard of for so long is not in a cohort")
     tick_seconds: float = Field(default=1.0, gt=0, description="how often deadlines are looked at")
+    max_streams: int = Field(default=200, ge=1, description="most readers that follow jobs at a time, by process")
     max_samples: int = Field(default=1_000_000, ge=1, description="most training samples one update may claim")
     max_norm_ratio: float = Field(
         default=10.0, gt=0, description="most an update may move the model, in multiples of the base model's L2 norm"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -230,6 +231,11 @@ def state_of(row: JobRow) -> JobState:
     """The state in a row."""
     data = dict(row.state)
     return JobState(**{**data, "phase": Phase(data["phase"]), "cohort": frozenset(data["cohort"])})
+
+
+def moment(seconds: float | None) -> datetime | None:
+    """Unix seconds as an aware time in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def spec_of(row: JobRow) -> JobSpec:

@@ -8,8 +8,7 @@ from concilia_kit.wire.jobs import JobView, Phase, Rejected, RoundView, SiteScor
 from concilia_kit.wire.training import EvaluationReport, Node, NodeRegistration, Progress
 
 from concilia_aggregator import scores
-from concilia_aggregator.service import moment
-from concilia_aggregator.store import JobRow, RoundRow, Store, spec_of, state_of
+from concilia_aggregator.store import JobRow, RoundRow, Store, moment, spec_of, state_of
 
 
 def nodes(store: Store) -> list[Node]:
@@ -39,9 +38,11 @@ def job(store: Store, row: JobRow) -> JobView:
         id=row.id,
         spec=spec_of(row),
         phase=state.phase,
+        paused=state.paused,
         round=state.round,
         detail=state.detail,
         created_at=moment(row.created_at),
+        created_by=row.created_by,
         model=state.head if state.phase is Phase.FINISHED else None,
         rounds=tuple(
             _round(item, reports.get(item.round, {}), progresses.get(item.round, {}), sites)

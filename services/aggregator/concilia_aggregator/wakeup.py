@@ -74,6 +74,9 @@ class Listener(threading.Thread):
                 for job in active:
                     self._wakeup.wake(job)
                 last = self._listen(last, active)
+            except redis.RedisError as error:
+                _log.warning("redis does not answer, listening again", error=type(error).__name__)
+                self._stopped.wait(self._tick_seconds)
             except Exception:
                 _log.exception("listener failed, going on")
                 self._stopped.wait(self._tick_seconds)

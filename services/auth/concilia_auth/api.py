@@ -4,22 +4,38 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from concilia_kit import web
 from concilia_kit.problems import Unauthorized
+from concilia_kit.roles import Role
+from concilia_kit.signing import Address
+from concilia_kit.tokens import Principal
 from concilia_kit.wire.auth import (
     AccessToken,
+    Application,
+    BrowserSession,
     Challenge,
     ChallengeRequest,
+    FiledApplication,
     Session,
     SessionView,
     SignIn,
     TokenRequest,
 )
-from fastapi import APIRouter, Depends, Request, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import APIRouter, Cookie, Depends, Header, Request, Response
+from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
-from concilia_auth.service import AuthService
+from concilia_auth import browser
+from concilia_auth.service import Applications, AuthService
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="session", description="session token of POST /v1/sessions")
+_cookie = APIKeyCookie(
+    name=browser.COOKIE,
+    auto_error=False,
+    scheme_name="browser session",
+    description="cookie of POST /v1/browser-sessions; what changes something carries its csrf_token in X-CSRF-Token",
+)
+
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
 def _service(request: Request) -> AuthService:
@@ -27,7 +43,24 @@ def _service(request: Request) -> AuthService:
     return service
 
 
-def _session_token(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+def _applications(request: Request) -> Applications:
+    applications: Applications = request.app.state.applications
+    return applications
+
+
+def _sent(
+    origin: Annotated[str | None, Header()] = None,
+    sec_fetch_site: Annotated[str | None, Header()] = None,
+    x_csrf_token: Annotated[str | None, Header()] = None,
+) -> browser.Sent:
+    return browser.Sent(origin, sec_fetch_site, x_csrf_token)
+
+
+Service = Annotated[AuthService, Depends(_service)]
+Sent = Annotated[browser.Sent, Depends(_sent)]
+
+
+def _session_token(credentials: Bearer) -> str:
     if credentials is None:
         raise Unauthorized(
             "a session token is needed: 'Authorization: Bearer …'", headers={"WWW-Authenticate": "Bearer"}
@@ -35,12 +68,49 @@ def _session_token(credentials: Annotated[HTTPAuthorizationCredentials | None, D
     return credentials.credentials
 
 
+def _cookie_token(cookie: Annotated[str | None, Depends(_cookie)]) -> str:
+    if not cookie:
+        raise Unauthorized("nobody is signed in with this browser")
+    return cookie
+
+
+def _same_site(sent: Sent, service: Service) -> None:
+    browser.check_site(sent, service.origin)
+
+
+def _changing_token(cookie: Annotated[str | None, Depends(_cookie)], sent: Sent, service: Service) -> str:
+    """The cookie's session, for a request that changes something."""
+    browser.check_site(sent, service.origin)
+    token = _cookie_token(cookie)
+    browser.check_csrf(sent, token)
+    return token
+
+
+def _any_token(
+    credentials: Bearer, cookie: Annotated[str | None, Depends(_cookie)], sent: Sent, service: Service
+) -> str:
+    """The bearer's session, else the cookie's. No browser sends a bearer by itself: it needs no further proof."""
+    if credentials is not None or not cookie:
+        return _session_token(credentials)
+    return _changing_token(cookie, sent, service)
+
+
 def _no_store(response: Response) -> None:
     response.headers["Cache-Control"] = "no-store"
 
 
-Service = Annotated[AuthService, Depends(_service)]
+async def _body(request: Request) -> bytes:
+    return await request.body()  # bounded by the application
+
+
 SessionToken = Annotated[str, Depends(_session_token)]
+CookieToken = Annotated[str, Depends(_cookie_token)]
+ChangingToken = Annotated[str, Depends(_changing_token)]
+AnyToken = Annotated[str, Depends(_any_token)]
+FormerToken = Annotated[str | None, Cookie(alias=browser.COOKIE, include_in_schema=False)]
+Caller = Annotated[Principal, Depends(web.principal)]
+Administrator = Annotated[Principal, Depends(web.require(Role.ADMIN))]
+Filed = Annotated[Applications, Depends(_applications)]
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(_no_store)])
 well_known = APIRouter(prefix="/.well-known", tags=["keys"])
@@ -70,10 +140,64 @@ def read_session(token: SessionToken, service: Service) -> SessionView:
     return service.session(token)
 
 
+@router.post("/browser-sessions", status_code=201, tags=["browser"], dependencies=[Depends(_same_site)])
+def create_browser_session(
+    request: SignIn, service: Service, response: Response, former: FormerToken = None
+) -> BrowserSession:
+    """Sign in with a signed challenge; the session lies in a cookie, and ends the one that lay there."""
+    session = service.browser_sign_in(request.message, request.signature, former)
+    response.set_cookie(
+        browser.COOKIE, session.token, service.session_seconds, path="/", secure=True, httponly=True, samesite="strict"
+    )
+    return BrowserSession(
+        address=session.address,
+        roles=session.roles,
+        expires_at=session.expires_at,
+        csrf_token=browser.csrf_token(session.token),
+    )
+
+
+@router.get("/browser-session", tags=["browser"])
+def read_browser_session(token: CookieToken, service: Service) -> BrowserSession:
+    """Who is signed in with this browser, and with which roles now."""
+    return service.browser_session(token)
+
+
+@router.delete("/browser-session", status_code=204, tags=["browser"])
+def delete_browser_session(token: ChangingToken, service: Service, response: Response) -> None:
+    """Sign out, and take the cookie back."""
+    service.sign_out(token)
+    response.delete_cookie(browser.COOKIE, path="/", secure=True, httponly=True, samesite="strict")
+
+
 @router.post("/tokens", tags=["tokens"])
-def create_token(request: TokenRequest, token: SessionToken, service: Service) -> AccessToken:
-    """An access token for one service."""
+def create_token(request: TokenRequest, token: AnyToken, service: Service) -> AccessToken:
+    """An access token for one service, for a session token or a browser's session."""
     return service.access_token(token, request.audience)
+
+
+@router.post("/applications", status_code=201, tags=["applications"])
+def file_application(request: Application, caller: Caller, applications: Filed) -> FiledApplication:
+    """Ask for a role, in place of what the caller asked for before."""
+    return applications.file(caller, request)
+
+
+@router.get("/applications", tags=["applications"])
+def read_applications(applications: Filed, _: Administrator) -> list[FiledApplication]:
+    """Who waits for a role, newest first."""
+    return applications.pending()
+
+
+@router.delete("/applications/{address}", status_code=204, tags=["applications"])
+def delete_application(address: Address, caller: Caller, applications: Filed) -> None:
+    """Decline an application, or withdraw one's own."""
+    applications.remove(caller, address)
+
+
+@router.post("/csp-reports", status_code=204, tags=["browser"])
+def take_csp_report(body: Annotated[bytes, Depends(_body)], service: Service) -> None:
+    """What a browser reports of the content security policy; nothing is answered to it, not even that it is wrong."""
+    service.csp_report(body)
 
 
 @well_known.get("/jwks.json")

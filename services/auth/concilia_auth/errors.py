@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concilia_kit.problems import Unauthorized, Unavailable, Unprocessable
+from concilia_kit.problems import Forbidden, NotFound, Unauthorized, Unavailable, Unprocessable
 
 
 class KeyFileError(Exception):
@@ -61,6 +61,36 @@ class SessionUnknown(Unauthorized):
     """No session goes by this token: it never did, was ended, or timed out."""
 
     code = "session_unknown"
+
+
+class CrossSite(Forbidden):
+    """A browser asks for a page of another site."""
+
+    code = "cross_site"
+
+
+class CsrfTokenInvalid(Forbidden):
+    """The request comes with a session's cookie and without that session's CSRF token."""
+
+    code = "csrf_token_invalid"
+
+
+class ApplicationUnknown(NotFound):
+    """This address has applied for nothing, or what it applied for was settled."""
+
+    code = "application_unknown"
+
+
+class ApplicationNotYours(Forbidden):
+    """Only an administrator may remove somebody else's application."""
+
+    code = "role_missing"
+
+
+class ApplicationsFull(Unavailable):
+    """As many applications wait as are kept; an administrator has to settle some."""
+
+    code = "applications_full"
 
 
 class StoreUnavailable(Unavailable):

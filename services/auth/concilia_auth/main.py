@@ -9,15 +9,19 @@ from functools import partial
 
 import redis
 from concilia_kit import http, metrics, web
+from concilia_kit.standing import CurrentRoles
+from concilia_kit.tokens import TokenVerifier
+from concilia_kit.wire.auth import Audience
 from fastapi import FastAPI
 
-from concilia_auth import api, chain, eip4361, keys
+from concilia_auth import api, browser, chain, eip4361, keys
 from concilia_auth.metrics import AuthMetrics
-from concilia_auth.service import AuthService
+from concilia_auth.service import Applications, AuthService
 from concilia_auth.settings import AuthSettings
 from concilia_auth.store import Store
 
 _REDIS_SECONDS = 5.0
+_KEYS_SECONDS = 10.0
 _ANYBODY = "0x" + 40 * "0"
 
 
@@ -38,6 +42,7 @@ def build(settings: AuthSettings) -> FastAPI:
     )
     store = Store(client)
     chain_http = http.client(settings.chain_url)
+    standing = CurrentRoles(chain_http)
     registry = metrics.registry()
 
     @contextlib.asynccontextmanager
@@ -49,6 +54,13 @@ def build(settings: AuthSettings) -> FastAPI:
     app = web.application(
         "Concilia auth",
         ready={"redis": store.answer, "chain": partial(chain.answer, chain_http)},
+        verifier=TokenVerifier(
+            Audience.AUTH,
+            lambda: key_ring.current().published,
+            refetch_seconds=0,  # its own keys cost a look at a directory
+            max_age_seconds=_KEYS_SECONDS,
+            standing=standing,
+        ),
         lifespan=lifespan,
         registry=registry,
     )
@@ -61,12 +73,14 @@ def build(settings: AuthSettings) -> FastAPI:
         _now,
         AuthMetrics(registry),
     )
+    app.state.applications = Applications(store, standing, _now)
     app.include_router(api.router)
     app.include_router(api.well_known)
     return app
 
 
 def _check_site(settings: AuthSettings) -> None:
+    browser.origin_of(settings.uri)
     site = eip4361.Site(settings.domain, settings.uri, settings.statement)
     now = _now()
     try:

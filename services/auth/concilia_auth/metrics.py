@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 
 class AuthMetrics:
-    """Sign-ins and tokens; without a registry they are counted and shown nowhere."""
+    """Sign-ins, tokens and reports; without a registry they are counted and shown nowhere."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.sign_ins = Counter(
@@ -14,4 +14,10 @@ class AuthMetrics:
         )
         self.tokens = Counter(
             "concilia_tokens", "Access tokens issued, by the service they are for.", ("audience",), registry=registry
+        )
+        self.csp_reports = Counter(
+            "concilia_csp_reports",
+            "Violations of the content security policy that browsers reported, and requests that were no report.",
+            ("outcome",),
+            registry=registry,
         )

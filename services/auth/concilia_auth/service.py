@@ -1,9 +1,10 @@
-"""Signing in, and what a session is good for."""
+"""Signing in, what a session is good for, and applying for a role."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,15 +12,34 @@ import siwe
 from concilia_kit import logs
 from concilia_kit.metrics import outcome_of
 from concilia_kit.roles import Role
-from concilia_kit.wire.auth import AccessToken, Audience, Challenge, Session, SessionView
+from concilia_kit.tokens import Principal
+from concilia_kit.wire.auth import (
+    AccessToken,
+    Application,
+    Audience,
+    BrowserSession,
+    Challenge,
+    FiledApplication,
+    Session,
+    SessionView,
+)
 
-from concilia_auth import eip4361, tokens
+from concilia_auth import browser, csp, eip4361, tokens
 from concilia_auth.chain import Roles
-from concilia_auth.errors import NonceUnknown, SessionUnknown
+from concilia_auth.errors import (
+    ApplicationNotYours,
+    ApplicationsFull,
+    ApplicationUnknown,
+    NonceUnknown,
+    SessionUnknown,
+)
 from concilia_auth.keys import KeyRing
 from concilia_auth.metrics import AuthMetrics
 from concilia_auth.settings import AuthSettings
 from concilia_auth.store import SessionRecord, Store
+
+_ASKING = 8  # addresses asked about side by side
+_LOGGED = 5  # violations named in a line
 
 _log = logs.get(__name__)
 
@@ -45,6 +65,8 @@ class AuthService:
         self._chain_id = chain_id
         self._clock = clock
         self._metrics = metrics or AuthMetrics()
+        self.session_seconds = settings.session_seconds
+        self.origin = browser.origin_of(settings.uri)
 
     def challenge(self, address: str) -> Challenge:
         """A message for `address` (EIP-55) to sign. Raises `StoreUnavailable` and `ChainUnavailable`."""
@@ -76,6 +98,20 @@ class AuthService:
             raise
         self._metrics.sign_ins.labels("ok").inc()
         return session
+
+    def browser_sign_in(self, text: str, signature: str, former: str | None) -> Session:
+        """A session as of `sign_in`, in place of the one that this browser had, if it had one.
+
+        Raises what `sign_in` raises; the former session then lives on.
+        """
+        session = self.sign_in(text, signature)
+        if former is not None:
+            self._store.drop_session(former)
+        return session
+
+    def browser_session(self, token: str) -> BrowserSession:
+        """A browser's session, with the roles of this moment. Raises `SessionUnknown` and `…Unavailable`."""
+        return BrowserSession(**dict(self.session(token)), csrf_token=browser.csrf_token(token))
 
     def session(self, token: str) -> SessionView:
         """Whose session it is, with the roles of this moment. Raises `SessionUnknown` and `…Unavailable`."""
@@ -114,6 +150,19 @@ class AuthService:
         """The JSON Web Key Set that access tokens verify with."""
         return self._keys.current().published
 
+    def csp_report(self, body: bytes) -> None:
+        """Count and log what a browser reports of the content security policy; never raises for what it is sent."""
+        try:
+            violations = csp.parse(body) if len(body) <= csp.MAX_BODY else ()
+        except ValueError:
+            violations = ()
+        if not violations:
+            self._metrics.csp_reports.labels("malformed").inc()
+            return
+        self._metrics.csp_reports.labels("reported").inc(len(violations))
+        named = dict.fromkeys(f"{violation.directive} {violation.blocked}" for violation in violations)
+        _log.warning("content security policy violated", violations=list(named)[:_LOGGED], reports=len(violations))
+
     def _sign_in(self, text: str, signature: str) -> Session:
         nonce = eip4361.nonce_of(text)
         given_to = self._store.take_nonce(nonce)
@@ -141,6 +190,49 @@ class AuthService:
         if record is None:
             raise SessionUnknown("no session goes by this token; sign in again", headers={"WWW-Authenticate": "Bearer"})
         return record
+
+
+class Applications:
+    """Who asks for which role. `roles` tells which roles an address holds now, and may tell it a second late."""
+
+    def __init__(self, store: Store, roles: Callable[[str], frozenset[Role]], clock: Callable[[], datetime]) -> None:
+        self._store = store
+        self._roles = roles
+        self._clock = clock
+
+    def file(self, caller: Principal, asked: Application) -> FiledApplication:
+        """Keep an application, in place of the caller's last one. Raises `ApplicationsFull`, `StoreUnavailable`."""
+        filed = FiledApplication(**dict(asked), address=caller.address, filed_at=self._clock())
+        if not self._store.put_application(filed):
+            raise ApplicationsFull("too many applications wait for an administrator; try again later")
+        _log.info("application filed", address=filed.address, role=filed.role)
+        return filed
+
+    def pending(self) -> list[FiledApplication]:
+        """The applications that wait, newest first; those whose address holds the role by now are forgotten.
+
+        Raises `StoreUnavailable`, and what `roles` raises.
+        """
+        filed = self._store.applications(self._clock())
+        with ThreadPoolExecutor(_ASKING) as pool:
+            held = list(pool.map(self._roles, (application.address for application in filed)))
+        waiting = []
+        for application, roles in zip(filed, held, strict=True):
+            if application.role in roles:
+                self._store.settle_application(application)
+            else:
+                waiting.append(application)
+        return waiting
+
+    def remove(self, caller: Principal, address: str) -> None:
+        """Forget an application: one's own, or as an administrator anybody's.
+
+        Raises `ApplicationNotYours`, `ApplicationUnknown` and `StoreUnavailable`.
+        """
+        if caller.address != address and Role.ADMIN not in caller.roles:
+            raise ApplicationNotYours("only an administrator removes somebody else's application")
+        if not self._store.drop_application(address, self._clock()):
+            raise ApplicationUnknown("this address has no application")
 
 
 def _ordered(roles: frozenset[Role]) -> tuple[Role, ...]:

@@ -1,20 +1,25 @@
-"""Nonces and sessions in Redis. Redis never sees a session's token, only its SHA-256."""
+"""Nonces, sessions and applications in Redis. Redis never sees a session's token, only its SHA-256."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
 
 import redis
 from concilia_kit.signing import Address
+from concilia_kit.wire.auth import FiledApplication
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from concilia_auth.errors import StoreUnavailable
 
 _NONCE = "concilia:auth:nonce:"
 _SESSION = "concilia:auth:session:"
+_APPLICATIONS = "concilia:auth:applications"
+
+APPLICATION_LIFE = timedelta(days=30)
+MAX_APPLICATIONS = 1000
 
 
 class SessionRecord(BaseModel):
@@ -65,6 +70,62 @@ class Store:
         with _translated():
             self._redis.delete(_key(token))
 
+    def put_application(self, filed: FiledApplication) -> bool:
+        """Keep an application in place of its address's last one; False where `MAX_APPLICATIONS` others live."""
+
+        def attempt(pipe: redis.client.Pipeline) -> bool:
+            ended: list[str] = []
+            if not pipe.hexists(_APPLICATIONS, filed.address) and int(pipe.hlen(_APPLICATIONS)) >= MAX_APPLICATIONS:
+                kept = _parsed(pipe.hvals(_APPLICATIONS))
+                ended = [old.address for old in kept if not _lives(old, filed.filed_at)]
+                if len(kept) - len(ended) >= MAX_APPLICATIONS:
+                    return False
+            pipe.multi()
+            if ended:
+                pipe.hdel(_APPLICATIONS, *ended)
+            pipe.hset(_APPLICATIONS, filed.address, filed.model_dump_json())
+            pipe.expire(_APPLICATIONS, APPLICATION_LIFE)  # of the last one, and so of all
+            return True
+
+        return self._unless_changed(attempt)
+
+    def applications(self, now: datetime) -> list[FiledApplication]:
+        """The applications that live, newest first."""
+        with _translated():
+            kept = _parsed(self._redis.hvals(_APPLICATIONS))
+        return sorted((filed for filed in kept if _lives(filed, now)), key=_age, reverse=True)
+
+    def drop_application(self, address: str, now: datetime) -> bool:
+        """Forget an address's application; whether there was one that lived."""
+        with _translated(), self._redis.pipeline() as pipe:
+            pipe.hget(_APPLICATIONS, address)
+            pipe.hdel(_APPLICATIONS, address)
+            stored, _ = pipe.execute()
+        return stored is not None and _lives(FiledApplication.model_validate_json(stored), now)
+
+    def settle_application(self, filed: FiledApplication) -> None:
+        """Forget an application, but not one that its address filed since."""
+
+        def attempt(pipe: redis.client.Pipeline) -> bool:
+            stored = pipe.hget(_APPLICATIONS, filed.address)
+            if stored is None or FiledApplication.model_validate_json(str(stored)) != filed:
+                return False
+            pipe.multi()
+            pipe.hdel(_APPLICATIONS, filed.address)
+            return True
+
+        self._unless_changed(attempt)
+
+    def _unless_changed(self, attempt: Callable[[redis.client.Pipeline], bool]) -> bool:
+        """Read and write as one step: where somebody else wrote in between, the attempt is made anew."""
+        with _translated(), self._redis.pipeline() as pipe:
+            while True:
+                pipe.watch(_APPLICATIONS)  # type: ignore[no-untyped-call]  # redis leaves it untyped
+                done = attempt(pipe)
+                with contextlib.suppress(redis.WatchError):
+                    pipe.execute()
+                    return done
+
     def answer(self) -> None:
         """A readiness check."""
         with _translated():
@@ -73,6 +134,18 @@ class Store:
 
 def _key(token: str) -> str:
     return _SESSION + hashlib.sha256(token.encode()).hexdigest()
+
+
+def _parsed(stored: Iterable[object]) -> list[FiledApplication]:
+    return [FiledApplication.model_validate_json(str(text)) for text in stored]
+
+
+def _lives(filed: FiledApplication, now: datetime) -> bool:
+    return now < filed.filed_at + APPLICATION_LIFE
+
+
+def _age(filed: FiledApplication) -> tuple[datetime, str]:
+    return filed.filed_at, filed.address
 
 
 @contextlib.contextmanager

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 from concilia_kit import web
+from concilia_kit.bodies import BodyTooLarge
 from concilia_kit.digests import JobId
 from concilia_kit.roles import Role
 from concilia_kit.signing import Address
 from concilia_kit.tokens import Principal
 from concilia_kit.wire.chain import (
+    AccountRoles,
     ContractInfo,
+    EventPage,
     LedgerEvent,
     LedgerJob,
     LedgerRound,
@@ -18,6 +22,7 @@ from concilia_kit.wire.chain import (
     Publication,
     Receipt,
     Rejection,
+    RoleRecord,
     RoundClosure,
     RoundOpening,
     SignedRoleChange,
@@ -25,7 +30,11 @@ from concilia_kit.wire.chain import (
     UpdateSubmission,
 )
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import StringConstraints
 
+from concilia_chain import pages, rpc
+from concilia_chain.door import Door
+from concilia_chain.pages import Wanted
 from concilia_chain.service import ChainService, Relayed
 
 
@@ -39,6 +48,35 @@ Coordinator = Annotated[Principal, Depends(web.require(Role.COORDINATOR))]
 Submitter = Annotated[Principal, Depends(web.require(Role.HOSPITAL, Role.COORDINATOR))]
 Reader = Annotated[Principal, Depends(web.require())]
 RoundNumber = Annotated[int, Path(alias="round", ge=1, lt=2**32)]
+
+Height = Annotated[int | None, Query(ge=0, lt=2**63)]
+
+
+def _wanted(
+    name: Annotated[
+        list[Annotated[str, StringConstraints(pattern="^[A-Za-z]{1,64}$")]],
+        Query(max_length=20, description="an event's name; may be given several times"),
+    ] = [],  # noqa: B006  (FastAPI copies it)
+    job: Annotated[JobId | None, Query()] = None,
+    number: Annotated[int | None, Query(alias="round", ge=1, lt=2**32)] = None,
+    account: Annotated[Address | None, Query(description="the hospital or the role's holder")] = None,
+    from_block: Height = None,
+    to_block: Height = None,
+) -> Wanted:
+    return Wanted(tuple(name), job, number, account, from_block, to_block)
+
+
+def _door(request: Request) -> Door:
+    door: Door = request.app.state.door
+    return door
+
+
+async def _small_body(request: Request) -> bytes:
+    body = await request.body()
+    if len(body) > rpc.MAX_BODY:
+        raise BodyTooLarge(f"a body has at most {rpc.MAX_BODY} bytes here")
+    return body
+
 
 router = APIRouter(prefix="/v1")
 _relays = {200: {"description": "the same call had this effect before", "model": Receipt}}
@@ -56,10 +94,30 @@ def member(address: Address, chain: Chain) -> Member:
     return chain.member(address)
 
 
+@router.get("/members/{address}/roles", tags=["members"])
+def account_roles(address: Address, chain: Chain) -> AccountRoles:
+    """The roles that an address holds by the events read so far, up to `block`: cheap enough to ask every second.
+
+    503 `ledger_not_followed` while the events are not read up to the newest block after a start.
+    """
+    return chain.account_roles(address)
+
+
 @router.get("/members", tags=["members"])
 def members(role: Annotated[Role, Query()], chain: Chain, _: Reader) -> list[Member]:
     """All who hold a role now."""
     return chain.members(role)
+
+
+@router.get("/role-records", tags=["members"])
+def role_records(
+    chain: Chain,
+    _: Reader,
+    account: Annotated[Address | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[RoleRecord]:
+    """Who granted or took which role, newest first. `admin` is the signer where the change was signed and relayed."""
+    return chain.role_records(account, limit)
 
 
 @router.post("/role-changes", tags=["members"], status_code=201)
@@ -126,6 +184,18 @@ def events(job: JobId, chain: Chain, _: Reader) -> list[LedgerEvent]:
     return chain.events(job)
 
 
+@router.get("/events", tags=["ledger"])
+def event_page(
+    chain: Chain,
+    _: Reader,
+    wanted: Annotated[Wanted, Depends(_wanted)],
+    before: Annotated[str | None, Query(description="`before` of an earlier page: go on behind its last event")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> EventPage:
+    """All the contract's events, membership included, newest first, page by page."""
+    return chain.event_page(wanted, None if before is None else pages.place(before), limit)
+
+
 @router.get("/transactions", tags=["ledger"])
 def transactions(
     chain: Chain,
@@ -135,6 +205,45 @@ def transactions(
 ) -> list[Transaction]:
     """The relay's newest transactions with their times, newest first."""
     return chain.transactions(job, limit)
+
+
+_REQUEST: dict[str, Any] = {
+    "type": "object",
+    "required": ["jsonrpc", "id", "method"],
+    "properties": {
+        "jsonrpc": {"const": "2.0"},
+        "id": {"type": ["string", "number", "null"]},
+        "method": {"enum": list(rpc.METHODS)},
+        "params": {"type": "array"},
+    },
+}
+
+
+@router.post(
+    "/rpc",
+    tags=["node"],
+    response_class=Response,
+    responses={200: {"content": {"application/json": {}}}, 204: {"description": "only notifications came"}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"oneOf": [_REQUEST, {"type": "array", "items": _REQUEST, "maxItems": rpc.MAX_BATCH}]}
+                }
+            },
+        }
+    },
+)
+def node_rpc(body: Annotated[bytes, Depends(_small_body)], door: Annotated[Door, Depends(_door)]) -> Response:
+    """JSON-RPC 2.0 for wallets that are given this chain: a few reads of the node, and no way to send anything.
+
+    Errors are JSON-RPC's own, with status 200.
+    """
+    answer = door.answer(body)
+    if answer is None:
+        return Response(status_code=204)
+    return Response(json.dumps(answer), media_type="application/json")
 
 
 def _told(relayed: Relayed, response: Response) -> Receipt:

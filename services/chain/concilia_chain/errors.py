@@ -23,6 +23,12 @@ class ReceiptTimeout(Unavailable):
     code = "receipt_timeout"
 
 
+class LedgerNotFollowed(Unavailable):
+    """The ledger's events are not read up to the newest block yet, and what they say is not known."""
+
+    code = "ledger_not_followed"
+
+
 class Refused(Problem):
     """The contract refused, in the dry run or on chain; `code` is the contract error's name in snake_case."""
 
@@ -40,6 +46,12 @@ class MetricsMismatch(Unprocessable):
     """The metrics are not those whose digest was signed."""
 
     code = "metrics_mismatch"
+
+
+class CursorMalformed(Unprocessable):
+    """A page is asked for by a cursor that no page gave."""
+
+    code = "cursor_malformed"
 
 
 class JobUnknown(NotFound):

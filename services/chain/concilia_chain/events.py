@@ -5,7 +5,8 @@ Source: Solidity's ABI specification, "Events" and "Function selector".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,13 +30,16 @@ class RawLog(NamedTuple):
     block_hash: str
     log_index: int
     transaction: str
+    timestamp: int
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """A decoded event; bytes32 as 64 hexadecimal characters, addresses with checksum, hashes with 0x.
 
-    `signature` is what calldata adds to an `UpdateRecorded`; None elsewhere and where calldata does not say.
+    Calldata adds the `signature` to an `UpdateRecorded`, and the `signer` to a `RoleGranted` or `RoleRevoked` that came
+    by a signed role change; None elsewhere and where calldata does not say. `timestamp` is the block's, Unix seconds;
+    None where the event was stored before times were.
     """
 
     name: str
@@ -45,6 +49,8 @@ class Event:
     log_index: int
     transaction: str
     signature: str | None = None
+    timestamp: int | None = None
+    signer: str | None = None
 
     @property
     def job(self) -> str | None:
@@ -71,15 +77,27 @@ class Submitted(NamedTuple):
     signature: str
 
 
+class SignedChange(NamedTuple):
+    """A signed role change as calldata carries it; `role` as 64 hexadecimal characters, `signature` with 0x."""
+
+    role: str
+    account: str
+    granted: bool
+    nonce: int
+    deadline: int
+    admin: str
+    signature: str
+
+
 class EventReader:
-    """Reads one contract's logs and submissions by its ABI."""
+    """Reads one contract's logs, submissions and role changes by its ABI."""
 
     def __init__(self, abi: Iterable[Mapping[str, Any]]) -> None:
         entries = [dict(entry) for entry in abi]
         self._events = {_signature_hash(entry): entry for entry in entries if entry["type"] == "event"}
-        submit: Any = next(entry for entry in entries if entry.get("name") == "submitUpdates")
-        self._submit_selector = _signature_hash(submit)[:4]
-        self._submit_types = get_abi_input_types(submit)
+        functions = {entry["name"]: entry for entry in entries if entry["type"] == "function"}
+        self._submit = _Function(functions["submitUpdates"])
+        self._change = _Function(functions["changeRole"])
 
     def event(self, log: RawLog) -> Event | None:
         """The event of a log; None for one that the ABI does not know."""
@@ -101,23 +119,54 @@ class EventReader:
             block_hash=log.block_hash,
             log_index=log.log_index,
             transaction=log.transaction,
+            timestamp=log.timestamp,
         )
 
     def submissions(self, calldata: bytes) -> list[Submitted]:
         """The signed updates in a transaction's calldata, also where a wallet or a multicall wraps the call."""
-        found: list[Submitted] = []
-        start = calldata.find(self._submit_selector)
+        return [
+            Submitted(str(plain("address", hospital)), digest.hex(), "0x" + signature.hex())
+            for _job, _round, _base, updates in self._submit.calls(calldata)
+            for hospital, digest, _samples, _metrics, signature in updates
+        ]
+
+    def is_role_change(self, calldata: bytes) -> bool:
+        """Whether a transaction's calldata is itself a call of `changeRole`, which the contract then verified."""
+        return calldata.startswith(self._change.selector)
+
+    def role_changes(self, calldata: bytes) -> list[SignedChange]:
+        """The signed role changes in a transaction's calldata, in order, also where something wraps the calls.
+
+        Whoever wraps calls may put others beside them that were never made.
+        """
+        return [
+            SignedChange(
+                role.hex(),
+                str(plain("address", account)),
+                granted,
+                nonce,
+                deadline,
+                str(plain("address", admin)),
+                "0x" + signature.hex(),
+            )
+            for (role, account, granted, nonce, deadline), admin, signature in self._change.calls(calldata)
+        ]
+
+
+class _Function:
+    """One function of the contract: its selector, and its calls wherever they stand in some calldata."""
+
+    def __init__(self, entry: Any) -> None:
+        self.selector = _signature_hash(entry)[:4]
+        self._types = get_abi_input_types(entry)
+
+    def calls(self, calldata: bytes) -> Iterator[tuple[Any, ...]]:
+        """The arguments of each call that can be decoded, in order."""
+        start = calldata.find(self.selector)
         while start >= 0:
-            try:
-                _job, _round, _base, updates = decode(self._submit_types, calldata[start + 4 :], strict=False)
-            except (DecodingError, OverflowError):
-                updates = ()
-            found += [
-                Submitted(str(plain("address", hospital)), digest.hex(), "0x" + signature.hex())
-                for hospital, digest, _samples, _metrics, signature in updates
-            ]
-            start = calldata.find(self._submit_selector, start + 1)
-        return found
+            with contextlib.suppress(DecodingError, OverflowError):
+                yield decode(self._types, calldata[start + 4 :], strict=False)
+            start = calldata.find(self.selector, start + 1)
 
 
 def _signature_hash(entry: Any) -> bytes:

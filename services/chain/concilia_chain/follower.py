@@ -14,7 +14,7 @@ import redis
 from concilia_kit import logs
 from concilia_kit.wire.chain import STREAM, LedgerEvent
 
-from concilia_chain.errors import ChainUnavailable
+from concilia_chain.errors import ChainUnavailable, LedgerNotFollowed
 from concilia_chain.events import Event
 from concilia_chain.ledger import LedgerContract
 from concilia_chain.store import Cursor, Store
@@ -22,6 +22,7 @@ from concilia_chain.store import Cursor, Store
 _STREAM_LENGTH = 100_000
 _BLOCKS_A_COMMIT = 64
 _EVENTS_A_ROUND = 500
+_CURRENT_SECONDS = 2.0  # shorter than other services wait for an answer about roles
 _log = logs.get(__name__)
 
 
@@ -46,6 +47,7 @@ class Follower:
         self._unmarked: set[str] | None = None
         self._stopping = threading.Event()
         self._kicked = threading.Event()
+        self._current = threading.Event()
         self._failure: Exception | None = None
         self._head = self._stored = store.deployment.block
         self._well_at = time.monotonic()
@@ -80,6 +82,16 @@ class Follower:
         self._follow(block)
         self._kicked.set()
 
+    def require_current(self) -> None:
+        """Wait until what is stored was brought up to date since this start and since the last reorganisation.
+
+        Cheap where it was. Raises `LedgerNotFollowed` where it does not come to that within two seconds.
+        """
+        if not self._current.is_set():
+            self._kicked.set()
+            if not self._current.wait(_CURRENT_SECONDS):
+                raise LedgerNotFollowed("the ledger's events are not read up to the newest block yet")
+
     def publish(self) -> None:
         """Put on the stream what is stored and not there yet, in order. Raises `redis.RedisError`."""
         with self._publishing:
@@ -100,6 +112,8 @@ class Follower:
             while cursor.block < head:
                 cursor = self._step(cursor, head)
                 self._stored = cursor.block
+            if block is None:
+                self._current.set()
 
     def _step(self, cursor: Cursor, head: int) -> Cursor:
         """Store the events of some blocks after the cursor, or step back where the chain changed its mind."""
@@ -125,6 +139,7 @@ class Follower:
                 if place == cursor:
                     raise ChainUnavailable("the node's newest block is not there yet")
                 _log.warning("the chain was reorganised", since=place.block, until=cursor.block)
+                self._current.clear()  # until the blocks that came instead are read: a revocation may be in them
                 self._store.rewind(place)
                 return place
         raise ChainUnavailable("the chain does not have the ledger's first block any more; start the service anew")

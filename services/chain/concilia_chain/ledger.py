@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from concilia_kit.roles import Role
-from concilia_kit.signing import NAME, VERSION
+from concilia_kit.signing import NAME, VERSION, Domain
 from concilia_kit.wire.chain import (
+    EventName,
     Member,
     Publication,
     Rejection,
@@ -24,8 +26,9 @@ from hexbytes import HexBytes
 from web3 import Web3
 from web3.exceptions import BlockNotFound, ContractLogicError, TransactionNotFound, Web3Exception, Web3RPCError
 
+from concilia_chain import membership
 from concilia_chain.errors import ChainUnavailable, Refused
-from concilia_chain.events import Event, EventReader, RawLog
+from concilia_chain.events import Event, EventReader, RawLog, SignedChange
 from concilia_chain.refusals import RefusalReader
 
 _STATUS = (None, RoundStatus.OPEN, RoundStatus.CLOSED, RoundStatus.ABORTED)
@@ -209,6 +212,7 @@ class LedgerContract:
                 block_hash=_hex(log["blockHash"]),
                 log_index=int(log["logIndex"]),
                 transaction=_hex(log["transactionHash"]),
+                timestamp=block.timestamp,
             )
             for log in sorted(logs, key=lambda log: log["logIndex"])
         ]
@@ -217,17 +221,37 @@ class LedgerContract:
         return self._with_calldata([event for log in raw if (event := self._events.event(log)) is not None])
 
     def _with_calldata(self, events: list[Event]) -> list[Event]:
-        """Add to updates what only calldata carries: their signatures."""
-        signatures: dict[tuple[str, Any, Any], str] = {}
-        for transaction in {event.transaction for event in events if event.name == "UpdateRecorded"}:
-            with answered():
-                calldata = bytes(self._client.eth.get_transaction(HexBytes(transaction))["input"])
-            for item in self._events.submissions(calldata):
-                signatures[transaction, item.hospital, item.digest] = item.signature
+        """Add what only calldata carries: the signatures of updates, the signers of role changes."""
+        told: list[Event] = []
+        for transaction, group in itertools.groupby(events, key=lambda event: event.transaction):
+            of_one = list(group)
+            if any(event.name in (EventName.UPDATE_RECORDED, *membership.ROLE_EVENTS) for event in of_one):
+                try:
+                    with answered():
+                        found = self._client.eth.get_transaction(HexBytes(transaction))
+                except TransactionNotFound as error:  # the chain was reorganised since it showed the logs
+                    raise ChainUnavailable("the node lost a transaction whose logs it showed") from error
+                calldata = bytes(found["input"])
+                of_one = self._with_signatures(of_one, calldata)
+                of_one = membership.signed(of_one, self._role_changes(found.get("to"), calldata))
+            told += of_one
+        return told
+
+    def _with_signatures(self, events: list[Event], calldata: bytes) -> list[Event]:
+        signatures = {(item.hospital, item.digest): item.signature for item in self._events.submissions(calldata)}
         return [
-            replace(event, signature=signatures.get((event.transaction, event.account, event.arguments.get("digest"))))
+            replace(event, signature=signatures.get((str(event.account), str(event.arguments.get("digest")))))
             for event in events
         ]
+
+    def _role_changes(self, to: str | None, calldata: bytes) -> list[SignedChange]:
+        """The role changes that a transaction carried out, as far as its calldata tells."""
+        changes = self._events.role_changes(calldata)
+        if to == self.address and self._events.is_role_change(calldata):
+            return changes[:1]  # the contract itself verified it, a contract wallet's too
+        with answered():
+            domain = Domain(chain_id=self._client.eth.chain_id, contract=self.address)
+        return [change for change in changes if membership.genuine(change, domain)]
 
     # internal
 

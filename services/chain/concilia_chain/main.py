@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from web3 import Web3
 
 from concilia_chain import api, contract_file, deployment, providers
+from concilia_chain.door import Door
 from concilia_chain.errors import ChainUnavailable
 from concilia_chain.follower import Follower
 from concilia_chain.ledger import LedgerContract
@@ -65,6 +66,7 @@ def build(settings: ChainSettings, client: Web3 | None = None) -> FastAPI:
     auth = http.client(settings.auth_url)
     registry = metrics.registry()
     watch(registry, follower.standing)
+    service = ChainService(ledger, sender, follower, store, ChainMetrics(registry))
 
     def fetch_keys() -> dict[str, Any]:
         keys: dict[str, Any] = http.call(auth, "GET", KEYS_PATH, retry_seconds=2.0).json()
@@ -87,11 +89,14 @@ def build(settings: ChainSettings, client: Web3 | None = None) -> FastAPI:
             "redis": stream.ping,
             "follower": follower.check,
         },
-        verifier=TokenVerifier(Audience.CHAIN, fetch_keys),
+        verifier=TokenVerifier(
+            Audience.CHAIN, fetch_keys, standing=lambda address, _: frozenset(service.account_roles(address).roles)
+        ),
         lifespan=lifespan,
         registry=registry,
     )
-    app.state.service = ChainService(ledger, sender, follower, store, ChainMetrics(registry))
+    app.state.service = service
+    app.state.door = Door(providers.node(client), chain, providers.ANSWER_SECONDS)
     app.include_router(api.router)
     return app
 

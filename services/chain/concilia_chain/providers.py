@@ -6,17 +6,19 @@ The EVM within the process runs at the Shanghai fork, as Ganache does, and lives
 from __future__ import annotations
 
 import ast
+import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import requests
 from eth.abc import BlockHeaderAPI
+from eth.exceptions import HeaderNotFound
 from eth.vm.forks.shanghai import ShanghaiVM
 from eth.vm.spoof import SpoofTransaction
 from eth_tester import EthereumTester, PyEVMBackend
-from eth_tester.exceptions import TransactionFailed
+from eth_tester.exceptions import BlockNotFound, TransactionFailed, TransactionNotFound
 from eth_tester.exceptions import ValidationError as TesterValidationError
 from eth_utils.address import to_canonical_address
 from eth_utils.exceptions import ValidationError
@@ -24,6 +26,7 @@ from web3 import HTTPProvider, Web3
 from web3.exceptions import OffchainLookup
 from web3.middleware import ExtraDataToPOAMiddleware
 from web3.providers.eth_tester import EthereumTesterProvider
+from web3.providers.eth_tester.middleware import ethereum_tester_middleware
 from web3.providers.rpc.utils import ExceptionRetryConfiguration
 from web3.types import RPCEndpoint, RPCResponse
 
@@ -31,7 +34,12 @@ from concilia_chain.errors import ChainUnavailable
 
 # Seconds to connect, to answer. Ganache was seen to leave one estimate in a hundred unanswered; the next one comes.
 _TIMEOUT = (5.0, 10.0)
+ANSWER_SECONDS = _TIMEOUT[1]
+"""The longest that a node is waited for."""
+_MAX_ANSWER = 4 * 1024 * 1024  # bytes; a full block's list of transactions has a tenth of it
 _WEALTH = 10**30  # wei
+_NAMES = {"y_parity": "yParity"}  # that web3's middleware leaves as the tester has them
+_FEES = {"gas_price", "max_fee_per_gas", "max_priority_fee_per_gas"}
 
 
 def connect(rpc_url: str, funded: Iterable[str]) -> Web3:
@@ -46,6 +54,13 @@ def connect(rpc_url: str, funded: Iterable[str]) -> Web3:
     # Permissioned chains (Clique, IBFT, QBFT) put their validators' seals where Ethereum allows 32 bytes.
     client.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
     return client
+
+
+def node(client: Web3) -> NodeProvider | InProcessProvider:
+    """What `connect` connected a client with."""
+    provider = client.provider
+    assert isinstance(provider, (NodeProvider, InProcessProvider)), "a client made by connect"
+    return provider
 
 
 class NodeProvider(HTTPProvider):
@@ -69,6 +84,27 @@ class NodeProvider(HTTPProvider):
             return super().make_request(method, params)
         except (requests.RequestException, ValueError) as error:  # ValueError: an answer that is no JSON
             raise ChainUnavailable(f"the node does not answer ({type(error).__name__})") from error
+
+    def ask(self, method: str, params: list[Any], seconds: float) -> dict[str, Any]:
+        """One question as it is and once, for those who cannot wait for repetitions. Raises `ChainUnavailable`."""
+        until = time.monotonic() + seconds
+        connecting = min(_TIMEOUT[0], seconds / 2)
+        question = {"jsonrpc": "2.0", "id": 0, "method": method, "params": params}
+        body = b""
+        try:
+            with requests.post(
+                str(self.endpoint_uri), json=question, timeout=(connecting, seconds - connecting), stream=True
+            ) as response:
+                for piece in response.iter_content(64 * 1024):
+                    body += piece
+                    if len(body) > _MAX_ANSWER or time.monotonic() > until:
+                        raise ChainUnavailable("the node's answer is too large, or comes too slowly")
+            answer = json.loads(body)
+        except (requests.RequestException, ValueError, RecursionError) as error:
+            raise ChainUnavailable(f"the node does not answer ({type(error).__name__})") from error
+        if not isinstance(answer, dict):
+            raise ChainUnavailable("the node's answer makes no sense")
+        return answer
 
 
 class WallClockVM(ShanghaiVM):
@@ -108,11 +144,28 @@ class WallClockBackend(PyEVMBackend):  # type: ignore[misc]  # eth-tester is unt
         return super().send_raw_transaction(raw_transaction)
 
     def call(self, transaction: Any, block_number: Any = "latest") -> Any:
-        """Run a call, on the newest state as if in a block of now."""
-        if block_number == "latest":
+        """Run a call, on the newest state as if in a block of now; it costs nothing, and so needs no ether."""
+        header = self._header(block_number)
+        call = {"gas": header.gas_limit, **_free(transaction)}
+        unsigned = self._get_normalized_and_unsigned_evm_transaction(call, "latest")
+        # The machine is made for this call, and what the call changed goes with it.
+        machine = self.chain.get_vm(header.copy(base_fee_per_gas=0))
+        computation = machine.state.apply_transaction(SpoofTransaction(unsigned, from_=transaction["from"]))
+        if computation.is_error:
+            raise TransactionFailed(str(computation.error))
+        return computation.output
+
+    def _header(self, block_number: Any) -> BlockHeaderAPI:
+        if isinstance(block_number, str) and block_number != "earliest":
             self._stamp()
-            block_number = "pending"
-        return super().call(transaction, block_number)
+            header: BlockHeaderAPI = self.chain.header
+            return header
+        number = 0 if block_number == "earliest" else block_number
+        try:
+            header = self.chain.get_canonical_block_header_by_number(number)
+        except HeaderNotFound as error:
+            raise BlockNotFound(f"no block {number}") from error
+        return header
 
     def estimate_gas(self, transaction: Any, block_number: Any = "latest") -> Any:
         """Gas that suffices in a block of now: what a free run used, tried once more with a little on top.
@@ -120,6 +173,7 @@ class WallClockBackend(PyEVMBackend):  # type: ignore[misc]  # eth-tester is unt
         Two runs in place of py-evm's search with fifteen, which is kept for calls that behave by the gas they have.
         """
         self._stamp()
+        transaction = _free(transaction)
         unsigned = self._get_normalized_and_unsigned_evm_transaction({**transaction, "gas": 21_000}, "latest")
         header = self.chain.header
 
@@ -143,6 +197,9 @@ class InProcessProvider(EthereumTesterProvider):
     def __init__(self, tester: EthereumTester) -> None:
         super().__init__(tester)
         self._lock = threading.Lock()
+        # The middleware that turns a node's forms into the tester's and back; it looks at no client.
+        formatting: Any = ethereum_tester_middleware
+        self._formatted = formatting(None).wrap_make_request(self.make_request)
 
     def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
         """One call, one at a time: py-evm is made for one thread."""
@@ -155,6 +212,32 @@ class InProcessProvider(EthereumTesterProvider):
                 return _error(3, "execution reverted", "0x" + _revert_data(str(error.args[0])).hex())
             except (ValidationError, TesterValidationError) as error:
                 return _error(-32000, str(error))
+
+    def ask(self, method: str, params: list[Any], seconds: float) -> dict[str, Any]:  # noqa: ARG002
+        """One question and its answer in the forms of JSON-RPC; the tester is never long about one."""
+        try:
+            answer = self._formatted(RPCEndpoint(method), params)
+        except (BlockNotFound, TransactionNotFound) as error:
+            answer = _error(-32000, str(error))
+        return {name: _as_json(value, raw={"code", "gasUsedRatio"}) for name, value in answer.items()}
+
+
+def _free(transaction: Any) -> dict[str, Any]:
+    """A call without fees, as nodes run calls: whoever asks need not own ether."""
+    return {**{name: value for name, value in transaction.items() if name not in _FEES}, "gas_price": 0}
+
+
+def _as_json(value: Any, raw: Collection[str] = (), name: str = "") -> Any:
+    """A tester's value as a node writes it: numbers and bytes in hexadecimal, except under the names in `raw`."""
+    if isinstance(value, Mapping):
+        return {_NAMES.get(key, key): _as_json(each, raw, key) for key, each in value.items() if key != "state_root"}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(each, raw, name) for each in value]
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, int) and not isinstance(value, bool) and name not in raw:
+        return f"0x{value:0512x}" if name == "logsBloom" else hex(value)
+    return value
 
 
 def _revert_data(message: str) -> bytes:

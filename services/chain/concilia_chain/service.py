@@ -11,8 +11,10 @@ from concilia_kit import digests, logs
 from concilia_kit.roles import Role
 from concilia_kit.signing import Update
 from concilia_kit.wire.chain import (
+    AccountRoles,
     ContractInfo,
     EventName,
+    EventPage,
     LedgerEvent,
     LedgerJob,
     LedgerRound,
@@ -22,6 +24,7 @@ from concilia_kit.wire.chain import (
     Reason,
     Receipt,
     Rejection,
+    RoleRecord,
     RoundClosure,
     RoundOpening,
     SignedRoleChange,
@@ -29,11 +32,13 @@ from concilia_kit.wire.chain import (
     UpdateSubmission,
 )
 
+from concilia_chain import membership, pages
 from concilia_chain.errors import JobUnknown, MetricsMismatch, Refused, RoundUnknown
 from concilia_chain.events import Event
 from concilia_chain.follower import Follower
 from concilia_chain.ledger import Call, LedgerContract, StoredRound
 from concilia_chain.metrics import CONFIRMED, FAILED, REFUSED, REPEATED, ChainMetrics
+from concilia_chain.pages import Place, Wanted
 from concilia_chain.sender import Confirmed, Sender
 from concilia_chain.store import Store, ledger_event
 
@@ -76,11 +81,31 @@ class ChainService:
         """An address with the roles that it holds now, by the contract's word."""
         return self._ledger.member(address)
 
+    def account_roles(self, address: str) -> AccountRoles:
+        """The roles that the followed events leave an address with: no call to the node. Raises `LedgerNotFollowed`."""
+        self._follower.require_current()
+        block, events = self._store.role_events_of(address)
+        return AccountRoles(address=address, roles=membership.held(events), block=block)
+
     def members(self, role: Role) -> list[Member]:
         """All who hold a role now: events tell whom to ask about, the contract decides."""
         self._follower.catch_up()
         known = self._store.accounts_granted(role.identifier.hex())
         return [self._ledger.member(address) for address in known if self._ledger.has_role(role, address)]
+
+    def role_records(self, account: str | None, limit: int) -> list[RoleRecord]:
+        """Who granted or took which role, newest first, of one account or of all."""
+        self._follower.catch_up()
+        wanted = Wanted(names=membership.ROLE_EVENTS, account=account)
+        records: list[RoleRecord] = []
+        before: Place | None = None
+        while len(records) < limit:  # roles that nobody knows were left out
+            events = self._store.newest(wanted, before, limit)
+            records += [record for event in events if (record := membership.record(event)) is not None]
+            if len(events) < limit:
+                break
+            before = Place(events[-1].block, events[-1].log_index)
+        return records[:limit]
 
     def change_role(self, order: SignedRoleChange) -> Relayed:
         """Relay an administrator's signed role change."""
@@ -167,6 +192,14 @@ class ChainService:
         """A job's events in chain order; none for a job that the ledger does not know."""
         self._follower.catch_up()
         return [ledger_event(event) for event in self._store.events_of_job(job)]
+
+    def event_page(self, wanted: Wanted, before: Place | None, limit: int) -> EventPage:
+        """The newest events of those wanted, of those before a place where one is given."""
+        self._follower.catch_up()
+        found = self._store.newest(wanted, before, limit + 1)
+        events = found[:limit]
+        cursor = str(Place(events[-1].block, events[-1].log_index)) if len(found) > limit else None
+        return EventPage(events=tuple(map(pages.recorded, events)), before=cursor)
 
     def transactions(self, job: str | None, limit: int) -> list[Transaction]:
         """The relay's newest transactions, newest first."""

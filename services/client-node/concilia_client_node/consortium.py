@@ -13,6 +13,7 @@ import httpx
 from concilia_kit import http
 from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.signing import Domain
+from concilia_kit.wire.auth import Application
 from concilia_kit.wire.chain import ContractInfo, LedgerRound, Receipt, UpdateSubmission
 from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progress
 
@@ -50,6 +51,7 @@ class Consortium:
     model: httpx.Client
     chain: httpx.Client
     aggregator: httpx.Client
+    auth: httpx.Client
 
     def domain(self) -> Domain:
         """Where the hospital's signatures are valid."""
@@ -113,6 +115,10 @@ class Consortium:
         """Say who this node is and that it is there."""
         body = registration.model_dump_json()
         self._call(self.aggregator, "PUT", f"/v1/nodes/{address}", content=body, headers=_JSON)
+
+    def apply(self, application: Application) -> None:
+        """Ask for a role; replaces what this hospital asked for before."""
+        self._call(self.auth, "POST", "/v1/applications", content=application.model_dump_json(), headers=_JSON)
 
     def progress(self, job: str, number: int, progress: Progress) -> None:
         """Say what the node is doing."""

@@ -64,6 +64,7 @@ def build(settings: NodeSettings) -> Node:
         model=http.client(settings.model_url, wallets[Audience.MODEL]),
         chain=http.client(settings.chain_url, wallets[Audience.CHAIN]),
         aggregator=http.client(settings.aggregator_url, wallets[Audience.AGGREGATOR]),
+        auth=http.client(settings.auth_url, wallets[Audience.AUTH]),
     )
     registry = metrics.registry()
     hospital = Hospital(
@@ -82,6 +83,7 @@ def build(settings: NodeSettings) -> Node:
         data.registration,
         consortium.register,
         lambda: wallets[Audience.AGGREGATOR].token(fresh=True),
+        consortium.apply,
         stop,
     )
     own_queue = queue_of(account.address)

@@ -1,4 +1,7 @@
-"""What a node says about itself while it works: that it is there, and how far it is. Neither may hold work up."""
+"""What a node says about itself: that it is there, that it would like to be enrolled, and how far it is.
+
+None of it may hold work up.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,11 @@ from collections.abc import Callable
 
 from concilia_kit import logs
 from concilia_kit.problems import Problem
+from concilia_kit.roles import Role
+from concilia_kit.wire.auth import Application
 from concilia_kit.wire.training import NodeRegistration, Progress
+
+from concilia_client_node.consortium import transient
 
 HEARTBEAT_SECONDS = 15.0
 RETRY_SECONDS = 2.0
@@ -19,7 +26,8 @@ _log = logs.get(__name__)
 
 class Heartbeat(threading.Thread):
     """Registers the node, and again every `seconds`; keeps trying while the aggregator is away or the hospital is not
-    enrolled yet. `refresh` is called after a refusal for a missing role: a token keeps the roles of its birth."""
+    enrolled yet. After a refusal for a missing role, `apply` asks an administrator for it, once in a node's life, and
+    `refresh` is called: a token keeps the roles of its birth."""
 
     def __init__(
         self,
@@ -27,6 +35,7 @@ class Heartbeat(threading.Thread):
         registration: Callable[[], NodeRegistration],
         register: Callable[[str, NodeRegistration], None],
         refresh: Callable[[], object],
+        apply: Callable[[Application], object],
         stop: threading.Event,
         seconds: float = HEARTBEAT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
@@ -36,6 +45,9 @@ class Heartbeat(threading.Thread):
         self._registration = registration
         self._register = register
         self._refresh = refresh
+        self._apply = apply
+        self._has_applied = False
+        self._not_filed = ""
         self._stop_event = stop
         self._seconds = seconds
         self._retry_seconds = retry_seconds
@@ -52,6 +64,7 @@ class Heartbeat(threading.Thread):
         except Problem as problem:
             if problem.problem_status == 403:
                 self._say(f"{self._address} does not hold the hospital role; waiting until an administrator enrols it")
+                self._ask_for_role()
                 self._renew()
             else:
                 self._say(f"waiting for the aggregator: {problem.detail}")
@@ -61,6 +74,21 @@ class Heartbeat(threading.Thread):
             return False
         self._say(f"registered as {self._address}")
         return True
+
+    def _ask_for_role(self) -> None:
+        """File an application; tried again with the next beat where it did not arrive, and not where it was refused."""
+        if self._has_applied:
+            return
+        try:
+            self._apply(application_of(self._registration()))
+        except Exception as error:  # whoever enrols this hospital may know of it all the same
+            self._has_applied = not (isinstance(error, Problem) and transient(error))
+            if (reason := str(error)[:200]) != self._not_filed:
+                _log.warning("application for the hospital role not filed", reason=reason)
+                self._not_filed = reason
+            return
+        self._has_applied = True
+        _log.info("applied for the hospital role; an administrator decides", address=self._address)
 
     def _renew(self) -> None:
         try:
@@ -73,6 +101,17 @@ class Heartbeat(threading.Thread):
         if sentence != self._said:
             _log.info(sentence)
             self._said = sentence
+
+
+def application_of(registration: NodeRegistration) -> Application:
+    """What a hospital says when it asks for its role: its site's name, the source, and counts."""
+    training, held_out = sum(registration.training_images), sum(registration.held_out_images)
+    lesions = registration.training_lesions + registration.held_out_lesions
+    return Application(
+        role=Role.HOSPITAL,
+        name=registration.site,
+        note=f"{registration.source}: {training} images to train and {held_out} to test with, of {lesions} lesions.",
+    )
 
 
 class ProgressReporter(threading.Thread):

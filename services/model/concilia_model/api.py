@@ -123,7 +123,8 @@ def get_model(digest: Digest, using: Using) -> ModelVersion:
     dependencies=[Depends(require(Role.CLINICIAN, Role.ADMIN, Role.AUDITOR, Role.HOSPITAL))],
     tags=["predictions"],
 )
-async def predict(request: Request, using: Using, model: Digest | None = None) -> Prediction:
-    """Seven probabilities for a dermoscopic picture, by the newest model or the one named."""
+async def predict(request: Request, using: Using, model: Digest | None = None, attention: bool = False) -> Prediction:
+    """Seven probabilities for a dermoscopic picture, by the newest model or the one named; where the network looked for
+    each class, if asked."""
     content = await bodies.picture(request, "image", using.max_image_bytes)
-    return await using.predictions.predict(content, model)
+    return await using.predictions.predict(content, model, attention=attention)

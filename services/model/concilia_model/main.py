@@ -10,7 +10,8 @@ import anyio
 import sqlalchemy as sa
 import torch
 from concilia_kit import database, http, keystore, metrics, web
-from concilia_kit.tokens import TokenVerifier
+from concilia_kit.standing import CurrentRoles
+from concilia_kit.tokens import Standing, TokenVerifier
 from concilia_kit.wire.auth import Audience
 from fastapi import FastAPI
 
@@ -46,6 +47,7 @@ def build(settings: ModelSettings) -> FastAPI:
         ledger=HttpLedger(ledger),
         pretrained=Pretrained(releases),
         fetch_keys=keys,
+        standing=CurrentRoles(chain),
         ready={"auth": keys, "chain": lambda: http.call(chain, "GET", "/healthz", retry_seconds=0)},
         closing=[client.close for client in (auth, chain, ledger, releases)],
     )
@@ -58,6 +60,7 @@ def assemble(
     ledger: Ledger,
     pretrained: Pretrained,
     fetch_keys: Callable[[], dict[str, Any]],
+    standing: Standing | None = None,
     ready: dict[str, web.Check],
     closing: list[Callable[[], None]],
 ) -> FastAPI:
@@ -85,7 +88,7 @@ def assemble(
     app = web.application(
         "Concilia model",
         ready={"database": lambda: database.answer(engine), "disk": files.check, **ready},
-        verifier=TokenVerifier(Audience.MODEL, fetch_keys),
+        verifier=TokenVerifier(Audience.MODEL, fetch_keys, standing=standing),
         lifespan=lifespan,
         streamed=("/v1/artifacts/", "/v1/predictions"),
         registry=registry,

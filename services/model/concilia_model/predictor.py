@@ -13,7 +13,7 @@ import torch
 from concilia_kit import digests
 from concilia_kit.wire.training import Architecture
 
-from concilia_model import architectures
+from concilia_model import architectures, attention
 from concilia_model.artifacts import ArtifactStore
 from concilia_model.errors import ArtifactCorrupt
 
@@ -36,6 +36,18 @@ class Predictor:
         with torch.inference_mode():
             shares: list[float] = model(batch)[0].double().softmax(0).tolist()
         return shares
+
+    def look(
+        self, digest: str, architecture: Architecture, batch: torch.Tensor
+    ) -> tuple[list[float], list[list[list[float]]]]:
+        """The same probabilities, and for each class a grid of where the network looked (see `attention`).
+
+        Raises as `probabilities` does.
+        """
+        model = self._model(digest, architecture)
+        with torch.inference_mode():
+            logits, maps = attention.look(model, architecture, batch)
+            return logits[0].double().softmax(0).tolist(), maps.tolist()
 
     def _model(self, digest: str, architecture: Architecture) -> torch.nn.Module:
         with self._lock:  # held while loading: two first requests load one model once

@@ -18,6 +18,7 @@ from concilia_kit.tensorfile import TensorFile, TensorSpec, layout
 from concilia_kit.tokens import Principal
 from concilia_kit.wire.models import (
     Artifact,
+    AttentionMap,
     ClassProbability,
     InitialModel,
     InitialModelRequest,
@@ -42,6 +43,7 @@ from concilia_model.predictor import Predictor
 from concilia_model.pretrained import Pretrained
 from concilia_model.store import Store
 
+_DECIMALS = 3  # of an attention map's values: more than any screen shows
 _BATCH = 2**20  # bytes handed to a worker thread at one time
 
 Clock = Callable[[], float]
@@ -218,11 +220,14 @@ class PredictionService:
     """Bounds memory: a decoded picture is far larger than its file."""
     metrics: ModelMetrics = field(default_factory=ModelMetrics)
 
-    async def predict(self, content: bytes, model: str | None) -> Prediction:
-        """Classify a picture. Raises `NoModel`, `ImageTooLarge`, `ImageUnreadable` and `ArtifactCorrupt`."""
+    async def predict(self, content: bytes, model: str | None, *, attention: bool = False) -> Prediction:
+        """Classify a picture, with attention maps where they are asked for.
+
+        Raises `NoModel`, `ImageTooLarge`, `ImageUnreadable` and `ArtifactCorrupt`.
+        """
         began = time.perf_counter()
         try:
-            prediction = await anyio.to_thread.run_sync(self._predict, content, model, limiter=self.turns)
+            prediction = await anyio.to_thread.run_sync(self._predict, content, model, attention, limiter=self.turns)
         except Exception as error:
             self.metrics.predictions.labels(outcome_of(error)).inc()
             raise
@@ -230,11 +235,16 @@ class PredictionService:
         self.metrics.prediction_seconds.observe(time.perf_counter() - began)
         return prediction
 
-    def _predict(self, content: bytes, model: str | None) -> Prediction:
+    def _predict(self, content: bytes, model: str | None, attention: bool) -> Prediction:
         began = time.perf_counter()
         version = self.models.version(model)
         batch = images.prepare(images.decode(content, self.max_pixels), version.image_size)
-        shares = self.predictor.probabilities(version.digest, version.architecture, batch)
+        asked = version.digest, version.architecture, batch
+        maps = None
+        if attention:
+            shares, maps = self.predictor.look(*asked)
+        else:
+            shares = self.predictor.probabilities(*asked)
         return Prediction(
             model=version.digest,
             job=version.job,
@@ -242,8 +252,16 @@ class PredictionService:
                 ClassProbability(code=code, name=FULL_NAMES[code], probability=share)
                 for code, share in zip(CLASSES, shares, strict=True)
             ),
+            attention=None if maps is None else _rounded(maps),
             milliseconds=(time.perf_counter() - began) * 1000,
         )
+
+
+def _rounded(maps: list[list[list[float]]]) -> tuple[AttentionMap, ...]:
+    return tuple(
+        AttentionMap(code=code, grid=tuple(tuple(round(value, _DECIMALS) for value in row) for row in grid))
+        for code, grid in zip(CLASSES, maps, strict=True)
+    )
 
 
 def _tensors(path: Path) -> dict[str, weights.Array]:

@@ -67,6 +67,8 @@ class Consortium:
         self.admin = admin
         self.issuer = Issuer()
         self.info: ContractInfo
+        self.verifier_as_built = app.state.verifier
+        # Most tests' callers hold on the contract nothing of what their tokens say.
         app.state.verifier = TokenVerifier(Audience.CHAIN, self.issuer.keys)
 
     async def start(self) -> None:
@@ -88,6 +90,10 @@ class Consortium:
 
     async def change(self, role: Role, account: str, granted: bool = True, **replaced: Any) -> httpx.Response:
         """Have the administrator sign a role change and relay it; `replaced` spoils what is signed."""
+        signed = await self.signed_change(role, account, granted, **replaced)
+        return await self.http.post("/v1/role-changes", json=signed.model_dump(mode="json"))
+
+    async def signed_change(self, role: Role, account: str, granted: bool = True, **replaced: Any) -> SignedRoleChange:
         known = (await self.http.get(f"/v1/members/{self.admin.address}")).json()
         fields = {
             "role": role,
@@ -97,10 +103,9 @@ class Consortium:
             "deadline": int(time.time()) + 600,
         } | replaced
         change = RoleChange.model_validate(fields)
-        signed = SignedRoleChange(
+        return SignedRoleChange(
             change=change, admin=self.admin.address, signature=signing.sign(change, self.domain, self.admin)
         )
-        return await self.http.post("/v1/role-changes", json=signed.model_dump(mode="json"))
 
     async def hospital(self) -> LocalAccount:
         account: LocalAccount = Account.create()
@@ -157,16 +162,27 @@ class Consortium:
     async def submit(self, submission: UpdateSubmission) -> httpx.Response:
         return await self.post("/v1/updates", submission, Role.HOSPITAL)
 
-    def send(self, key: LocalAccount, function: str, *arguments: Any) -> None:
-        """A transaction by somebody's own key, past the service."""
+    @property
+    def contract(self) -> Any:
+        """The ledger, past the service."""
         abi = json.loads(self.settings.contract_file.read_text())["abi"]
-        contract = self.client.eth.contract(address=Web3.to_checksum_address(self.info.address), abi=abi)
+        return self.client.eth.contract(address=Web3.to_checksum_address(self.info.address), abi=abi)
+
+    def send(self, key: LocalAccount, function: str, *arguments: Any) -> str:
+        """A transaction by somebody's own key, past the service; its hash."""
+        called = self.contract.get_function_by_name(function)(*arguments)
+        return self.transact(key, self.info.address, called.build_transaction({"gas": 1})["data"])
+
+    def transact(self, key: LocalAccount, to: str | None, data: str, gas: int | None = None) -> str:
+        """Any transaction by somebody's own key; its hash."""
+        fields: Any = {"from": key.address, "data": data} | ({} if to is None else {"to": to})
         nonce = self.client.eth.get_transaction_count(key.address)
-        built = contract.get_function_by_name(function)(*arguments).build_transaction(
-            {"from": key.address, "nonce": nonce}
-        )
+        fees = {"maxFeePerGas": 10**11, "maxPriorityFeePerGas": 10**9}
+        built = {**fields, **fees, "nonce": nonce, "value": 0, "chainId": self.info.chain_id}
+        built["gas"] = gas or self.client.eth.estimate_gas(fields) * 6 // 5
         sent = self.client.eth.send_raw_transaction(key.sign_transaction(built).raw_transaction)
         assert self.client.eth.wait_for_transaction_receipt(sent, poll_latency=0.05)["status"] == 1
+        return "0x" + bytes(sent).hex()
 
 
 @pytest.fixture(scope="session")

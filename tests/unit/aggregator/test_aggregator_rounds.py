@@ -123,6 +123,46 @@ def test_stopping_gives_an_open_round_up() -> None:
     assert isinstance(decide(spec(), state, Facts(1000)), rounds.Enter)
 
 
+def test_a_paused_job_begins_nothing() -> None:
+    everybody = Facts(1000, frozenset({A, B}))
+    asking = rounds.pause(rounds.begin(BASE))
+    opening = JobState(Phase.OPENING, BASE, round=1, paused=True)
+    planned = replace(opening, deadline=1100, cohort=frozenset({A, B}))
+    for state in (asking, opening, planned):
+        assert decide(spec(), state, everybody) == rounds.Wait(rounds.PAUSED)
+        waiting = replace(state, detail=rounds.PAUSED)
+        assert rounds.resume(waiting) == replace(state, paused=False)
+        assert not isinstance(decide(spec(), rounds.resume(waiting), everybody), rounds.Wait)
+
+
+@pytest.mark.parametrize(
+    ("state", "facts"),
+    [
+        (JobState(Phase.BASELINE, BASE, deadline=1100, cohort=frozenset({A})), Facts(1101)),
+        (JobState(Phase.OPENING, BASE, round=1), Facts(1000, frozenset({A, B}), ledger())),
+        (training(), Facts(1000, ledger=ledger(A, B, C))),
+        (training(), Facts(1103, ledger=ledger(A))),
+        (JobState(Phase.FOLDING, BASE, round=1), Facts(1000)),
+        (JobState(Phase.EVALUATING, NEW, round=1, closed=1), Facts(1000, frozenset({A, B}))),
+        (JobState(Phase.EVALUATING, NEW, round=2, closed=2, deadline=1100), Facts(1101)),
+        (JobState(Phase.PUBLISHING, NEW, round=2, closed=2), Facts(1000)),
+    ],
+)
+def test_a_paused_job_ends_what_is_under_way(state: JobState, facts: Facts) -> None:
+    move = decide(spec(), rounds.pause(state), facts)
+    plain = decide(spec(), state, facts)
+    assert not isinstance(plain, rounds.Wait)
+    assert move == (plain if isinstance(plain, rounds.Fold) else replace(plain, state=rounds.pause(plain.state)))
+
+
+@pytest.mark.parametrize("phase", sorted(set(Phase) - rounds.TERMINAL))
+def test_a_paused_job_can_be_stopped(phase: Phase) -> None:
+    state = JobState(phase, BASE, round=1, paused=True, stopping=True)
+    move = decide(spec(), state, Facts(1000))
+    assert isinstance(move, rounds.Enter)
+    assert move.state.phase is Phase.STOPPED
+
+
 @pytest.mark.parametrize("phase", sorted(rounds.TERMINAL))
 def test_an_ended_job_makes_no_move(phase: Phase) -> None:
     with pytest.raises(ValueError, match="makes no move"):
@@ -161,6 +201,12 @@ class JobWalk(RuleBasedStateMachine):
     def evaluate(self, who: str) -> None:
         self.evaluated.add(who)
 
+    @precondition(lambda self: self.state.phase not in rounds.TERMINAL)
+    @rule(paused=st.booleans())
+    def pause_or_resume(self, paused: bool) -> None:
+        self.state = (rounds.pause if paused else rounds.resume)(self.state)
+        assert self.state.paused is paused
+
     def facts(self) -> Facts:
         current = self.chain.get(self.state.round)
         seen = None
@@ -183,13 +229,15 @@ class JobWalk(RuleBasedStateMachine):
         move = decide(self.spec, self.state, self.facts())
         after = self.state
         match move:
-            case rounds.Wait():
-                return
+            case rounds.Wait(reason):
+                after = replace(self.state, detail=reason)
             case rounds.Enter(after):
                 pass
             case rounds.AskEvaluations(after):
+                assert not self.state.paused or self.state.phase is Phase.EVALUATING
                 self.evaluated.clear()
             case rounds.OpenRound(after):
+                assert not self.state.paused or after.round in self.chain
                 known = self.chain.setdefault(
                     after.round,
                     {
@@ -231,6 +279,10 @@ class JobWalk(RuleBasedStateMachine):
     def only_the_last_round_is_open(self) -> None:
         is_open = [n for n, item in self.chain.items() if item["status"] is RoundStatus.OPEN]
         assert is_open in ([], [max(self.chain, default=0)])
+
+    @invariant()
+    def only_a_paused_job_says_so(self) -> None:
+        assert self.state.paused or self.state.detail != rounds.PAUSED
 
     @invariant()
     def a_closed_round_had_its_quorum(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from concilia_aggregator import main, views
+from concilia_aggregator import main, rounds, views
 from concilia_aggregator.errors import InitialMissing, JobEnded, JobNotFound, ReportMismatch, RoundNotFound
 from concilia_aggregator.folder import Folder
 from concilia_aggregator.metrics import RoundMetrics
@@ -19,8 +19,16 @@ from concilia_kit import database, digests
 from concilia_kit.problems import Unavailable
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import RoundStatus
-from concilia_kit.wire.jobs import JobSpec, Phase
-from concilia_kit.wire.training import EVALUATE_TASK, SCORE_BINS, TRAIN_TASK, EvaluationReport, NodeRegistration
+from concilia_kit.wire.jobs import Change, JobChange, JobSpec, Phase, ProgressChange, RoundChange
+from concilia_kit.wire.training import (
+    EVALUATE_TASK,
+    SCORE_BINS,
+    TRAIN_TASK,
+    EvaluationReport,
+    NodeRegistration,
+    Progress,
+    Stage,
+)
 from prometheus_client import CollectorRegistry
 
 from .conftest import FolderArtifacts, MemoryLedger, address, model
@@ -77,8 +85,16 @@ class World:
         self.registry = CollectorRegistry()
         measured = RoundMetrics(self.registry)
         self.folder = Folder(artifacts, ledger, folder / "work", limits, measured)
+        self.told: list[tuple[str, Change, Any]] = []
         self.coordinator = Coordinator(
-            self.store, ledger, artifacts, self.folder, lambda *task: self.sent.append(task), 60, measured
+            self.store,
+            ledger,
+            artifacts,
+            self.folder,
+            lambda *task: self.sent.append(task),
+            60,
+            measured,
+            lambda job, change, what: self.told.append((job, change, what)),
         )
         self.initial = artifacts.add(model(0))
         ledger.members.update(HOSPITALS)
@@ -287,6 +303,71 @@ def test_stopping(world: World) -> None:
     assert world.ledger.rounds[job, 1].status is RoundStatus.ABORTED
     with pytest.raises(JobEnded):
         world.coordinator.stop(job)
+
+
+def test_a_paused_job_ends_its_round_and_opens_no_other(world: World) -> None:
+    job = world.create()
+    world.coordinator.advance(job)
+    world.evaluate(job, 0)
+    for _ in range(2):
+        world.coordinator.pause(job)
+    world.submit(job, 1, {who: near(1) for who in HOSPITALS})
+    world.evaluate(job, 1)
+    assert world.ledger.rounds[job, 1].status is RoundStatus.CLOSED
+    view = views.job(world.store, world.store.job(job))
+    assert (view.phase, view.paused, view.detail) == (Phase.OPENING, True, rounds.PAUSED)
+    assert (job, 2) not in world.ledger.rounds
+    for _ in range(2):
+        world.coordinator.resume(job)
+    world.coordinator.advance(job)
+    view = views.job(world.store, world.store.job(job))
+    assert (view.phase, view.paused) == (Phase.TRAINING, False)
+    world.coordinator.pause(job)
+    world.coordinator.stop(job)
+    world.coordinator.advance(job)
+    assert world.phase(job) is Phase.STOPPED
+    for change in (world.coordinator.pause, world.coordinator.resume):
+        with pytest.raises(JobEnded):
+            change(job)
+        with pytest.raises(JobNotFound):
+            change("d" * 64)
+
+
+def test_a_state_that_was_stored_before_jobs_could_be_paused(world: World) -> None:
+    row = world.store.job(world.create())
+    row.state = {key: value for key, value in row.state.items() if key != "paused"}
+    assert state_of(row).paused is False
+
+
+def test_what_a_person_can_see_change_is_told(world: World) -> None:
+    job = world.create(rounds=1)
+    world.coordinator.advance(job)
+    seen = JobChange(phase=Phase.BASELINE, round=0, detail="3 of 3 hospitals still evaluate", paused=False)
+    assert world.told == [(job, Change.JOB, seen)]
+    world.coordinator.advance(job)
+    assert len(world.told) == 1, "nothing changed, nothing is said"
+    world.evaluate(job, 0)
+    world.submit(job, 1, {who: near(1) for who in HOSPITALS})
+    world.evaluate(job, 1)
+    told = {change: [what for _, kind, what in world.told if kind is change] for change in Change}
+    assert told[Change.ROUND] == [RoundChange(round=1)] * 2
+    assert {(what.round, what.hospital) for what in told[Change.EVALUATION]} == {
+        (number, who) for number in (0, 1) for who in HOSPITALS
+    }
+    assert told[Change.JOB][-1].phase is Phase.FINISHED
+    assert {who for who, _, _ in world.told} == {job}
+    progress = Progress(stage=Stage.TRAINING, fraction=0.5)
+    world.coordinator.progress(job, 1, HOSPITALS[0], progress)
+    assert world.told[-1][2] == ProgressChange(round=1, hospital=HOSPITALS[0], progress=progress)
+
+
+def test_what_is_not_saved_is_not_told(world: World) -> None:
+    job = world.create()
+    stale = world.store.job(job)
+    world.store.save(stale, state_of(stale))
+    with pytest.raises(StaleState):
+        world.coordinator._save(stale, rounds.pause(state_of(stale)))
+    assert world.told == []
 
 
 def test_what_is_refused(world: World) -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 import uvicorn
-from concilia_auth import keys
+from asgi_lifespan import LifespanManager
+from concilia_auth import keys, main
 from concilia_auth.service import AuthService
 from concilia_auth.settings import AuthSettings
 from concilia_auth.store import Store
 from concilia_kit.roles import Role
-from concilia_kit.wire.chain import ContractInfo, Member
+from concilia_kit.wire.chain import AccountRoles, ContractInfo, Member
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from eth_account.signers.local import LocalAccount
@@ -56,6 +58,7 @@ class ChainService:
     held: dict[str, frozenset[Role]] = field(default_factory=dict)
     contract_asked: int = 0
     impostor: str | None = None
+    roles_asked: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -134,6 +137,12 @@ def chain_server(free_port: Callable[[], int]) -> Iterator[ChainService]:
         roles = tuple(sorted(state.held.get(address, frozenset())))
         return Member(address=state.impostor or address, roles=roles, hospital_number=0, nonce=0)
 
+    @app.get("/v1/members/{address}/roles")
+    def account_roles(address: str) -> AccountRoles:
+        state.roles_asked.append(address)
+        roles = tuple(sorted(state.held.get(address, frozenset())))
+        return AccountRoles(address=state.impostor or address, roles=roles, block=1)
+
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -151,4 +160,19 @@ def chain_service(chain_server: ChainService) -> ChainService:
     chain_server.held.clear()
     chain_server.contract_asked = 0
     chain_server.impostor = None
+    chain_server.roles_asked.clear()
     return chain_server
+
+
+@pytest.fixture
+async def site(
+    settings: AuthSettings, chain_service: ChainService, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[httpx.AsyncClient]:
+    """The auth service as a browser meets it: over https, keeping cookies, the clock set by hand."""
+    monkeypatch.setattr(main, "_now", clock)
+    app = main.build(settings.model_copy(update={"chain_url": chain_service.url}))
+    async with (
+        LifespanManager(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://auth.test") as client,
+    ):
+        yield client

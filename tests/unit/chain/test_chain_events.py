@@ -25,7 +25,7 @@ def calldata(*signatures: bytes) -> bytes:
 
 
 def log(topics: list[bytes], data: bytes) -> RawLog:
-    return RawLog(topics, data, block=7, block_hash="0x01", log_index=2, transaction="0x02")
+    return RawLog(topics, data, block=7, block_hash="0x01", log_index=2, transaction="0x02", timestamp=1_700_000_000)
 
 
 def test_an_update() -> None:

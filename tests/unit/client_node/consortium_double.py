@@ -18,7 +18,17 @@ from concilia_kit import digests, signing, web
 from concilia_kit.problems import Conflict, Forbidden, NotFound, Problem, Unauthorized, Unprocessable
 from concilia_kit.roles import Role
 from concilia_kit.signing import Domain
-from concilia_kit.wire.auth import AccessToken, Audience, Challenge, ChallengeRequest, Session, SignIn, TokenRequest
+from concilia_kit.wire.auth import (
+    AccessToken,
+    Application,
+    Audience,
+    Challenge,
+    ChallengeRequest,
+    FiledApplication,
+    Session,
+    SignIn,
+    TokenRequest,
+)
 from concilia_kit.wire.chain import ContractInfo, LedgerRound, LedgerUpdate, Receipt, RoundStatus, UpdateSubmission
 from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progress
 from eth_account import Account
@@ -40,6 +50,7 @@ class ConsortiumDouble:
     submissions: list[bytes] = field(default_factory=list)
     evaluations: list[EvaluationReport] = field(default_factory=list)
     registrations: list[tuple[str, NodeRegistration]] = field(default_factory=list)
+    applications: list[tuple[str, Application]] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     enrolled: bool = True
     calls: list[str] = field(default_factory=list)
@@ -181,6 +192,13 @@ class ConsortiumDouble:
             if not self.enrolled:
                 raise Forbidden("this needs one of the roles: hospital", code="role_missing")
             self.registrations.append((address, body))
+
+        @app.post("/v1/applications", status_code=201)
+        def apply(body: Application, request: Request) -> FiledApplication:
+            enter("apply", request, Audience.AUTH)
+            address = bearer(request).removeprefix("session:")
+            self.applications.append((address, body))
+            return FiledApplication(**dict(body), address=address, filed_at=datetime.now(UTC))
 
         @app.post("/v1/jobs/{job}/rounds/{number}/progress", status_code=204)
         def progress(job: str, number: int, body: Progress, request: Request) -> None:

@@ -274,6 +274,6 @@ def test_two_that_fetch_the_same_base_do_not_write_into_each_other_s_file(
     target = tmp_path / "base.safetensors"
     monkeypatch.setattr(Consortium, "_download", download)
     nobody: Any = None
-    assert Consortium(nobody, nobody, nobody).fetch("0" * 64, target, lambda: None) == 9
+    assert Consortium(nobody, nobody, nobody, nobody).fetch("0" * 64, target, lambda: None) == 9
     assert len(set(names)) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["base.safetensors"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from concilia_client_node import dataset, networks, training
+from concilia_client_node import dataset, networks, presence, training
 from concilia_client_node.consortium import Consortium, FileBody
 from concilia_client_node.errors import Stopped
 from concilia_client_node.local_data import LocalData
@@ -22,6 +22,7 @@ from concilia_client_node.split import SiteChoice
 from concilia_client_node.store import NodeFolder
 from concilia_kit import digests, http, signing
 from concilia_kit.problems import Conflict, Problem, Unavailable, Unprocessable
+from concilia_kit.roles import Role
 from concilia_kit.signing import Domain
 from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.chain import RoundStatus, UpdateSubmission
@@ -80,7 +81,9 @@ def make_hospital(consortium: Any, drawn_folder: Path, tmp_path: Path) -> Hospit
         def client(audience: Audience) -> Any:
             return http.client(consortium.url, http.WalletAuth(auth, ACCOUNT, audience))
 
-        services = Consortium(client(Audience.MODEL), client(Audience.CHAIN), client(Audience.AGGREGATOR))
+        services = Consortium(
+            client(Audience.MODEL), client(Audience.CHAIN), client(Audience.AGGREGATOR), client(Audience.AUTH)
+        )
         reporter = ProgressReporter(services.progress)
         reporter.start()
         data = LocalData(site, "south", folder.scratch, 1, share)
@@ -92,6 +95,18 @@ def make_hospital(consortium: Any, drawn_folder: Path, tmp_path: Path) -> Hospit
 @pytest.fixture
 def hospital(make_hospital: HospitalMaker) -> Hospital:
     return make_hospital()
+
+
+class Recorder:
+    """A log that keeps what is said."""
+
+    def __init__(self, said: list[str]) -> None:
+        self._said = said
+
+    def info(self, sentence: str, **_: object) -> None:
+        self._said.append(sentence)
+
+    debug = warning = exception = info
 
 
 def stages(consortium: Any, hospital: Hospital) -> list[Stage]:
@@ -378,6 +393,29 @@ def test_an_upload_reads_its_file_anew_each_time(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ presence
 
 
+def beat_until(hospital: Hospital, refresh: Callable[[], object], done: Callable[[], bool]) -> None:
+    """A heartbeat, from its start until something has come true."""
+    heartbeat = Heartbeat(
+        ACCOUNT.address,
+        hospital.data.registration,
+        hospital.consortium.register,
+        refresh,
+        hospital.consortium.apply,
+        hospital.stop,
+        seconds=0.01,
+        retry_seconds=0.01,
+    )
+    heartbeat.start()
+    for _ in range(1000):
+        if done():
+            break
+        hospital.stop.wait(0.01)
+    hospital.stop.set()
+    heartbeat.join(10)
+    assert not heartbeat.is_alive()
+    assert done()
+
+
 def test_a_node_waits_for_its_enrolment_and_then_registers(consortium: Any, hospital: Hospital) -> None:
     consortium.enrolled = False
     consortium.failures["register"] = [Unavailable("starting")] * 2
@@ -387,28 +425,65 @@ def test_a_node_waits_for_its_enrolment_and_then_registers(consortium: Any, hosp
         refreshed.set()
         consortium.enrolled = True
 
-    heartbeat = Heartbeat(
-        ACCOUNT.address,
-        hospital.data.registration,
-        hospital.consortium.register,
-        refresh,
-        hospital.stop,
-        seconds=0.01,
-        retry_seconds=0.01,
-    )
-    heartbeat.start()
-    for _ in range(1000):
-        if len(consortium.registrations) >= 2:
-            break
-        hospital.stop.wait(0.01)
-    hospital.stop.set()
-    heartbeat.join(10)
+    beat_until(hospital, refresh, lambda: len(consortium.registrations) >= 2)
     address, registration = consortium.registrations[-1]
     assert refreshed.is_set()
     assert address == ACCOUNT.address
     assert registration.site == "south"
     assert registration.source == "drawn lesions"
     assert registration.training_lesions > 0
+
+
+def test_a_node_without_its_role_applies_for_it_once(
+    consortium: Any, hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(presence, "_log", Recorder(said))
+    consortium.enrolled = False
+    beats = iter(range(5))
+
+    def refresh() -> None:
+        consortium.enrolled = next(beats, None) is None
+
+    beat_until(hospital, refresh, lambda: len(consortium.registrations) >= 2)
+    ((address, application),) = consortium.applications
+    registration = hospital.data.registration()
+    assert consortium.calls.count("register") >= 7
+    assert (address, application.role, application.name) == (ACCOUNT.address, Role.HOSPITAL, "south")
+    assert application.note == (
+        f"drawn lesions: {sum(registration.training_images)} images to train and "
+        f"{sum(registration.held_out_images)} to test with, of "
+        f"{registration.training_lesions + registration.held_out_lesions} lesions."
+    )
+    assert said.count("applied for the hospital role; an administrator decides") == 1
+
+
+def test_an_enrolled_node_applies_for_nothing(consortium: Any, hospital: Hospital) -> None:
+    beat_until(hospital, lambda: None, lambda: len(consortium.registrations) >= 3)
+    assert consortium.applications == []
+    assert "apply" not in consortium.calls
+
+
+@pytest.mark.parametrize(
+    ("failures", "attempts"),
+    [
+        ([Unavailable("full", code="applications_full")] * 2, 3),  # worth another try
+        ([Unprocessable("no", code="invalid_request")], 1),  # refused: it would be refused again
+    ],
+)
+def test_an_application_that_cannot_be_filed_stops_nothing(
+    consortium: Any, hospital: Hospital, failures: list[Problem], attempts: int
+) -> None:
+    consortium.enrolled = False
+    consortium.failures["apply"] = list(failures)
+    refreshed = iter(range(6))
+
+    def refresh() -> None:
+        consortium.enrolled = next(refreshed, None) is None
+
+    beat_until(hospital, refresh, lambda: len(consortium.registrations) >= 1)
+    assert consortium.calls.count("apply") == attempts
+    assert len(consortium.applications) == attempts - len(failures)
 
 
 def test_of_one_stage_only_the_newest_waits() -> None:

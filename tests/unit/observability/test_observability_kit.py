@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
 import httpx
 import pytest
 import structlog.testing
@@ -9,6 +13,7 @@ from concilia_kit import metrics, web
 from concilia_kit.problems import Conflict, NotFound, Problem
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter
+from starlette.responses import StreamingResponse
 
 from .conftest import calling
 
@@ -149,3 +154,27 @@ def test_registering_asks_nobody() -> None:
     assert not asked
     with pytest.raises(ValueError, match="Duplicated"):
         registry.register(metrics.AtScrape("concilia_lazy", "Twice.", (), read))
+
+
+async def test_a_stream_of_events_counts_until_it_begins() -> None:
+    registry = metrics.registry()
+    app = app_of("Concilia auth", registry)
+
+    async def slowly() -> AsyncIterator[str]:
+        yield "data: 1\n\n"
+        await asyncio.sleep(0.3)
+        yield "data: 2\n\n"
+
+    @app.get("/v1/stream")
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(slowly(), media_type="text/event-stream")
+
+    async with calling(app) as client:
+        began = time.perf_counter()
+        assert (await client.get("/v1/stream")).text == "data: 1\n\ndata: 2\n\n"
+        whole = time.perf_counter() - began
+    told = registry.get_sample_value(
+        "concilia_http_request_seconds_sum", {"service": "auth", "method": "GET", "route": "/v1/stream"}
+    )
+    assert told is not None
+    assert whole - told >= 0.3

@@ -60,6 +60,9 @@ def run(
     threads: Annotated[int, typer.Option(min=1, help="processor threads of each node")] = 1,
     port: Annotated[int, typer.Option(min=1024, max=65000, help="first of the ports used")] = 8700,
     keep: Annotated[bool, typer.Option("--keep", help="leave everything running afterwards")] = False,
+    pages: Annotated[
+        Path | None, typer.Option(help="folder of the built pages, to serve them and the services at one address")
+    ] = None,
     directory: Directory = DEFAULT_DIRECTORY,
     as_json: Json = False,
 ) -> None:
@@ -90,6 +93,7 @@ def run(
             seed=seed,
             threads=threads,
             keep=keep,
+            pages=pages,
             console=output.err if as_json else output.out,
         )
     try:

@@ -1,4 +1,4 @@
-"""`concilia job`: create, watch, list, show, stop."""
+"""`concilia job`: create, watch, list, show, pause, resume, stop."""
 
 from __future__ import annotations
 
@@ -171,6 +171,40 @@ def list_jobs(config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
             for item in jobs
         ],
     )
+
+
+@app.command("pause")
+@guarded
+def pause(
+    job: Annotated[str, typer.Argument(help="the job's id or its beginning, or 'latest'")],
+    config: Config = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Pause a job: its open round ends as usual, and no other is opened until it is resumed."""
+    to = client(config)
+    found = to.find_job(job)
+    to.pause_job(found.id)
+    if as_json:
+        output.as_json({"job": found.id, "paused": True})
+    else:
+        output.out.print(f"job {found.id[:12]}… ends its open round and opens no other")
+
+
+@app.command("resume")
+@guarded
+def resume(
+    job: Annotated[str, typer.Argument(help="the job's id or its beginning, or 'latest'")],
+    config: Config = DEFAULT_CONFIG,
+    as_json: Json = False,
+) -> None:
+    """Have a paused job go on."""
+    to = client(config)
+    found = to.find_job(job)
+    to.resume_job(found.id)
+    if as_json:
+        output.as_json({"job": found.id, "paused": False})
+    else:
+        output.out.print(f"job {found.id[:12]}… goes on")
 
 
 @app.command("stop")

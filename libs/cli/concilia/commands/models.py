@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from concilia_aggregator.verification.sources import FolderSource
+from concilia_aggregator.verification.verifier import Verifier
 from concilia_kit.wire.models import Prediction
+from concilia_kit.wire.verification import Verdict
 from rich.console import Console
 
 from concilia import output
 from concilia.client import Client
 from concilia.commands.options import DEFAULT_CONFIG, Config, Json, client, guarded
 from concilia.connection import UsageError
-from concilia.verification.sources import FolderSource, ServiceSource
-from concilia.verification.verifier import Verdict, Verifier
+from concilia.verification.sources import ServiceSource
 
 
 def run_verification(to: Client, job: str, artifacts: Path | None) -> Verdict:
@@ -22,8 +24,12 @@ def run_verification(to: Client, job: str, artifacts: Path | None) -> Verdict:
     source = FolderSource(artifacts) if artifacts else ServiceSource(to)
     if output.err.is_terminal:
         with output.err.status("verifying") as status:
-            return _verify(to, job, Verifier(to.domain(), source, lambda text: status.update(f"verifying: {text}")))
-    return _verify(to, job, Verifier(to.domain(), source, lambda text: output.err.print(f"verifying: {text}")))
+            return _verify(to, job, Verifier(to.domain(), source, lambda done, step: status.update(_line(done, step))))
+    return _verify(to, job, Verifier(to.domain(), source, lambda done, step: output.err.print(_line(done, step))))
+
+
+def _line(done: float, step: str) -> str:
+    return f"verifying, {done:.0%} done: {step}"
 
 
 def _verify(to: Client, job: str, verifier: Verifier) -> Verdict:

@@ -13,6 +13,7 @@ from typing import Any
 from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Strategy, StrategyName
 from concilia_kit.wire.models import InitialModel, Prediction
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
+from concilia_kit.wire.verification import Verdict
 from rich.console import Console
 
 from concilia import output
@@ -22,9 +23,8 @@ from concilia.commands.models import print_prediction, print_verdict, run_verifi
 from concilia.connection import Connection, Endpoints, UsageError
 from concilia.stack import dataset, supervisor
 from concilia.stack.enrolment import enrol, make_keys, write_connection
-from concilia.stack.layout import Layout, Process, Site
+from concilia.stack.layout import SERVICES, Layout, Process, Site, headers_of
 from concilia.stack.supervisor import Supervisor
-from concilia.verification.verifier import Verdict
 
 START_SECONDS = 240.0
 MODEL_BYTES = {
@@ -57,6 +57,8 @@ class Plan:
     seed: int
     threads: int
     keep: bool
+    pages: Path | None
+    """Folder of the built pages, None for a stack without."""
     console: Console
     """Where results are printed for people."""
 
@@ -104,7 +106,8 @@ class Result:
 def run(plan: Plan) -> Result:
     """Run the demo. Raises `UsageError` for what the caller can put right, `StartFailed`, `DemoFailed`, `Problem`."""
     started = time.monotonic()
-    layout = Layout(plan.directory.resolve(), plan.port)
+    layout = Layout(plan.directory.resolve(), plan.port, plan.pages)
+    _require_pages(layout)
     named = dataset.locate(plan.data)
     check_weights(plan.weights)
     _require_room(layout, plan, named)
@@ -133,6 +136,13 @@ def run(plan: Plan) -> Result:
         with output.spinner("stopping everything"):
             stack.stop()
     return result
+
+
+def _require_pages(layout: Layout) -> None:
+    """See that the pages were built. Raises `UsageError`."""
+    pages = layout.pages
+    if pages is not None and not ((pages / "index.html").is_file() and headers_of(pages).is_file()):
+        raise UsageError(f"there are no pages in {pages}; build them with 'make pages'")
 
 
 def _require_room(layout: Layout, plan: Plan, data: Path | None) -> None:
@@ -278,6 +288,15 @@ def _train(
 
 def _say_what_is_kept(layout: Layout) -> None:
     output.err.print(f"kept running: connection file {layout.connection_file}", markup=False)
-    for service in ("auth", "model", "aggregator", "chain"):
-        output.err.print(f"  {service}: {layout.url(service)}/docs", markup=False)
+    if layout.pages is not None:
+        key = layout.keystore("admin")
+        output.err.print(f"the pages: {layout.url('front')}/", markup=False)
+        output.err.print(
+            f"  to sign in there: in MetaMask, Import account, type JSON file, {key} with the password in "
+            f"{key.with_suffix('.password').name} beside it (clinician and auditor likewise)",
+            markup=False,
+        )
+    for service in SERVICES:
+        address = f"{layout.url('front')}/api/{service}" if layout.pages else layout.url(service)
+        output.err.print(f"  {service}: {address}/docs", markup=False)
     output.err.print("stop it with 'make demo-stop'")

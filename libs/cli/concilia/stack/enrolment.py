@@ -17,7 +17,8 @@ SIGNATURE_SECONDS = 600
 
 def make_keys(layout: Layout, nodes: int) -> dict[str, str]:
     """Make a key for everybody; returns addresses by name. Raises `KeystoreError`."""
-    names = ["admin", "clinician", "chain", "aggregator", "model", *(f"node-{index}" for index in range(nodes))]
+    people, services = ("admin", "clinician", "auditor"), ("chain", "aggregator", "model")
+    names = [*people, *services, *(f"node-{index}" for index in range(nodes))]
     return {
         name: keystore.ensure(layout.keystore(name), layout.keystore(name).with_suffix(".password")).address
         for name in names
@@ -43,6 +44,7 @@ def enrol(admin: Client, addresses: dict[str, str]) -> None:
         ("aggregator", Role.COORDINATOR),
         ("model", Role.AUDITOR),
         ("clinician", Role.CLINICIAN),
+        ("auditor", Role.AUDITOR),
         *((name, Role.HOSPITAL) for name in sorted(addresses) if name.startswith("node-")),
     ]
     deadline = int(time.time()) + SIGNATURE_SECONDS

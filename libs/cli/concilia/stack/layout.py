@@ -10,8 +10,13 @@ from pathlib import Path
 from concilia.stack import redis_server
 
 SERVICES = ("auth", "model", "aggregator", "chain")
-PORTS = {"redis": 0, "auth": 1, "model": 2, "aggregator": 3, "chain": 4, "worker": 5}
-FIRST_NODE = 6
+PORTS = {"redis": 0, "auth": 1, "model": 2, "aggregator": 3, "chain": 4, "worker": 5, "front": 6}
+FIRST_NODE = 7
+
+
+def headers_of(pages: Path) -> Path:
+    """The file of headers that pages are served with; it lies beside their folder, where it is no page."""
+    return pages.resolve().parent / "headers.json"
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,11 @@ class Process:
 
 @dataclass(frozen=True)
 class Layout:
-    """A stack's folder and ports."""
+    """A stack's folder and ports; with built pages, one address for them and the services (see `front_door`)."""
 
     directory: Path
     port: int
+    pages: Path | None = None
 
     def port_of(self, name: str) -> int:
         """A process's port; nodes are `node-0`, `node-1` …"""
@@ -65,7 +71,8 @@ class Layout:
 
     def ports(self, nodes: int) -> dict[int, str]:
         """All ports the stack listens on, and who."""
-        names = [*PORTS, *(f"node-{index}" for index in range(nodes))]
+        names = [name for name in PORTS if name != "front" or self.pages]
+        names += [f"node-{index}" for index in range(nodes)]
         return {self.port_of(name): name for name in names}
 
     def processes(self, admin: str, data: Path, sites: list[Site], threads: int) -> list[Process]:
@@ -73,13 +80,14 @@ class Layout:
         redis_url = f"redis://127.0.0.1:{self.port_of('redis')}/0"
         redis_folder = self.directory / "redis"
         urls = {f"{name.upper()}_URL": self.url(name) for name in SERVICES}
+        door = "front" if self.pages else "auth"  # where people sign in
         services = [
             self._service("chain", REDIS_URL=redis_url, RPC_URL="eth-tester://", ADMIN_ADDRESS=admin, **urls),
             self._service(
                 "auth",
                 REDIS_URL=redis_url,
-                DOMAIN=f"127.0.0.1:{self.port_of('auth')}",
-                URI=self.url("auth"),
+                DOMAIN=f"127.0.0.1:{self.port_of(door)}",
+                URI=self.url(door),
                 KEY_DIRECTORY=str(self.directory / "auth-keys"),
                 **urls,
             ),
@@ -89,14 +97,34 @@ class Layout:
         ]
         nodes = [self._node(index, site, redis_url, urls, data, threads) for index, site in enumerate(sites)]
         redis = Process("redis", tuple(redis_server.command(self.port_of("redis"), redis_folder)))
-        return [redis, *services, *nodes]
+        front = [self._front_door(self.pages, urls)] if self.pages else []
+        return [redis, *services, *nodes, *front]
 
     def _service(self, name: str, **settings: str) -> Process:
         return Process(
             name,
             (sys.executable, "-m", f"concilia_{name}"),
-            self._environment(name, name, name, settings),
+            self._environment(name, name, name, {**self._root_path(name), **settings}),
             f"{self.url(name)}/healthz",
+        )
+
+    def _root_path(self, service: str) -> dict[str, str]:
+        """Where the front door shows a service, for the links in its /docs."""
+        return {"ROOT_PATH": f"/api/{service}"} if self.pages else {}
+
+    def _front_door(self, pages: Path, urls: Mapping[str, str]) -> Process:
+        settings = {
+            "PORT": str(self.port_of("front")),
+            "PAGES": str(pages.resolve()),
+            "HEADERS": str(headers_of(pages).resolve()),
+            "LOG_FORMAT": "text",
+            **urls,
+        }
+        return Process(
+            "front-door",
+            (sys.executable, "-m", "concilia.stack.front_door"),
+            {f"CONCILIA_FRONT_{key}": value for key, value in settings.items()},
+            f"{self.url('front')}/healthz",
         )
 
     def _aggregator(self, part: str, redis_url: str, urls: Mapping[str, str]) -> Process:
@@ -107,6 +135,8 @@ class Layout:
             **urls,
         }
         name = "aggregator" if part == "api" else "worker"
+        if part == "api":
+            settings |= self._root_path("aggregator")
         return Process(
             name,
             (sys.executable, "-m", "concilia_aggregator", part),

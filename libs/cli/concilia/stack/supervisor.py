@@ -152,7 +152,7 @@ def _is_ours(pid: int) -> bool:
         command = " ".join(psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
-    return "concilia_" in command or "redis-server" in command
+    return any(word in command for word in ("concilia_", "concilia.stack.", "redis-server"))
 
 
 def _pid_file(directory: Path) -> Path:

@@ -1,1 +1,1 @@
-"""Verifying a finished job: its lineage from the ledger's events, its models folded again from the stored updates."""
+"""Verifying a job from here: what the aggregator's verifier needs of this client."""

@@ -14,6 +14,7 @@ from concilia_kit.wire.base import Wire
 class Audience(StrEnum):
     """The services that accept access tokens; a token is good for one of them."""
 
+    AUTH = "auth"
     MODEL = "model"
     AGGREGATOR = "aggregator"
     CHAIN = "chain"
@@ -55,6 +56,31 @@ class SessionView(Wire):
     address: Address
     roles: tuple[Role, ...]
     expires_at: AwareDatetime
+
+
+class BrowserSession(SessionView):
+    """A session whose token lies in a cookie that no script can read.
+
+    Whatever the cookie authorises and changes something must carry `csrf_token` in the header `X-CSRF-Token`: another
+    site's page can make a browser send the cookie, and cannot read this.
+    """
+
+    csrf_token: str
+
+
+class Application(Wire):
+    """Somebody signed in asks an administrator for a role; one at a time for an address."""
+
+    role: Role
+    name: str = Field(min_length=1, max_length=100, description="who asks: a hospital, a person")
+    note: str = Field(default="", max_length=500)
+
+
+class FiledApplication(Application):
+    """An application as an administrator sees it."""
+
+    address: Address
+    filed_at: AwareDatetime
 
 
 class TokenRequest(Wire):

@@ -63,6 +63,31 @@ class Member(Wire):
     nonce: int
 
 
+class AccountRoles(Wire):
+    """The roles that the ledger's events up to `block` leave an address with."""
+
+    address: Address
+    roles: tuple[Role, ...]
+    block: int
+
+
+class RoleRecord(Wire):
+    """A role granted or taken, as the ledger recorded it.
+
+    `admin` is who decided: the signer of the role change, or the account that sent the transaction itself. `at` is the
+    block's time, None for events followed before times were kept.
+    """
+
+    role: Role
+    account: Address
+    granted: bool
+    admin: Address
+    block: int
+    log_index: int
+    transaction: str
+    at: AwareDatetime | None
+
+
 class SignedRoleChange(Wire):
     """An administrator's signed role change, to be relayed."""
 
@@ -186,6 +211,27 @@ class LedgerEvent(Wire):
     log_index: int
     transaction: str
     arguments: dict[str, str | int]
+
+
+class RecordedEvent(Wire):
+    """Any event of the contract, membership included. `account` is the one it concerns, if there is one."""
+
+    name: str
+    job: JobId | None
+    round: int | None
+    account: Address | None
+    block: int
+    log_index: int
+    transaction: str
+    at: AwareDatetime | None
+    arguments: dict[str, str | int]
+
+
+class EventPage(Wire):
+    """Events, the newest first, and what to ask for the ones before them: None where there are none."""
+
+    events: tuple[RecordedEvent, ...]
+    before: str | None
 
 
 STREAM = "concilia:ledger"

@@ -112,13 +112,66 @@ class RoundView(Wire):
 
 
 class JobView(Wire):
-    """A job as the aggregator knows it."""
+    """A job as the aggregator knows it. A job that is `paused` ends its open round and opens no other."""
 
     id: JobId
     spec: JobSpec
     phase: Phase
+    paused: bool
     round: int
     detail: str
     created_at: AwareDatetime
+    created_by: Address
     model: Digest | None
     rounds: tuple[RoundView, ...]
+
+
+class Change(StrEnum):
+    """What a job's event stream tells, by the events' names.
+
+    `SNAPSHOT` carries a `JobView`, `LEDGER` a `LedgerEvent`, `JOB` a `JobChange`, `ROUND` a `RoundChange`, `PROGRESS` a
+    `ProgressChange`, `EVALUATION` an `EvaluationChange`, `VERIFICATION` a `Verification` without its findings.
+    """
+
+    SNAPSHOT = "snapshot"
+    LEDGER = "ledger"
+    JOB = "job"
+    ROUND = "round"
+    PROGRESS = "progress"
+    EVALUATION = "evaluation"
+    VERIFICATION = "verification"
+
+
+class JobChange(Wire):
+    """A job moved on."""
+
+    phase: Phase
+    round: int
+    detail: str
+    paused: bool
+
+
+class RoundChange(Wire):
+    """A round was opened, or closed."""
+
+    round: int
+
+
+class ProgressChange(Wire):
+    """A node said what it is doing."""
+
+    round: int
+    hospital: Address
+    progress: Progress
+
+
+class EvaluationChange(Wire):
+    """A site's evaluation of a round's model is in."""
+
+    round: int
+    hospital: Address
+
+
+def job_stream(job: str) -> str:
+    """The Redis stream with a job's changes: each a `Change` under the field `name`, its JSON under `data`."""
+    return f"concilia:job:{job}"

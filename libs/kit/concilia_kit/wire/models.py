@@ -89,11 +89,26 @@ class ClassProbability(Wire):
     probability: float = Field(ge=0, le=1)
 
 
+class AttentionMap(Wire):
+    """Where the network looked for one class: a coarse grid over the picture, rows from the top, values from 0 to 1.
+
+    Source: class activation maps, Zhou et al. (CVPR 2016), which Grad-CAM (Selvaraju et al., ICCV 2017) equals up to
+    scale for networks that end in global average pooling and one linear layer.
+    """
+
+    code: str
+    grid: tuple[tuple[float, ...], ...]
+
+
 class Prediction(Wire):
-    """Seven probabilities that sum to one, and the model that gave them. No medical device."""
+    """Seven probabilities that sum to one, and the model that gave them. No medical device.
+
+    `attention` has one map a class where it was asked for.
+    """
 
     model: Digest
     job: JobId
     probabilities: tuple[ClassProbability, ...] = Field(min_length=len(CLASSES), max_length=len(CLASSES))
+    attention: tuple[AttentionMap, ...] | None = None
     milliseconds: float
     notice: str = "Research software, no medical device: not for diagnosis."

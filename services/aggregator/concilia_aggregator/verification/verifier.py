@@ -2,83 +2,71 @@
 
 What is checked of every round: each update's signature against its hospital, its metrics and its file against their
 digests, the ordered contribution list, and the global model folded again from the stored updates. One finding does not
-end the search.
+end the search; a service that does not answer does, because nothing follows from that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from concilia_aggregator.folding import Recipe, fold
 from concilia_kit import digests, signing
 from concilia_kit.digests import Contribution, in_order, of_contributions
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
-from concilia_kit.wire.base import Wire
 from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, Reason
+from concilia_kit.wire.verification import Finding, Verdict
 
-from concilia.verification.lineage import BrokenLineage, Lineage, RecordedUpdate, Round, rebuild
+from concilia_aggregator.folding import Recipe, fold
+from concilia_aggregator.verification.lineage import BrokenLineage, Lineage, RecordedUpdate, Round, rebuild
 
 
 class ArtifactSource(Protocol):
     """Where the verifier gets files from."""
 
     def fetch(self, digest: str, folder: Path) -> Path:
-        """A path to the artifact's bytes, perhaps inside `folder`. Raises `Problem` or `OSError` where it is gone."""
+        """A path to the artifact's bytes, perhaps inside `folder`.
+
+        Raises `Problem` or `OSError` where it is gone, `Problem` of 500 and above where that cannot be told.
+        """
         ...
-
-
-class Finding(Wire):
-    """Something that does not agree: which round, whose, which digest, and what is wrong."""
-
-    round: int
-    hospital: str | None
-    digest: str | None
-    what: str
-
-
-class Verdict(Wire):
-    """What a verification came to."""
-
-    job: str
-    ok: bool
-    rounds: int
-    updates: int
-    signatures: int
-    rejected: int
-    bytes_read: int
-    published: str | None
-    findings: tuple[Finding, ...]
 
 
 @dataclass
 class _Tally:
     signatures: int = 0
     bytes_read: int = 0
+    done: int = 0
+    all: int = 1
 
 
-Progress = Callable[[str], None]
+Progress = Callable[[float, str], None]
+"""Told how much is done, from 0 to 1 and never back, and what is done next. What it raises ends the search."""
 
 _NO_SOUND_FILE = frozenset({Reason.ARTIFACT_MISSING, Reason.DIGEST_MISMATCH})
 """Updates that were rejected because there was no file of their digest: there is none to check."""
 
 
 class Verifier:
-    """Checks one job."""
+    """Checks one job. What must lie on disk meanwhile lies below `folder` (the system's own place where it is None)."""
 
-    def __init__(self, domain: signing.Domain, source: ArtifactSource, progress: Progress) -> None:
+    def __init__(
+        self, domain: signing.Domain, source: ArtifactSource, progress: Progress, folder: Path | None = None
+    ) -> None:
         self._domain = domain
         self._source = source
-        self._progress = progress
+        self._tell = progress
+        self._folder = folder
         self._findings: list[Finding] = []
         self._tally = _Tally()
 
     def verify(self, job: str, events: Iterable[LedgerEvent], signed: Iterable[LedgerUpdate]) -> Verdict:
-        """Check a job's events and the signed updates that go with them."""
+        """Check a job's events and the signed updates that go with them. Raises `Problem` where a file's service does
+        not answer, and what `progress` raises."""
         by_place = {(item.update.round, item.update.hospital): item for item in signed}
         try:
             lineage = rebuild(events)
@@ -87,12 +75,15 @@ class Verifier:
             lineage = Lineage()
         if not lineage.rounds and not self._findings:
             self._find(0, None, None, "the ledger has no round of this job")
+        self._tally.all = 1 + sum(len(item.updates) + bool(item.global_digest) for item in lineage.rounds)
         if lineage.rounds:
             self._progress("initial weights")
-            with tempfile.TemporaryDirectory(prefix="concilia-verify-") as name:
-                self._file(0, None, lineage.rounds[0].base, Path(name))
+            with self._place() as place:
+                self._file(0, None, lineage.rounds[0].base, place)
+        self._tally.done += 1
         for item in lineage.rounds:
             self._round(job, item, by_place)
+        self._progress("done")
         if lineage.rounds and lineage.published is None:
             self._find(lineage.rounds[-1].number, None, None, "the job's model is not published")
         updates = [update for item in lineage.rounds for update in item.updates.values()]
@@ -114,16 +105,21 @@ class Verifier:
             self._signature(job, item, update, signed.get((item.number, update.hospital)))
         counted = [] if item.global_digest is None else [each.digest for each in item.accepted()]
         for update in item.updates.values():
-            if update.digest not in counted and update.reason not in _NO_SOUND_FILE:
-                with tempfile.TemporaryDirectory(prefix="concilia-verify-") as name:
-                    self._file(item.number, update.hospital, update.digest, Path(name))
+            if update.digest in counted:
+                continue
+            if update.reason not in _NO_SOUND_FILE:
+                self._progress(f"round {item.number}: file of {update.hospital[:10]}…")
+                with self._place() as place:
+                    self._file(item.number, update.hospital, update.digest, place)
+            self._tally.done += 1
         if item.global_digest is None:
             return
         contributions = in_order(Contribution(each.hospital, each.digest, each.samples) for each in item.accepted())
         if of_contributions(contributions) != item.contributions:
             self._find(item.number, None, item.contributions, "the ordered contribution list has another digest")
-        with tempfile.TemporaryDirectory(prefix="concilia-verify-") as name:
-            self._fold(item, contributions, Path(name))
+        with self._place() as place:
+            self._fold(item, contributions, place)
+        self._tally.done += 1
 
     def _signature(self, job: str, item: Round, update: RecordedUpdate, signed: LedgerUpdate | None) -> None:
         where = (item.number, update.hospital, update.digest)
@@ -156,6 +152,7 @@ class Verifier:
             self._progress(f"round {item.number}: update of {each.hospital[:10]}…")
             if (path := self._file(item.number, each.hospital, each.digest, folder)) is not None:
                 self._open(item.number, each.hospital, each.digest, path, files)
+            self._tally.done += 1
         self._progress(f"round {item.number}: global model")
         stored = self._file(item.number, None, item.global_digest or "", folder)
         if stored is None or len(files) != len(contributions):
@@ -179,6 +176,8 @@ class Verifier:
             path = self._source.fetch(digest, folder)
             actual = digests.of_file(path)
         except (Problem, OSError) as error:
+            if isinstance(error, Problem) and error.problem_status >= 500:
+                raise
             self._find(round_, hospital, digest, f"its file cannot be had: {error}")
             return None
         self._tally.bytes_read += path.stat().st_size
@@ -192,6 +191,14 @@ class Verifier:
             into.append(TensorFile.open(path))
         except MalformedFile as error:
             self._find(round_, hospital, digest, f"its file is malformed: {error}")
+
+    def _progress(self, step: str) -> None:
+        self._tell(self._tally.done / self._tally.all, step)
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="concilia-verify-", dir=self._folder) as name:
+            yield Path(name)
 
     def _find(self, round_: int, hospital: str | None, digest: str | None, what: str) -> None:
         self._findings.append(Finding(round=round_, hospital=hospital, digest=digest, what=what))

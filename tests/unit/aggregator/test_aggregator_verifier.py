@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from concilia.verification.lineage import BrokenLineage, rebuild
-from concilia.verification.sources import FolderSource
-from concilia.verification.verifier import Verdict, Verifier
 from concilia_aggregator.folding import Recipe, fold
+from concilia_aggregator.verification.lineage import BrokenLineage, rebuild
+from concilia_aggregator.verification.sources import FolderSource
+from concilia_aggregator.verification.verifier import Verifier
 from concilia_kit import digests, signing
 from concilia_kit.digests import Contribution, in_order, of_contributions
 from concilia_kit.signing import Domain, Update
@@ -20,6 +20,7 @@ from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import EventName, LedgerEvent, LedgerUpdate
 from concilia_kit.wire.jobs import Strategy
 from concilia_kit.wire.training import Architecture, UpdateMetrics
+from concilia_kit.wire.verification import Verdict
 from eth_account import Account
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -75,7 +76,7 @@ class Job:
         self.events.append(event)
 
     def verify(self) -> Verdict:
-        return Verifier(DOMAIN, FolderSource(self.store), lambda _: None).verify(JOB, self.events, self.signed)
+        return Verifier(DOMAIN, FolderSource(self.store), lambda *_: None).verify(JOB, self.events, self.signed)
 
 
 def tensors(seed: int) -> bytes:
@@ -255,5 +256,5 @@ def test_events_in_an_order_the_contract_never_emits(tmp_path: Path, order: tupl
 
 
 def test_a_job_that_is_not_there(tmp_path: Path) -> None:
-    verdict = Verifier(DOMAIN, FolderSource(tmp_path), lambda _: None).verify(JOB, [], [])
+    verdict = Verifier(DOMAIN, FolderSource(tmp_path), lambda *_: None).verify(JOB, [], [])
     assert not verdict.ok

@@ -1,0 +1,44 @@
+// What a job will cost before it is started: bytes that move and transactions on the ledger. Pure.
+
+/** Bytes of an architecture's weights with seven classes, as float32 safetensors. */
+export const MODEL_BYTES = {
+  resnet50: 94_400_000,
+  resnet18: 44_800_000,
+  mobilenet_v2: 9_200_000,
+  efficientnet_b0: 16_400_000,
+};
+
+/**
+ * The cost of a job in which every hospital takes part in every round.
+ *
+ * A hospital downloads each global model once, the initial one included (it is evaluated as round 0 and trained from in
+ * round 1), and uploads one update a round. A round opens and closes with a transaction each and has one for each
+ * update; publishing takes one more.
+ */
+export function estimate({ modelBytes, hospitals, rounds }) {
+  const downloads = hospitals * (rounds + 1);
+  const uploads = hospitals * rounds;
+  return {
+    downloads,
+    uploads,
+    bytesDown: downloads * modelBytes,
+    bytesUp: uploads * modelBytes,
+    bytes: (downloads + uploads) * modelBytes,
+    bytesEach: hospitals ? ((downloads + uploads) / hospitals) * modelBytes : 0,
+    transactions: rounds * (2 + hospitals) + 1,
+  };
+}
+
+/** What a quorum means with so many hospitals online, in one sentence; `short` where the job could not begin. */
+export function quorumSentence(quorum, online) {
+  const hospitals = online === 1 ? "1 hospital is" : `${online} hospitals are`;
+  if (online < quorum) {
+    return { short: true, text: `${hospitals} online now: the job waits until ${quorum} are.` };
+  }
+  const spare = online - quorum;
+  const text =
+    spare === 0
+      ? `${hospitals} online now: all of them are needed, none may drop out of a round.`
+      : `${hospitals} online now: a round counts even if ${spare} of them drop${spare === 1 ? "s" : ""} out.`;
+  return { short: false, text };
+}

@@ -1,0 +1,148 @@
+// A new job's form as HTML: each field with a sentence that says what it does, and one that says what is wrong with it.
+
+import { architecture, brief, count, moment } from "../format.js";
+import { html, nothing } from "../html.js";
+import { MODEL_BYTES, quorumSentence } from "./estimate.js";
+
+/** The form's fields for `{values, faults, models, online}`. */
+export function fields({ values, faults, models, online }) {
+  const input = (name, attributes) => inputOf(name, values, faults, attributes);
+  const select = (name, options) => selectOf(name, values, faults, options);
+  const field = (name, label, help, control) => fieldOf(name, label, help, control, faults);
+  const quorum = quorumSentence(Number(values.quorum) || 0, online ?? 0);
+
+  return html`<fieldset>
+      <legend>What is trained</legend>
+      <div class="fields">
+        ${field("name", "Name", "What people will call it; it can be anything.", input("name", { maxlength: 100, autocomplete: "off" }))}
+        ${field("architecture", "Network", "Larger networks see more and cost more time and bytes.", select("architecture", networks()))}
+        ${field("weights", "Initial weights", weightsHelp(values.weights), select("weights", weightKinds(models)))}
+        ${
+          values.weights === "model"
+            ? field(
+                "model",
+                "Published model",
+                "Training goes on from it; its network is used.",
+                select("model", published(models)),
+              )
+            : nothing
+        }
+        ${
+          values.weights === "artifact"
+            ? field(
+                "artifact",
+                "Artifact's digest",
+                "SHA-256 of a stored file that fits the network, 64 characters.",
+                input("artifact", { maxlength: 64, spellcheck: "false", autocomplete: "off" }),
+              )
+            : nothing
+        }
+      </div>
+    </fieldset>
+    <fieldset>
+      <legend>How the rounds go</legend>
+      <div class="fields">
+        ${field("rounds", "Rounds", "How often hospitals train and their updates are averaged.", input("rounds", { inputmode: "numeric" }))}
+        ${field("quorum", "Quorum", html`So many confirmed updates are enough when the deadline comes. ${online === undefined ? nothing : html`<span class=${quorum.short ? "wrong" : ""}>${quorum.text}</span>`}`, input("quorum", { inputmode: "numeric" }))}
+        ${field("deadline", "Deadline in minutes", "From a round's opening; whoever is later is left out of that round.", input("deadline", { inputmode: "decimal" }))}
+        ${field("target", "Target in %", "The job ends early once balanced accuracy reaches it. Empty: all rounds are run.", input("target", { inputmode: "decimal" }))}
+        ${field(
+          "strategy",
+          "Strategy",
+          "FedAvg averages updates by their numbers of pictures; FedProx also keeps each hospital near the global model, which helps where data differ.",
+          select("strategy", [
+            ["fedavg", "FedAvg"],
+            ["fedprox", "FedProx"],
+          ]),
+        )}
+        ${values.strategy === "fedprox" ? field("mu", "FedProx: mu", "How strongly each hospital is held to the global model; 0 is FedAvg.", input("mu", { inputmode: "decimal" })) : nothing}
+      </div>
+    </fieldset>
+    <fieldset>
+      <legend>Training at a hospital</legend>
+      <div class="fields">
+        ${field("epochs", "Local epochs", "How often a hospital goes through its pictures each round.", input("epochs", { inputmode: "numeric" }))}
+        ${field("rate", "Learning rate", "The size of a training step; too large forgets, too small learns nothing.", input("rate", { inputmode: "decimal" }))}
+      </div>
+    </fieldset>
+    <details id="advanced">
+      <summary>More about training and evaluation</summary>
+      <div class="fields">
+        ${field("batch", "Batch size", "Pictures in one training step; larger ones need more memory.", input("batch", { inputmode: "numeric" }))}
+        ${field("size", "Picture size in pixels", "Pictures are scaled to a square of this side; ImageNet's networks expect 224.", input("size", { inputmode: "numeric" }))}
+        ${field("train_cap", "Training pictures, at most", "A hospital and round; empty: all of them.", input("train_cap", { inputmode: "numeric" }))}
+        ${field("held_out_cap", "Held-out pictures, at most", "A hospital's evaluation; empty: all of them.", input("held_out_cap", { inputmode: "numeric" }))}
+        ${field(
+          "balance",
+          "Rare classes",
+          "Two thirds of the pictures are common moles: rare lesions count more in the loss, are drawn more often, or neither.",
+          select("balance", [
+            ["loss", "count more in the loss"],
+            ["sampling", "are drawn more often"],
+            ["none", "are left as they are"],
+          ]),
+        )}
+        ${field("seed", "Seed", "The same seed and pictures give the same draws again.", input("seed", { inputmode: "numeric" }))}
+      </div>
+    </details>`;
+}
+
+function fieldOf(name, label, help, control, faults) {
+  return html`<div class="field">
+    <label for=${name}>${label}</label>
+    ${control}
+    <small id="${name}-help">${help}</small>
+    <p class="fault" id="${name}-fault">${faults[name] ?? nothing}</p>
+  </div>`;
+}
+
+function inputOf(name, values, faults, { inputmode, maxlength, autocomplete = "off", spellcheck }) {
+  return html`<input
+    id=${name}
+    name=${name}
+    .value=${values[name]}
+    inputmode=${inputmode ?? nothing}
+    maxlength=${maxlength ?? nothing}
+    autocomplete=${autocomplete}
+    spellcheck=${spellcheck ?? nothing}
+    aria-describedby="${name}-help ${name}-fault"
+    aria-invalid=${faults[name] ? "true" : nothing}
+  />`;
+}
+
+function selectOf(name, values, faults, options) {
+  return html`<select
+    id=${name}
+    name=${name}
+    aria-describedby="${name}-help ${name}-fault"
+    aria-invalid=${faults[name] ? "true" : nothing}
+  >
+    ${options.map(([value, label]) => html`<option value=${value} .selected=${values[name] === value}>${label}</option>`)}
+  </select>`;
+}
+
+const networks = () =>
+  Object.entries(MODEL_BYTES).map(([name, size]) => [name, `${architecture(name)} (${Math.round(size / 1e6)} MB)`]);
+
+const weightKinds = (models) => [
+  ["imagenet", "ImageNet"],
+  ["random", "Random"],
+  ...(models?.length ? [["model", "A published model"]] : []),
+  ["artifact", "A stored file, by its digest"],
+];
+
+const published = (models) => [
+  ["", "Choose…"],
+  ...models.map((model) => [
+    model.digest,
+    `${architecture(model.architecture)}, ${count(model.rounds)} rounds, ${moment(model.published_at)} (${brief(model.digest)})`,
+  ]),
+];
+
+const weightsHelp = (kind) =>
+  ({
+    imagenet: "Trained on everyday pictures: learns lesions in far fewer rounds. May be downloaded once.",
+    random: "Drawn from the seed: nothing learnt yet, so many rounds are needed.",
+    model: "Go on where an earlier job ended.",
+    artifact: "A file that was uploaded before.",
+  })[kind];

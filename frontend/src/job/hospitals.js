@@ -1,0 +1,115 @@
+// What each hospital did in a round, put together from its progress, the ledger and the aggregator. Pure.
+
+import { ledgerEvents } from "./live.js";
+
+const ONLINE_SECONDS = 60;
+
+/** A node's stages in words. `uploaded` says that its bytes are with the consortium. */
+export const STAGES = {
+  downloading: { label: "fetching the model", uploaded: false },
+  training: { label: "training", uploaded: false },
+  uploading: { label: "uploading", uploaded: false },
+  submitting: { label: "signing", uploaded: true },
+  submitted: { label: "submitted", uploaded: true },
+  evaluating: { label: "evaluating", uploaded: false },
+  evaluated: { label: "evaluated", uploaded: false },
+  refused: { label: "refused the task", uploaded: false },
+  failed: { label: "failed", uploaded: false },
+};
+
+/** The contract's reasons for leaving an update out, in words; by number as on the ledger, by name as services say it. */
+const REASONS = {
+  artifact_missing: "its file never arrived",
+  digest_mismatch: "the file is not the one that was signed",
+  malformed_file: "the file cannot be read",
+  name_mismatch: "the file has other tensors than the model",
+  shape_mismatch: "a tensor has another shape than the model's",
+  dtype_mismatch: "a tensor has another number type than the model's",
+  non_finite: "it contains numbers that are none (NaN or infinity)",
+  norm_too_large: "it is too far from the model it started from",
+  sample_count: "it claims more pictures than the hospital registered",
+};
+const NUMBERED = [null, ...Object.keys(REASONS)];
+
+/** A reason for rejection in words, from its number or name. */
+export function reasonWords(reason) {
+  const name =
+    typeof reason === "number" || /^\d+$/.test(reason) ? NUMBERED[Number(reason)] : String(reason).toLowerCase();
+  return REASONS[name] ?? `reason ${reason}`;
+}
+
+/** A hospital's name: its site, or null where it never registered. */
+export const siteOf = (state, address) => state.nodes.get(address)?.registration.site || null;
+
+/**
+ * A round's hospitals, by name: `{address, site, stage, fraction, detail, uploaded, confirmed, rejected, evaluated}`.
+ *
+ * `confirmed` is `{block, transaction, latency}` once the ledger has the update, with seconds or null while unknown;
+ * `rejected` the reason in words; `stage` null for a hospital that is online and was not heard of in this round.
+ */
+export function hospitals(state, number) {
+  const round = state.view?.rounds.find((each) => each.round === number);
+  const rows = new Map();
+  const row = (address) => {
+    if (!rows.has(address)) rows.set(address, blank(address, siteOf(state, address)));
+    return rows.get(address);
+  };
+  if (state.view?.round === number && isWaiting(state.view.phase)) {
+    for (const node of state.nodes.values()) if (node.seen_seconds_ago < ONLINE_SECONDS) row(node.address);
+  }
+  for (const [address, progress] of Object.entries(round?.progress ?? {})) Object.assign(row(address), progress);
+  for (const site of round?.sites ?? []) {
+    row(site.hospital).evaluated = true;
+    row(site.hospital).site ??= site.site || null;
+  }
+  for (const { hospital, reason } of round?.rejected ?? []) row(hospital).rejected = reasonWords(reason);
+  for (const event of ledgerEvents(state)) {
+    if (event.round !== number) continue;
+    if (event.name === "UpdateRecorded") row(event.arguments.hospital).confirmed = confirmation(state, event);
+    if (event.name === "UpdateRejected") row(event.arguments.hospital).rejected = reasonWords(event.arguments.reason);
+  }
+  for (const each of rows.values()) settle(each);
+  return [...rows.values()].sort((a, b) =>
+    (a.site ?? a.address).localeCompare(b.site ?? b.address, "en", { numeric: true }),
+  );
+}
+
+/** One sentence on a round's hospitals, for the head of their list. */
+export function tally(rows) {
+  const confirmed = rows.filter((row) => row.confirmed).length;
+  const rejected = rows.filter((row) => row.rejected).length;
+  const parts = [`${confirmed} of ${rows.length} on the ledger`];
+  if (rejected) parts.push(`${rejected} rejected`);
+  return parts.join(", ");
+}
+
+const isWaiting = (phase) => ["baseline", "opening", "training", "evaluating"].includes(phase);
+
+function blank(address, site) {
+  return {
+    address,
+    site,
+    stage: null,
+    fraction: 0,
+    detail: "",
+    uploaded: false,
+    confirmed: null,
+    rejected: null,
+    evaluated: false,
+  };
+}
+
+function confirmation(state, event) {
+  const known = state.transactions.get(event.transaction);
+  const latency = known ? (Date.parse(known.confirmed_at) - Date.parse(known.received_at)) / 1000 : null;
+  return { block: event.block, transaction: event.transaction, latency };
+}
+
+// The ledger may be ahead of what a node said last: an update that is on it was trained, uploaded and submitted.
+function settle(row) {
+  if (row.confirmed && (row.stage === null || !["submitted", "evaluating", "evaluated"].includes(row.stage))) {
+    Object.assign(row, { stage: "submitted", fraction: 1, detail: "" });
+  }
+  if (row.evaluated && row.stage === "evaluating") row.stage = "evaluated";
+  row.uploaded = row.confirmed !== null || Boolean(STAGES[row.stage]?.uploaded);
+}

@@ -1,0 +1,156 @@
+// A new job's form: its fields, what each may hold, and the description that services take. Pure.
+
+const DIGEST = /^[0-9a-f]{64}$/;
+
+/** What the form starts with; every value as text, as forms hold them. */
+export const DEFAULTS = {
+  name: "",
+  architecture: "resnet50",
+  weights: "imagenet",
+  model: "",
+  artifact: "",
+  strategy: "fedavg",
+  mu: "0.01",
+  rounds: "3",
+  quorum: "1",
+  deadline: "60",
+  target: "",
+  epochs: "1",
+  batch: "32",
+  rate: "0.001",
+  size: "224",
+  train_cap: "",
+  held_out_cap: "",
+  balance: "loss",
+  seed: "0",
+};
+
+/** Numbers' limits, as the services have them: least, most, whether whole, whether it may be left empty. */
+export const LIMITS = {
+  mu: { min: 0, max: 100 },
+  rounds: { min: 1, max: 10_000, whole: true },
+  quorum: { min: 1, max: 100_000, whole: true },
+  deadline: { min: 0.1, max: 43_200 },
+  target: { min: 1, max: 100, optional: true },
+  epochs: { min: 1, max: 100, whole: true },
+  batch: { min: 2, max: 1024, whole: true },
+  rate: { min: 0.000001, max: 10 },
+  size: { min: 32, max: 1024, whole: true },
+  train_cap: { min: 1, max: 2 ** 53, whole: true, optional: true },
+  held_out_cap: { min: 1, max: 2 ** 53, whole: true, optional: true },
+  seed: { min: 0, max: 2 ** 32 - 1, whole: true },
+};
+
+/** Where services name a field of the description, and which field of the form that is. */
+const WHERE = {
+  name: "name",
+  architecture: "architecture",
+  initial: "artifact",
+  file: "artifact",
+  "strategy.name": "strategy",
+  "strategy.proximal_mu": "mu",
+  rounds: "rounds",
+  quorum: "quorum",
+  deadline_seconds: "deadline",
+  target: "target",
+  seed: "seed",
+  "local.epochs": "epochs",
+  "local.batch_size": "batch",
+  "local.learning_rate": "rate",
+  "local.image_size": "size",
+  "local.max_images": "train_cap",
+  "local.balance": "balance",
+  "evaluation.max_images": "held_out_cap",
+};
+
+/** What is wrong with the form's values: a sentence for each field that is not right. */
+export function faults(values) {
+  const found = {};
+  if (!values.name.trim()) found.name = "Give the job a name.";
+  else if (values.name.trim().length > 100) found.name = "At most 100 characters.";
+  for (const [field, limits] of Object.entries(LIMITS)) {
+    if (field === "mu" && values.strategy !== "fedprox") continue;
+    const wrong = numberFault(values[field], limits);
+    if (wrong) found[field] = wrong;
+  }
+  if (values.weights === "model" && !values.model) found.model = "Choose one of the published models.";
+  if (values.weights === "artifact" && !DIGEST.test(values.artifact.trim())) {
+    found.artifact = "A digest is 64 characters of 0–9 and a–f.";
+  }
+  return found;
+}
+
+function numberFault(text, { min, max, whole = false, optional = false }) {
+  const trimmed = String(text ?? "").trim();
+  if (trimmed === "") return optional ? null : `Enter a ${whole ? "whole " : ""}number.`;
+  const value = Number(trimmed);
+  if (!Number.isFinite(value)) return "That is not a number.";
+  if (whole && !Number.isInteger(value)) return "Enter a whole number.";
+  if (value < min) return `At least ${min}.`;
+  if (value > max) return `At most ${max.toLocaleString("en")}.`;
+  return null;
+}
+
+/** The body of `POST /v1/initial-models` where weights must be made first; null where they are an artifact already. */
+export function initialRequest(values) {
+  if (values.weights !== "random" && values.weights !== "imagenet") return null;
+  return { architecture: values.architecture, weights: values.weights, seed: Number(values.seed) };
+}
+
+/** The digest of weights that are there already. */
+export const chosenArtifact = (values) => (values.weights === "model" ? values.model : values.artifact.trim());
+
+/** The body of `POST /v1/jobs`, from values without faults and the digest of the initial weights. */
+export function jobSpec(values, initial) {
+  const optional = (text) => (text.trim() === "" ? null : Number(text));
+  const target = optional(values.target);
+  return {
+    name: values.name.trim(),
+    architecture: values.architecture,
+    initial,
+    strategy: {
+      name: values.strategy,
+      ...(values.strategy === "fedprox" ? { proximal_mu: Number(values.mu) } : {}),
+    },
+    rounds: Number(values.rounds),
+    quorum: Number(values.quorum),
+    deadline_seconds: Math.round(Number(values.deadline) * 60),
+    target: target === null ? null : target / 100,
+    seed: Number(values.seed),
+    local: {
+      epochs: Number(values.epochs),
+      batch_size: Number(values.batch),
+      learning_rate: Number(values.rate),
+      image_size: Number(values.size),
+      max_images: optional(values.train_cap),
+      balance: values.balance,
+    },
+    evaluation: { max_images: optional(values.held_out_cap) },
+  };
+}
+
+const WEIGHTS = {
+  initial_missing: "No such file is stored.",
+  artifact_not_found: "No such file is stored.",
+  weights_do_not_fit: "That file does not fit the network.",
+  weights_unavailable:
+    "ImageNet weights cannot be downloaded here. Choose random weights, or a file that somebody uploaded.",
+};
+
+/** A refusal by a service as sentences beside fields, and one for the top where it is about none of them. */
+export function refusalOf(problem, sentence) {
+  const fields = {};
+  const others = [];
+  for (const { where, what } of problem.document?.errors ?? []) {
+    const field = WHERE[where.replace(/^body\.?/, "")];
+    if (field) fields[field] ??= capital(what);
+    else others.push(`${where}: ${what}`);
+  }
+  if (problem.code in WEIGHTS)
+    fields[problem.code === "weights_unavailable" ? "weights" : "artifact"] = WEIGHTS[problem.code];
+  const named = Object.keys(fields).length > 0;
+  const top = named && others.length === 0 ? "The job was not created: see the fields marked below." : sentence;
+  return { fields, top: [top, ...others].join(" ") };
+}
+
+const capital = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;

@@ -1,0 +1,96 @@
+// The head of the live page: where the job stands, what was asked for, and what came of it.
+
+import { architecture, brief, count, decimal, duration, moment, percent, short } from "../format.js";
+import { html, nothing } from "../html.js";
+import { badge, closedRounds, ENDED, latest, PHASES, roundOf } from "../jobs.js";
+
+const CONNECTION = {
+  connecting: { look: "", text: "connecting…" },
+  live: { look: "good", text: "live" },
+  waiting: { look: "warn", text: "reconnecting…, nothing is lost" },
+  over: { look: "", text: "ended, all is shown" },
+};
+
+// While updates are averaged, and once the model is published, the service's detail is still of the phase before.
+const detail = ({ phase, detail }) =>
+  phase === "folding" || phase === "finished" ? PHASES[phase].what : detail || PHASES[phase].what;
+
+/** Phase, round, score, and how the connection does. */
+export function standing(view, connection) {
+  const { label, look } = badge(view);
+  const score = latest(view);
+  const { look: how, text } = CONNECTION[connection];
+  return html`<section class="panel standing" aria-label="Where the job stands">
+    <div class="head">
+      <p><span class="badge ${look}" id="phase">${label}</span> <strong>${roundOf(view)}</strong></p>
+      <p role="status"><span class="badge ${how}" id="connection">${text}</span></p>
+    </div>
+    <p class="quiet detail">${detail(view)}</p>
+    <dl class="facts">
+      <div><dt>Balanced accuracy</dt><dd><strong id="score">${percent(score?.balanced_accuracy)}</strong> ${after(score)}</dd></div>
+      <div><dt>Melanoma found</dt><dd><strong>${percent(score?.melanoma_recall)}</strong></dd></div>
+      <div><dt>Loss</dt><dd><strong>${decimal(score?.loss)}</strong></dd></div>
+      <div><dt>Target</dt><dd>${view.spec.target === null ? "none" : percent(view.spec.target)}</dd></div>
+    </dl>
+    ${asked(view)}
+  </section>`;
+}
+
+const after = (score) =>
+  score === null
+    ? nothing
+    : html`<span class="quiet">${score.round === 0 ? "at the start" : `after round ${score.round}`}</span>`;
+
+function asked({ id, spec, created_at, created_by }) {
+  const { local } = spec;
+  const fedprox = spec.strategy.name === "fedprox";
+  const facts = [
+    ["Network", architecture(spec.architecture)],
+    ["Strategy", fedprox ? `FedProx, mu ${spec.strategy.proximal_mu}` : "FedAvg"],
+    ["Rounds", count(spec.rounds)],
+    ["Quorum", `${count(spec.quorum)} ${spec.quorum === 1 ? "hospital" : "hospitals"} a round`],
+    ["Deadline", `${duration(spec.deadline_seconds)} a round`],
+    [
+      "Local training",
+      `${local.epochs} ${local.epochs === 1 ? "epoch" : "epochs"}, batches of ${local.batch_size}, learning rate ${local.learning_rate}`,
+    ],
+    [
+      "Pictures",
+      `${local.image_size} × ${local.image_size} pixels, ${local.max_images === null ? "all" : `at most ${count(local.max_images)}`} a hospital and round`,
+    ],
+    ["Seed", spec.seed],
+    ["Created", html`${moment(created_at)} by <code>${short(created_by)}</code>`],
+    ["Initial weights", html`<code title=${spec.initial}>${brief(spec.initial)}</code>`],
+    ["Job", html`<code class="whole">${id}</code>`],
+  ];
+  return html`<details>
+    <summary>What was asked for</summary>
+    <dl class="facts asked">${facts.map(([term, what]) => html`<div><dt>${term}</dt><dd>${what}</dd></div>`)}</dl>
+  </details>`;
+}
+
+/** What came of a job that has ended, and where to go from there; nothing before. */
+export function result(view, session) {
+  if (!ENDED.has(view.phase)) return nothing;
+  return html`<section class="panel" id="outcome" aria-labelledby="outcome-title">
+    <h2 id="outcome-title">${{ finished: "The model is published", failed: "The job failed", stopped: "The job was stopped" }[view.phase]}</h2>
+    <p>${sentenceOf(view)}</p>
+    <p class="actions">
+      ${closedRounds(view) ? html`<a class="button" href="/lineage?job=${view.id}">See its lineage</a>` : nothing}
+      ${view.phase === "finished" && session.holds("clinician", "admin", "auditor", "hospital") ? html`<a class="button primary" href="/diagnosis">Ask it about a picture</a>` : nothing}
+      ${view.phase !== "finished" && session.holds("admin") ? html`<a class="button" href="/new-job">Create another job</a>` : nothing}
+    </p>
+  </section>`;
+}
+
+function sentenceOf(view) {
+  const closed = closedRounds(view);
+  const rounds = `${count(closed)} ${closed === 1 ? "round" : "rounds"}`;
+  if (view.phase === "finished") {
+    const start = view.rounds.find((round) => round.round === 0)?.pooled?.balanced_accuracy;
+    const end = latest(view)?.balanced_accuracy;
+    return `After ${rounds}, balanced accuracy on held-out lesions went from ${percent(start)} to ${percent(end)}.`;
+  }
+  const why = view.phase === "failed" ? `${view.detail || "Too many rounds in a row were given up"}. ` : "";
+  return `${why}${closed ? `${rounds} had been closed` : "No round had been closed"}; no model was published.`;
+}

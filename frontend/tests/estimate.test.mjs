@@ -1,0 +1,31 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { estimate, MODEL_BYTES, quorumSentence } from "../src/job/estimate.js";
+
+test("downloads, uploads and transactions of a job", () => {
+  const sum = estimate({ modelBytes: 10, hospitals: 4, rounds: 3 });
+  assert.deepEqual([sum.downloads, sum.uploads], [16, 12]);
+  assert.deepEqual([sum.bytesDown, sum.bytesUp, sum.bytes, sum.bytesEach], [160, 120, 280, 70]);
+  assert.equal(sum.transactions, 3 * (2 + 4) + 1);
+});
+
+test("one hospital, one round", () => {
+  const sum = estimate({ modelBytes: MODEL_BYTES.resnet50, hospitals: 1, rounds: 1 });
+  assert.equal(sum.bytes, 3 * MODEL_BYTES.resnet50);
+  assert.equal(sum.transactions, 4);
+});
+
+test("nobody there costs the ledger's rounds and no bytes", () => {
+  const sum = estimate({ modelBytes: 10, hospitals: 0, rounds: 2 });
+  assert.deepEqual([sum.bytes, sum.bytesEach, sum.transactions], [0, 0, 5]);
+});
+
+test("a quorum against the hospitals online", () => {
+  assert.deepEqual(quorumSentence(3, 2), {
+    short: true,
+    text: "2 hospitals are online now: the job waits until 3 are.",
+  });
+  assert.match(quorumSentence(2, 2).text, /all of them are needed/);
+  assert.match(quorumSentence(1, 2).text, /even if 1 of them drops out/);
+  assert.match(quorumSentence(1, 1).text, /^1 hospital is online/);
+});

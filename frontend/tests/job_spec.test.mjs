@@ -1,0 +1,79 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { chosenArtifact, DEFAULTS, faults, initialRequest, jobSpec, refusalOf } from "../src/job/spec.js";
+import { Problem } from "../src/problem.js";
+
+const values = (changes = {}) => ({ ...DEFAULTS, name: "trial", ...changes });
+
+test("the defaults need a name alone", () => {
+  assert.deepEqual(Object.keys(faults({ ...DEFAULTS })), ["name"]);
+  assert.deepEqual(faults(values()), {});
+});
+
+test("each wrong value has its sentence", () => {
+  const wrong = {
+    name: " ",
+    rounds: "0",
+    quorum: "1.5",
+    deadline: "",
+    target: "101",
+    epochs: "many",
+    rate: "0",
+    size: "31",
+    seed: "-1",
+  };
+  const found = faults(values(wrong));
+  assert.deepEqual(Object.keys(found).sort(), Object.keys(wrong).sort());
+  assert.equal(found.rounds, "At least 1.");
+  assert.equal(found.quorum, "Enter a whole number.");
+  assert.equal(found.epochs, "That is not a number.");
+});
+
+test("mu matters with FedProx alone", () => {
+  assert.deepEqual(faults(values({ mu: "x" })), {});
+  assert.deepEqual(faults(values({ mu: "x", strategy: "fedprox" })), { mu: "That is not a number." });
+});
+
+test("weights that exist must be named", () => {
+  assert.ok(faults(values({ weights: "model" })).model);
+  assert.ok(faults(values({ weights: "artifact", artifact: "0xabc" })).artifact);
+  assert.equal(chosenArtifact(values({ weights: "artifact", artifact: ` ${"a".repeat(64)} ` })), "a".repeat(64));
+  assert.equal(initialRequest(values({ weights: "artifact" })), null);
+  assert.deepEqual(initialRequest(values({ weights: "random", seed: "7" })), {
+    architecture: "resnet50",
+    weights: "random",
+    seed: 7,
+  });
+});
+
+test("a description in the services' units", () => {
+  const spec = jobSpec(
+    values({ deadline: "0.5", target: "80", train_cap: "40", strategy: "fedprox", mu: "0.1" }),
+    "f".repeat(64),
+  );
+  assert.deepEqual(
+    [spec.deadline_seconds, spec.target, spec.local.max_images, spec.evaluation.max_images],
+    [30, 0.8, 40, null],
+  );
+  assert.deepEqual(spec.strategy, { name: "fedprox", proximal_mu: 0.1 });
+  assert.deepEqual(jobSpec(values(), "f".repeat(64)).strategy, { name: "fedavg" });
+});
+
+test("a service's refusal stands beside its fields", () => {
+  const errors = [
+    { where: "body.local.epochs", what: "Input should be less than or equal to 100" },
+    { where: "body.surprise", what: "extra" },
+  ];
+  const problem = new Problem("no", { status: 422, code: "invalid_request", document: { errors } });
+  const { fields, top } = refusalOf(problem, "It does not fit.");
+  assert.deepEqual(fields, { epochs: "Input should be less than or equal to 100." });
+  assert.equal(top, "It does not fit. body.surprise: extra");
+});
+
+test("weights that cannot be had are said at their field", () => {
+  const refusal = (code) => refusalOf(new Problem("no", { status: 503, code }), "no");
+  assert.match(refusal("weights_unavailable").fields.weights, /Choose random/);
+  assert.match(refusal("initial_missing").fields.artifact, /No such file/);
+  assert.deepEqual(refusal("database_unavailable"), { fields: {}, top: "no" });
+  assert.deepEqual(refusalOf(new TypeError("x"), "away"), { fields: {}, top: "away" });
+});

@@ -1,0 +1,276 @@
+"""Verifications in the background: one a job, taken up again after a death, never left running, no file left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from concilia_aggregator import main, rounds
+from concilia_aggregator.artifacts import Downloads
+from concilia_aggregator.errors import JobNotFound, VerificationNotFound
+from concilia_aggregator.leases import lease
+from concilia_aggregator.store import Store
+from concilia_aggregator.verification import examiner as background
+from concilia_aggregator.verification.examiner import MOST_ATTEMPTS, Examiner
+from concilia_aggregator.verification.records import Superseded, VerificationRow, Verifications, shown
+from concilia_aggregator.verification.sources import FolderSource
+from concilia_aggregator.verification.verifier import ArtifactSource, Verifier
+from concilia_kit import database, signing
+from concilia_kit.problems import Unavailable
+from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate
+from concilia_kit.wire.jobs import Change, JobSpec
+from concilia_kit.wire.verification import Verification, VerificationState
+
+from .conftest import address
+from .test_aggregator_verifier import DOMAIN, JOB, Job, finished
+
+CALLER = address(7)
+OTHER = "b" * 64
+
+
+class Ledger:
+    """`Records` of one job."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.error: Exception | None = None
+
+    def domain(self) -> signing.Domain:
+        return DOMAIN
+
+    def events(self, job: str) -> list[LedgerEvent]:
+        if self.error:
+            raise self.error
+        return self.job.events if job == JOB else []
+
+    def signed(self, job: str) -> list[LedgerUpdate]:
+        return self.job.signed if job == JOB else []
+
+
+class World:
+    """A finished job, its artifacts in a folder, and an examiner that is asked to look by hand."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        engine = database.engine(f"sqlite:///{folder}/aggregator.db")
+        database.migrate(engine, main.MIGRATIONS)
+        store = Store(engine)
+        for job in (JOB, OTHER):
+            store.add_job(job, JobSpec(name="j", initial="0" * 64), rounds.begin("0" * 64), CALLER)
+        (folder / "artifacts").mkdir()
+        self.job = finished(folder / "artifacts")
+        self.ledger = Ledger(self.job)
+        self.told: list[Verification] = []
+        self.verifications = Verifications(engine, store, self._tell)
+        self.redis = redis.Redis.from_url(redis_url)
+        self.work = folder / "work"
+        self.source: ArtifactSource = FolderSource(self.job.store)
+
+    def _tell(self, job: str, change: Change, what: Any) -> None:
+        assert change is Change.VERIFICATION
+        assert what.job == job
+        self.told.append(what)
+
+    def examiner(self) -> Examiner:
+        return Examiner(self.verifications, self.ledger, self.source, self.redis, self.work)
+
+    def ask(self, job: str = JOB) -> VerificationRow:
+        return self.verifications.ask(job, CALLER)[0]
+
+    def outcome(self, row: VerificationRow) -> Verification:
+        assert not self.work.exists() or not list(self.work.iterdir()), "something was left on disk"
+        return shown(self.verifications.get(row.id))
+
+
+@pytest.fixture
+def world(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(background, "_NOTE_SECONDS", 0.0)
+    return World(tmp_path, redis_url)
+
+
+def test_a_sound_job_is_verified_with_progress(world: World) -> None:
+    row = world.ask()
+    assert shown(row).state is VerificationState.QUEUED
+    world.examiner().look()
+    outcome = world.outcome(row)
+    assert outcome.state is VerificationState.DONE
+    assert outcome.verdict is not None
+    assert outcome.verdict.ok, outcome.verdict.findings
+    assert outcome.finished_at is not None
+    assert outcome.finished_at >= outcome.asked_at
+    fractions = [item.fraction for item in world.told]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+    assert len(set(fractions)) > 5
+    assert [item.state for item in world.told[:2]] == [VerificationState.QUEUED, VerificationState.RUNNING]
+    assert world.told[-1] == outcome
+
+
+def test_a_tampered_file_is_found_and_the_stream_is_spared_the_findings(world: World) -> None:
+    update = world.job.signed[0].update
+    path = world.job.path(update.digest)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    row = world.ask()
+    world.examiner().look()
+    verdict = world.outcome(row).verdict
+    assert verdict is not None
+    assert not verdict.ok
+    assert {(item.round, item.hospital, item.digest) for item in verdict.findings} == {
+        (update.round, update.hospital, update.digest)
+    }
+    last = world.told[-1].verdict
+    assert last is not None
+    assert (last.ok, last.findings) == (False, ())
+
+
+def test_files_over_the_network_leave_nothing_behind(world: World) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        path = world.job.path(request.url.path.rsplit("/", 1)[-1])
+        return httpx.Response(200, content=path.read_bytes()) if path.exists() else httpx.Response(404, json={})
+
+    gone = world.job.signed[2].update
+    world.job.path(gone.digest).unlink()
+    world.source = Downloads(httpx.Client(transport=httpx.MockTransport(answer), base_url="http://model"))
+    row = world.ask()
+    world.examiner().look()
+    verdict = world.outcome(row).verdict
+    assert verdict is not None
+    assert [(item.hospital, item.digest) for item in verdict.findings] == [(gone.hospital, gone.digest)]
+
+
+def test_a_job_that_the_ledger_does_not_know(world: World) -> None:
+    row = world.ask(OTHER)
+    world.examiner().look()
+    verdict = world.outcome(row).verdict
+    assert verdict is not None
+    assert not verdict.ok
+
+
+def test_one_at_a_time_for_a_job(world: World) -> None:
+    answers: list[tuple[VerificationRow, bool]] = []
+    threads = [threading.Thread(target=lambda: answers.append(world.verifications.ask(JOB, CALLER))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(is_new for _, is_new in answers) == [False] * 5 + [True]
+    assert len({row.id for row, _ in answers}) == 1
+    assert world.verifications.ask(OTHER, CALLER)[1]
+    world.examiner().look()
+    second, is_new = world.verifications.ask(JOB, CALLER)
+    assert is_new
+    assert [row.id for row in world.verifications.of(JOB)] == [second.id, answers[0][0].id]
+
+
+def test_what_is_not_there(world: World) -> None:
+    with pytest.raises(JobNotFound):
+        world.verifications.ask("c" * 64, CALLER)
+    with pytest.raises(JobNotFound):
+        world.verifications.of("c" * 64)
+    with pytest.raises(VerificationNotFound):
+        world.verifications.get("0" * 32)
+
+
+def test_what_another_worker_holds_is_left_alone(world: World) -> None:
+    row = world.ask()
+    with lease(world.redis, f"verification:{row.id}") as held:
+        assert held
+        world.examiner().look()
+        assert world.outcome(row).state is VerificationState.QUEUED
+    world.examiner().look()
+    assert world.outcome(row).state is VerificationState.DONE
+
+
+def test_a_worker_that_died_is_followed_by_another(world: World) -> None:
+    dead = world.verifications.note(world.verifications.take(world.ask()), 0.4, "halfway")
+    left = world.work / f"{dead.id}-1"
+    left.mkdir(parents=True)
+    (left / "download").write_bytes(b"half a file")
+    world.examiner().look()
+    outcome = world.outcome(dead)
+    assert outcome.state is VerificationState.DONE
+    assert all(item.fraction >= 0.4 for item in world.told[2:]), "never back"
+    with pytest.raises(Superseded):
+        world.verifications.note(dead, 0.5, "late")
+    with pytest.raises(Superseded):
+        world.verifications.fail(dead, "late")
+    assert world.outcome(dead) == outcome
+
+
+def test_a_verification_that_ends_workers_is_given_up(world: World) -> None:
+    row = world.ask()
+    for _ in range(MOST_ATTEMPTS):
+        row = world.verifications.take(row)
+    world.examiner().look()
+    outcome = world.outcome(row)
+    assert outcome.state is VerificationState.FAILED
+    assert outcome.detail
+    assert world.verifications.unfinished() == []
+
+
+def test_a_worker_that_is_told_to_stop_leaves_it_to_the_next(world: World) -> None:
+    row = world.ask()
+    stopping = world.examiner()
+    plain = world.source.fetch
+
+    class Stopping:
+        def fetch(self, digest: str, folder: Path) -> Path:
+            stopping._ending.set()
+            return plain(digest, folder)
+
+    stopping._source = Stopping()
+    stopping.look()
+    assert (world.outcome(row).state, world.verifications.get(row.id).attempts) == (VerificationState.QUEUED, 0)
+    world.examiner().look()
+    assert world.outcome(row).state is VerificationState.DONE
+
+
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [(Unavailable("the chain is away"), "the chain is away"), (RuntimeError("secret"), "an unexpected error")],
+)
+def test_what_cannot_be_told_is_no_verdict(world: World, error: Exception, detail: str) -> None:
+    world.ledger.error = error
+    row = world.ask()
+    world.examiner().look()
+    outcome = world.outcome(row)
+    assert (outcome.state, outcome.verdict) == (VerificationState.FAILED, None)
+    assert outcome.detail.startswith(detail)
+
+
+def test_a_store_that_does_not_answer_is_no_finding(tmp_path: Path) -> None:
+    class Away:
+        def fetch(self, digest: str, folder: Path) -> Path:
+            raise Unavailable("away")
+
+    job = finished(tmp_path)
+    with pytest.raises(Unavailable):
+        Verifier(DOMAIN, Away(), lambda *_: None).verify(JOB, job.events, job.signed)
+
+
+def test_the_thread_takes_up_what_is_asked_for(world: World, poll: Callable[[Callable[[], bool]], None]) -> None:
+    examiner = world.examiner()
+    with pytest.raises(RuntimeError):
+        examiner.check()
+    examiner.start()
+    examiner.check()
+    row = world.ask()
+    poll(lambda: shown(world.verifications.get(row.id)).state is VerificationState.DONE)
+    examiner.stop(10)
+    assert not examiner.is_alive()
+
+
+@pytest.fixture
+def poll() -> Callable[[Callable[[], bool]], None]:
+    def wait(condition: Callable[[], bool]) -> None:
+        for _ in range(600):
+            if condition():
+                return
+            threading.Event().wait(0.05)
+        pytest.fail("it did not happen within 30 s")
+
+    return wait

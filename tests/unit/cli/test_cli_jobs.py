@@ -1,0 +1,75 @@
+"""`concilia job pause` and `resume`, as they are typed, against an aggregator that writes down what it is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from concilia.app import app
+from concilia.client import Client
+from concilia.commands import jobs
+from typer.testing import CliRunner
+
+JOB = "a" * 64
+
+
+class Aggregator:
+    """Has one job, and takes orders until it ended."""
+
+    def __init__(self) -> None:
+        self.orders: list[str] = []
+        self.has_ended = False
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json=[self.view()])
+        if self.has_ended:
+            return httpx.Response(409, json={"code": "job_ended", "detail": "the job is stopped already"})
+        self.orders.append(request.url.path)
+        return httpx.Response(202)
+
+    def view(self) -> dict[str, Any]:
+        return {
+            "id": JOB,
+            "spec": {"name": "j", "initial": "0" * 64},
+            "phase": "training",
+            "paused": False,
+            "round": 1,
+            "detail": "",
+            "created_at": "2026-01-01T00:00:00Z",
+            "created_by": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
+            "model": None,
+            "rounds": [],
+        }
+
+
+@pytest.fixture
+def aggregator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aggregator]:
+    double = Aggregator()
+    with httpx.Client(transport=httpx.MockTransport(double.answer), base_url="http://aggregator") as http:
+
+        class Here:
+            aggregator = http
+
+        monkeypatch.setattr(jobs, "client", lambda _config: Client(Here()))  # type: ignore[arg-type]
+        yield double
+
+
+@pytest.mark.parametrize("order", ["pause", "resume"])
+def test_an_order_reaches_the_job_that_is_meant(aggregator: Aggregator, order: str) -> None:
+    done = CliRunner().invoke(app, ["job", order, "aaaa"])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, ["job", order, "latest", "--json"])
+    assert json.loads(done.stdout) == {"job": JOB, "paused": order == "pause"}
+    assert aggregator.orders == [f"/v1/jobs/{JOB}/{order}"] * 2
+
+
+@pytest.mark.parametrize("order", ["pause", "resume"])
+def test_a_job_that_ended_takes_no_order(aggregator: Aggregator, order: str) -> None:
+    aggregator.has_ended = True
+    done = CliRunner().invoke(app, ["job", order, "latest"])
+    assert done.exit_code == 1
+    assert "job_ended" in done.output
