@@ -15,7 +15,7 @@
   is one of the names above, or a key. `chain=1` has the wallet start on another network that it knows alone;
   `wallets=()` is a browser without any, others are pairs of name and reverse domain. `signed_in=True` brings a session
   without clicking; `ada.sign_in()` clicks through the dialog on the page that is open.
-- `ada.page` is Playwright's page (paths are below `stack.url`); `ada.go(path)`, `ada.settled()`;
+- `ada.page` is Playwright's page (paths are below `stack.url`); `ada.go(path)`, `ada.settled()`, `ada.prefer("dark")`;
   `ada.axe()` gives violations as lines (assert that there are none), `ada.vitals()` LCP and CLS, `ada.screenshot(name)`
   writes var/screenshots/<name>-<light|dark>-<desktop|phone>.png, `ada.overflow()` is how many pixels the page is
   wider than the window.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from eth_account.signers.local import LocalAccount
@@ -53,6 +53,11 @@ class Person:
     def settled(self) -> None:
         """Wait until the page asks for nothing more and says nowhere that it waits (streams may go on)."""
         self.page.evaluate("() => __watch.settled()")
+
+    def prefer(self, scheme: Literal["light", "dark"]) -> None:
+        """Prefer light or dark pages from now on."""
+        self.scheme = scheme
+        self.page.emulate_media(color_scheme=scheme)
 
     def sign_in(self, wallet: str = "MetaMask") -> None:
         """Click through the sign-in dialog on the page that is open."""

@@ -21,7 +21,7 @@ NODES = {
     ],
     "anvil": ["ghcr.io/foundry-rs/foundry:latest", "anvil --host 0.0.0.0 --chain-id 1337 --hardfork shanghai --silent"],
 }
-SUITE = ("test_chain_journeys.py", "test_chain_refusals.py")
+SUITE = ("test_chain_door.py", "test_chain_journeys.py", "test_chain_records.py", "test_chain_refusals.py")
 
 
 @pytest.fixture(params=sorted(NODES))

@@ -5,9 +5,10 @@
 
 import { ENDED } from "../jobs.js";
 
-/** What is known before anything was heard. */
+/** What is known before anything was heard. `read`: what the ledger had before the stream was opened is known too. */
 export const NOTHING = {
   view: null,
+  read: false,
   ledger: new Map(),
   transactions: new Map(),
   nodes: new Map(),
@@ -36,7 +37,7 @@ export function reduce(state, event) {
     case "ledger":
       return recorded(state, [data]);
     case "events":
-      return recorded(state, data);
+      return { ...recorded(state, data), read: true };
     case "transactions":
       return { ...state, transactions: joined(state.transactions, data, (item) => item.transaction) };
     case "nodes":

@@ -20,14 +20,14 @@ export function roundPanel(state, number, chosen, choose, now) {
       ${timeline(state, number).map(step)}
     </ol>
     <p class="deadline">${deadline(state, number, now)}</p>
-    <h3>Hospitals${rows.length ? html` <span class="quiet">${number ? tally(rows) : evaluatedTally(rows)}</span>` : nothing}</h3>
+    <h3>Hospitals${rows.length ? html` <span class="quiet">${number ? known(state, rows) : evaluatedTally(rows)}</span>` : nothing}</h3>
     ${
       rows.length
         ? html`<ul class="hospitals">
             ${repeat(
               rows,
               (row) => row.address,
-              (row) => hospital(state.view.id, number, row),
+              (row) => hospital(state, number, row),
             )}
           </ul>`
         : html`<p class="quiet">${nobody(state, number)}</p>`
@@ -75,7 +75,7 @@ function deadline(state, number, now) {
     ${state.view.spec.quorum} of them are enough then.`;
 }
 
-function hospital(job, number, row) {
+function hospital(state, number, row) {
   const { address, site, stage, fraction, detail, confirmed, rejected } = row;
   const words = stage === null ? "online, nothing heard yet" : STAGES[stage].label;
   const isBusy = ["downloading", "training", "uploading", "evaluating"].includes(stage);
@@ -90,12 +90,15 @@ function hospital(job, number, row) {
       <progress aria-label="Progress of ${site ?? short(address)}" max="1" .value=${isBusy ? fraction : stage === null || bad ? 0 : 1}></progress>
       ${detail ? html`<span class="quiet detail">${detail}</span>` : nothing}
     </div>
-    ${number === 0 ? nothing : html`<div class="chain">${onLedger(job, number, row, confirmed, rejected)}</div>`}
+    ${number === 0 ? nothing : html`<div class="chain">${onLedger(state, number, row, confirmed, rejected)}</div>`}
   </li>`;
 }
 
-function onLedger(job, number, row, confirmed, rejected) {
-  const link = `/update?job=${job}&round=${number}&hospital=${row.address}`;
+const known = (state, rows) => (state.read ? tally(rows) : "asking the ledger…");
+
+function onLedger(state, number, row, confirmed, rejected) {
+  const link = `/update?job=${state.view.id}&round=${number}&hospital=${row.address}`;
+  if (!confirmed && !state.read) return html`<span class="busy quiet">asking the ledger</span>`;
   if (!confirmed) {
     return html`<span class="badge">${row.uploaded ? "uploaded, not yet on the ledger" : "not on the ledger yet"}</span>
       ${rejected ? html`<span class="wrong">rejected: ${rejected}</span>` : nothing}`;
