@@ -6,7 +6,7 @@ import json
 import time
 
 from concilia.client import Client
-from concilia.commands.models import run_verification
+from concilia.commands.verification import run_verification
 from concilia_kit.wire.chain import RoundStatus
 from concilia_kit.wire.jobs import JobView, Phase
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from concilia.commands import demo, enrol, jobs, ledger, models
+from concilia.commands import demo, enrol, jobs, ledger, models, verification
 
 app = typer.Typer(
     help="Train one skin-lesion classifier over many hospitals, and prove who contributed what.",
@@ -19,7 +19,9 @@ app.add_typer(ledger.keys, name="key")
 app.add_typer(ledger.updates, name="update")
 app.command("enrol")(enrol.enrol)
 app.command("predict")(models.predict)
-app.command("verify")(models.verify)
+app.command("verify")(verification.verify)
+app.command("bundle")(verification.bundle)
+app.command("report")(verification.show_report)
 
 
 def main() -> None:

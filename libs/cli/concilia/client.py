@@ -16,10 +16,12 @@ from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.wire.chain import (
     ContractInfo,
+    EventPage,
     LedgerEvent,
     LedgerJob,
     Member,
     Receipt,
+    RecordedEvent,
     SignedRoleChange,
     Transaction,
     UpdateSubmission,
@@ -152,6 +154,17 @@ class Client:
     def events(self, job: str) -> list[LedgerEvent]:
         """A job's events in chain order."""
         return _EVENTS.validate_json(call(self._to.chain, "GET", f"/v1/jobs/{job}/events").content)
+
+    def recorded_events(self, to_block: int) -> list[RecordedEvent]:
+        """All the contract's events up to a block, membership included, in chain order."""
+        found: list[RecordedEvent] = []
+        params: dict[str, str | int] = {"to_block": to_block, "limit": 1000}
+        while True:
+            page = EventPage.model_validate_json(call(self._to.chain, "GET", "/v1/events", params=params).content)
+            found += page.events
+            if page.before is None:
+                return found[::-1]
+            params["before"] = page.before
 
     def transactions(self, job: str) -> list[Transaction]:
         """A job's transactions."""

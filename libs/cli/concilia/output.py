@@ -6,7 +6,7 @@ Results go to standard output, everything on the way to standard error, so that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from concilia_kit.wire.training import Progress as NodeProgress
 from concilia_kit.wire.training import Stage
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -61,6 +62,25 @@ def spinner(text: str) -> Iterator[None]:
     else:
         err.print(text)
         yield
+
+
+@contextmanager
+def fraction(text: str) -> Iterator[Callable[[float, str], None]]:
+    """A bar for a fraction from 0 to 1 and a step's name on a terminal; elsewhere a line whenever a tenth is done."""
+    if not err.is_terminal:
+        said: list[int] = []
+
+        def line(done: float, step: str) -> None:
+            if int(done * 10) not in said[-1:]:
+                said.append(int(done * 10))
+                err.print(f"{text}, {done:.0%} done: {step}", markup=False)
+
+        yield line
+        return
+    columns = (TextColumn(text), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f} % {task.description}"))
+    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+        yield lambda done, step: progress.update(task, completed=done, description=escape(step))
 
 
 _COLOURS = {Stage.FAILED: "red", Stage.REFUSED: "red", Stage.SUBMITTED: "green", Stage.EVALUATED: "green"}

@@ -19,7 +19,8 @@ from rich.console import Console
 from concilia import output
 from concilia.client import Client
 from concilia.commands.jobs import check_weights, initial_weights, watch
-from concilia.commands.models import print_prediction, print_verdict, run_verification
+from concilia.commands.models import print_prediction
+from concilia.commands.verification import print_verdict, run_verification
 from concilia.connection import Connection, Endpoints, UsageError
 from concilia.stack import dataset, supervisor
 from concilia.stack.enrolment import enrol, make_keys, write_connection

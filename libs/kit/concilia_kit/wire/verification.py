@@ -22,7 +22,7 @@ class Finding(Wire):
 
 
 class Verdict(Wire):
-    """What a verification came to."""
+    """What a verification came to. `notes` say what it could not know, or did not look at."""
 
     job: str
     ok: bool
@@ -33,6 +33,7 @@ class Verdict(Wire):
     bytes_read: int
     published: str | None
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
 
 
 class VerificationState(StrEnum):

@@ -14,7 +14,10 @@ from concilia_kit.wire.chain import EventName, LedgerEvent
 
 
 class BrokenLineage(Exception):
-    """Events that no run of the contract emits; the message names the round."""
+    """Events that no run of the contract emits; the message names the round, as `round` and `hospital` do."""
+
+    round: int = 0
+    hospital: str | None = None
 
 
 @dataclass
@@ -26,6 +29,8 @@ class RecordedUpdate:
     samples: int
     metrics: str
     transaction: str
+    block: int
+    log_index: int
     reason: int = 0
 
 
@@ -71,9 +76,18 @@ def rebuild(events: Iterable[LedgerEvent]) -> Lineage:
     for event in events:
         try:
             _apply(lineage, event)
+        except BrokenLineage as broken:
+            raise _placed(broken, event) from None
         except (KeyError, ValueError) as error:
-            raise BrokenLineage(f"round {event.round}: {event.name.value} lacks a member: {error}") from error
+            lacking = BrokenLineage(f"round {event.round}: {event.name.value} lacks a member: {error}")
+            raise _placed(lacking, event) from error
     return lineage
+
+
+def _placed(broken: BrokenLineage, event: LedgerEvent) -> BrokenLineage:
+    hospital = event.arguments.get("hospital")
+    broken.round, broken.hospital = event.round, None if hospital is None else str(hospital)
+    return broken
 
 
 def _apply(lineage: Lineage, event: LedgerEvent) -> None:
@@ -102,6 +116,8 @@ def _apply(lineage: Lineage, event: LedgerEvent) -> None:
             int(arguments["samples"]),
             str(arguments["metrics"]),
             event.transaction,
+            event.block,
+            event.log_index,
         )
     elif event.name is EventName.UPDATE_REJECTED:
         update = current.updates.get(str(arguments["hospital"]))

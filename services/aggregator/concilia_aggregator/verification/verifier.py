@@ -1,7 +1,8 @@
 """Recomputes a job to the last bit and names everything that does not agree.
 
-What is checked of every round: each update's signature against its hospital, its metrics and its file against their
-digests, the ordered contribution list, and the global model folded again from the stored updates. One finding does not
+What is checked of every round: each update's signature against its hospital, the hospital's role at that place of the
+chain (where the role events are given), its metrics and its file against their digests, the ordered contribution list,
+and the global model folded again from the stored updates. One finding does not
 end the search; a service that does not answer does, because nothing follows from that.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,7 @@ from concilia_kit.wire.verification import Finding, Verdict
 
 from concilia_aggregator.folding import Recipe, fold
 from concilia_aggregator.verification.lineage import BrokenLineage, Lineage, RecordedUpdate, Round, rebuild
+from concilia_aggregator.verification.roles import RoleHistory
 
 
 class ArtifactSource(Protocol):
@@ -50,12 +52,21 @@ Progress = Callable[[float, str], None]
 _NO_SOUND_FILE = frozenset({Reason.ARTIFACT_MISSING, Reason.DIGEST_MISMATCH})
 """Updates that were rejected because there was no file of their digest: there is none to check."""
 
+_HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+"""Half the order of secp256k1: no accepted signature has a higher s (EIP-2, and OpenZeppelin's ECDSA)."""
+
+Place = tuple[int, str]
+"""A round and a hospital."""
+
 
 class Verifier:
-    """Checks one job. What must lie on disk meanwhile lies below `folder` (the system's own place where it is None)."""
+    """Checks one job. What must lie on disk meanwhile lies below `folder` (the system's own place where it is None).
+
+    Without a `source` no file is checked and nothing folded: the verdict counts no round.
+    """
 
     def __init__(
-        self, domain: signing.Domain, source: ArtifactSource, progress: Progress, folder: Path | None = None
+        self, domain: signing.Domain, source: ArtifactSource | None, progress: Progress, folder: Path | None = None
     ) -> None:
         self._domain = domain
         self._source = source
@@ -64,19 +75,31 @@ class Verifier:
         self._findings: list[Finding] = []
         self._tally = _Tally()
 
-    def verify(self, job: str, events: Iterable[LedgerEvent], signed: Iterable[LedgerUpdate]) -> Verdict:
+    def verify(
+        self,
+        job: str,
+        events: Iterable[LedgerEvent],
+        signed: Iterable[LedgerUpdate],
+        *,
+        roles: RoleHistory | None = None,
+        wallets: Collection[Place] = (),
+    ) -> Verdict:
         """Check a job's events and the signed updates that go with them. Raises `Problem` where a file's service does
-        not answer, and what `progress` raises."""
+        not answer, and what `progress` raises.
+
+        `wallets` names updates whose signature a contract wallet was asked about, and accepted (ERC-1271).
+        """
+        self._roles, self._wallets = roles, wallets
         by_place = {(item.update.round, item.update.hospital): item for item in signed}
         try:
             lineage = rebuild(events)
         except BrokenLineage as broken:
-            self._findings.append(Finding(round=0, hospital=None, digest=None, what=str(broken)))
+            self._find(broken.round, broken.hospital, None, str(broken))
             lineage = Lineage()
         if not lineage.rounds and not self._findings:
             self._find(0, None, None, "the ledger has no round of this job")
         self._tally.all = 1 + sum(len(item.updates) + bool(item.global_digest) for item in lineage.rounds)
-        if lineage.rounds:
+        if lineage.rounds and self._source is not None:
             self._progress("initial weights")
             with self._place() as place:
                 self._file(0, None, lineage.rounds[0].base, place)
@@ -90,7 +113,7 @@ class Verifier:
         return Verdict(
             job=job,
             ok=not self._findings,
-            rounds=len([item for item in lineage.rounds if item.global_digest]),
+            rounds=len([item for item in lineage.rounds if item.global_digest and self._source is not None]),
             updates=len(updates),
             signatures=self._tally.signatures,
             rejected=len([item for item in updates if item.reason]),
@@ -107,7 +130,7 @@ class Verifier:
         for update in item.updates.values():
             if update.digest in counted:
                 continue
-            if update.reason not in _NO_SOUND_FILE:
+            if update.reason not in _NO_SOUND_FILE and self._source is not None:
                 self._progress(f"round {item.number}: file of {update.hospital[:10]}…")
                 with self._place() as place:
                     self._file(item.number, update.hospital, update.digest, place)
@@ -117,14 +140,19 @@ class Verifier:
         contributions = in_order(Contribution(each.hospital, each.digest, each.samples) for each in item.accepted())
         if of_contributions(contributions) != item.contributions:
             self._find(item.number, None, item.contributions, "the ordered contribution list has another digest")
-        with self._place() as place:
-            self._fold(item, contributions, place)
+        if self._source is None:
+            self._tally.done += len(contributions)
+        else:
+            with self._place() as place:
+                self._fold(item, contributions, place)
         self._tally.done += 1
 
     def _signature(self, job: str, item: Round, update: RecordedUpdate, signed: LedgerUpdate | None) -> None:
         where = (item.number, update.hospital, update.digest)
+        if self._roles is not None and not self._roles.held(update.hospital, update.block, update.log_index):
+            self._find(*where, "its signer did not hold the hospital role when it was recorded")
         if signed is None:
-            self._find(*where, "the gateway has no signature for it")
+            self._find(*where, "there is no signature for it")
             return
         statement = signing.Update(
             hospital=update.hospital,
@@ -139,8 +167,12 @@ class Verifier:
             recovered = signing.signer(statement, self._domain, signed.signature)
         except ValueError:
             recovered = "nobody"
-        if recovered != update.hospital:
+        if (item.number, update.hospital) in self._wallets:
+            pass  # recovering says nothing of a wallet's signature, and the wallet was asked
+        elif recovered != update.hospital:
             self._find(*where, f"its signature is {recovered}'s")
+        elif not _accepted_form(signed.signature):
+            self._find(*where, "its signature is in a form that the contract never accepts")
         else:
             self._tally.signatures += 1
         if signed.metrics is not None and digests.of_json(signed.metrics.model_dump(mode="json")) != update.metrics:
@@ -172,6 +204,7 @@ class Verifier:
 
     def _file(self, round_: int, hospital: str | None, digest: str, folder: Path) -> Path | None:
         """The artifact's path if its bytes hash to its digest; a finding and None otherwise."""
+        assert self._source is not None, "callers look first"
         try:
             path = self._source.fetch(digest, folder)
             actual = digests.of_file(path)
@@ -202,3 +235,9 @@ class Verifier:
 
     def _find(self, round_: int, hospital: str | None, digest: str | None, what: str) -> None:
         self._findings.append(Finding(round=round_, hospital=hospital, digest=digest, what=what))
+
+
+def _accepted_form(signature: str) -> bool:
+    """65 bytes, s in the lower half, v 27 or 28: of one signature's many spellings the one that the contract takes."""
+    raw = bytes.fromhex(signature.removeprefix("0x"))
+    return len(raw) == 65 and int.from_bytes(raw[32:64], "big") <= _HALF_ORDER and raw[64] in (27, 28)

@@ -1,0 +1,231 @@
+"""What a verification needs of the ledger, wherever it came from: a node, the services, or a bundle.
+
+`examine` is the one place where it is judged. It trusts no part of it: every value is checked against another, and what
+nothing here can check is said in the verdict's notes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from concilia_aggregator.verification.roles import RoleChanged, RoleHistory
+from concilia_aggregator.verification.verifier import ArtifactSource, Progress, Verifier
+from concilia_kit.digests import JobId
+from concilia_kit.roles import Role
+from concilia_kit.signing import Domain, Update
+from concilia_kit.wire.base import Wire
+from concilia_kit.wire.chain import EventName, LedgerEvent, LedgerUpdate, Reason
+from concilia_kit.wire.training import UpdateMetrics
+from concilia_kit.wire.verification import Finding, Verdict
+from pydantic import Field, ValidationError
+
+from concilia.verification import decoding
+from concilia.verification.blocks import Blocks
+from concilia.verification.blocks import check as check_blocks
+from concilia.verification.decoding import ChainEvent
+
+_JOB_EVENTS = frozenset(EventName)
+_COMMITTED = frozenset({"MerkleRoundOpened", "UpdatesCommitted", "LeafRejected"})
+_NO_FILE = frozenset({Reason.ARTIFACT_MISSING, Reason.DIGEST_MISMATCH})
+_HOSPITAL = Role.HOSPITAL.identifier.hex()
+
+
+class SignedUpdate(Wire):
+    """What hospitals handed in beside what the ledger's event says. `wallet`: a contract wallet said that it signed."""
+
+    round: int
+    hospital: str
+    signature: str = Field(max_length=2100)
+    metrics: UpdateMetrics | None = None
+    wallet: bool = False
+
+
+class Evidence(Wire):
+    """A contract's events up to a job's end, and what goes with the job's updates.
+
+    `calldata` is by transaction, 0x-prefixed hexadecimal; `blocks` are the headers and receipts that show the events to
+    be those of a chain. Both are None where the services told the events.
+    """
+
+    origin: Literal["node", "services"]
+    domain: Domain
+    job: JobId
+    events: tuple[ChainEvent, ...]
+    updates: tuple[SignedUpdate, ...]
+    calldata: dict[str, str] | None = None
+    blocks: Blocks | None = None
+
+    def of_job(self) -> Iterator[ChainEvent]:
+        """The job's own events."""
+        return (event for event in self.events if event.arguments.get("job") == self.job)
+
+    def artifacts(self) -> list[str]:
+        """Digests of the files that the job's events name: sorted, each once."""
+        named = (event.arguments.get(key) for event in self.of_job() for key in ("base", "digest", "globalDigest"))
+        return sorted({digest for digest in named if isinstance(digest, str)})
+
+    def without_artifact(self) -> frozenset[str]:
+        """Digests that no sound file need have: of updates that were rejected for having none."""
+        rejected = {
+            (event.round, event.hospital)
+            for event in self.of_job()
+            if event.name == EventName.UPDATE_REJECTED and event.arguments.get("reason") in _NO_FILE
+        }
+        return frozenset(
+            str(event.arguments.get("digest"))
+            for event in self.of_job()
+            if event.name == EventName.UPDATE_RECORDED and (event.round, event.hospital) in rejected
+        )
+
+
+def examine(
+    evidence: Evidence,
+    source: ArtifactSource | None,
+    progress: Progress,
+    folder: Path | None = None,
+    *,
+    offline: bool = False,
+) -> Verdict:
+    """The verdict over a job. `source` is None where no file is at hand, `offline` says that the evidence came in a
+    bundle and nobody was asked. Raises what `Verifier.verify` raises."""
+    findings: list[Finding] = []
+    sound = list(_sound(evidence.events, findings))
+    trusted = evidence.model_copy(update={"events": tuple(sound)})
+    shown = False
+    if evidence.blocks is not None:
+        shown = check_blocks(evidence.blocks, evidence.domain.contract, trusted.events, findings)
+    _calldata(trusted, findings)
+    for event in trusted.of_job():
+        if event.name in _COMMITTED:
+            what = f"{event.name}: it collects its updates as a commitment, which this verification cannot check yet"
+            findings.append(event.finding(what))
+    signed = list(_signed(trusted, findings))
+    # A wallet's answer is the node's word. In a bundle it counts where the events are shown to be those of a chain: the
+    # contract had asked the wallet before it emitted them.
+    wallets = {(item.round, item.hospital) for item in evidence.updates if item.wallet}
+    believed = wallets if evidence.origin == "node" and (shown or not offline) else frozenset()
+    verdict = Verifier(evidence.domain, source, progress, folder).verify(
+        evidence.job, _ledger_events(trusted), signed, roles=_roles(trusted), wallets=believed
+    )
+    merged = (*findings, *verdict.findings)
+    notes = tuple(_notes(evidence, source, len(wallets), offline))
+    return verdict.model_copy(update={"findings": merged, "ok": not merged, "notes": notes})
+
+
+def _sound(events: Iterable[ChainEvent], findings: list[Finding]) -> Iterator[ChainEvent]:
+    last = (-1, -1)
+    for event in events:
+        if (fault := decoding.fault(event.name, event.arguments)) is not None:
+            findings.append(event.finding(f"an event in block {event.block} is malformed: {fault}"))
+        elif event.place <= last:
+            findings.append(event.finding(f"{event.name} in block {event.block} is not in the order of the chain"))
+        else:
+            last = event.place
+            yield event
+
+
+def _ledger_events(evidence: Evidence) -> list[LedgerEvent]:
+    return [
+        LedgerEvent(
+            name=EventName(event.name),
+            job=evidence.job,
+            round=event.round,
+            block=event.block,
+            log_index=event.log_index,
+            transaction=event.transaction,
+            arguments=event.arguments,
+        )
+        for event in evidence.of_job()
+        if event.name in _JOB_EVENTS
+    ]
+
+
+def _roles(evidence: Evidence) -> RoleHistory:
+    return RoleHistory(
+        RoleChanged(event.block, event.log_index, str(event.arguments["account"]), event.name == "RoleGranted")
+        for event in evidence.events
+        if event.name in ("RoleGranted", "RoleRevoked") and event.arguments["role"] == _HOSPITAL
+    )
+
+
+def _calldata(evidence: Evidence, findings: list[Finding]) -> None:
+    """Each recorded update must stand in its transaction's calldata as its event and its signature say."""
+    if evidence.calldata is None:
+        return
+    signatures = {(item.round, item.hospital): item.signature for item in evidence.updates}
+    bases: dict[int, str] = {}
+    for event in evidence.of_job():
+        if event.name == EventName.ROUND_OPENED:
+            bases[event.round] = str(event.arguments["base"])
+        if event.name != EventName.UPDATE_RECORDED:
+            continue
+        told = event.arguments
+        expected = decoding.Submission(
+            evidence.job,
+            event.round,
+            bases.get(event.round, ""),
+            str(told["hospital"]),
+            str(told["digest"]),
+            int(told["samples"]),
+            str(told["metrics"]),
+            signatures.get((event.round, str(told["hospital"])), ""),
+        )
+        try:
+            calldata = bytes.fromhex(evidence.calldata[event.transaction].removeprefix("0x"))
+        except (KeyError, ValueError):
+            findings.append(event.finding("the calldata of its transaction is missing or no hexadecimal"))
+            continue
+        if expected not in decoding.submissions(calldata):
+            findings.append(event.finding("its transaction's calldata does not carry this update and signature"))
+
+
+def _signed(evidence: Evidence, findings: list[Finding]) -> Iterator[LedgerUpdate]:
+    recorded = {
+        (event.round, event.hospital): event for event in evidence.of_job() if event.name == EventName.UPDATE_RECORDED
+    }
+    opened = {
+        event.round: str(event.arguments["base"]) for event in evidence.of_job() if event.name == EventName.ROUND_OPENED
+    }
+    for item in evidence.updates:
+        event = recorded.get((item.round, item.hospital))
+        if event is None:
+            what = "there is a signature of an update that the ledger does not have"
+            findings.append(Finding(round=item.round, hospital=item.hospital, digest=None, what=what))
+            continue
+        try:
+            update = Update(
+                hospital=item.hospital,
+                job=evidence.job,
+                round=item.round,
+                base=opened.get(item.round, "0" * 64),
+                digest=str(event.arguments["digest"]),
+                samples=int(event.arguments["samples"]),
+                metrics=str(event.arguments["metrics"]),
+            )
+            yield LedgerUpdate(
+                update=update,
+                signature=item.signature,
+                metrics=item.metrics,
+                reason=None,
+                transaction=event.transaction,
+                block=event.block,
+            )
+        except ValidationError:
+            findings.append(event.finding("its signature is malformed"))
+
+
+def _notes(evidence: Evidence, source: ArtifactSource | None, wallets: int, offline: bool) -> Iterator[str]:
+    if source is None:
+        yield "no file was at hand: digests only, nothing was folded again"
+    if unseen := sum(item.metrics is None for item in evidence.updates):
+        yield f"the metrics of {unseen} updates were not at hand: their digests are signed, they were not compared"
+    if wallets:
+        yield f"{wallets} updates are signed by contract wallets (ERC-1271), which answered at the updates' own blocks"
+    if evidence.origin == "services":
+        yield "the events are the chain service's word; --rpc reads them from the chain itself"
+    if evidence.blocks is not None:
+        yield from evidence.blocks.notes()
+    elif offline:
+        yield "the bundle holds no headers and receipts: nothing shows its events to be those of a chain"
