@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 from concilia_aggregator.verification.sources import FolderSource
-from concilia_aggregator.verification.verifier import ArtifactSource, Progress
+from concilia_aggregator.verification.verifier import ArtifactSource
 from concilia_kit import keystore
 from concilia_kit.wire.verification import Verdict
 from eth_account.signers.local import LocalAccount
@@ -77,11 +77,13 @@ def verify(
     Exit code 1 where anything disagrees, 2 where it cannot be asked so or a bundle is damaged.
     """
     account = _account(report_file, keystore_file, password_file)
-    with output.fraction("verifying") as progress:
-        if offline is not None:
-            evidence, verdict = _offline(offline, job, artifacts, without_artifacts, config, progress)
-        else:
-            evidence, source = _asked(job, rpc, contract, from_block, artifacts, without_artifacts, config, progress)
+    if offline is not None:
+        if rpc is not None or contract is not None or from_block is not None:
+            raise UsageError("--offline asks no chain: leave --rpc, --contract and --from-block out")
+        evidence, verdict = _offline(offline, job, artifacts, without_artifacts, config)
+    else:
+        evidence, source = _asked(job, rpc, contract, from_block, artifacts, without_artifacts, config)
+        with output.fraction("verifying") as progress:
             verdict = examine(evidence, source, progress)
     if report_file is not None:
         made = report.statement(verdict, evidence, datetime.now(UTC))
@@ -111,14 +113,12 @@ def bundle(
     """
     if not out.absolute().parent.is_dir():
         raise UsageError(f"{out.parent} is no folder")
-    with output.fraction("bundling") as progress:
-        evidence, source = _asked(
-            job, rpc, contract, from_block, artifacts, without_artifacts, config, progress, blocks=True
-        )
-        try:
+    evidence, source = _asked(job, rpc, contract, from_block, artifacts, without_artifacts, config, blocks=True)
+    try:
+        with output.fraction("bundling") as progress:
             missing = bundles.write(evidence, source, out, progress)
-        except OSError as error:
-            raise UsageError(f"{out} cannot be written: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error}") from error
     if missing:
         output.err.print(f"{missing} files are missing in the store, and so in the bundle: verifying it will name them")
     size = out.stat().st_size / 1e6
@@ -183,7 +183,6 @@ def _asked(
     artifacts: str | None,
     without: bool,
     config: Path,
-    progress: Progress,
     *,
     blocks: bool = False,
 ) -> tuple[Evidence, ArtifactSource | None]:
@@ -207,25 +206,28 @@ def _asked(
     if source is None and not without:
         raise UsageError("say where the model files are with --artifacts, or do --without-artifacts")
     with _node(rpc) as node:
-        evidence = chain.read(node, job, contract, from_block, progress, everything=blocks)
+        with output.fraction("reading the chain") as progress:
+            evidence = chain.read(node, job, contract, from_block, progress, everything=blocks)
         if contract is None:
             output.err.print(f"the job's contract is {evidence.domain.contract}: compare it with your consortium's")
         if blocks:
-            evidence, fault = chain.with_blocks(node, evidence, progress)
+            with output.fraction("reading blocks") as progress:
+                evidence, fault = chain.with_blocks(node, evidence, progress)
             if fault is not None:
                 output.err.print(f"the bundle will hold no headers: {fault}", markup=False)
     return evidence, source
 
 
 def _offline(
-    path: Path, job: str, artifacts: str | None, without: bool, config: Path, progress: Progress
+    path: Path, job: str, artifacts: str | None, without: bool, config: Path
 ) -> tuple[Evidence, Verdict]:
     with bundles.Bundle(path) as opened:
         evidence = opened.evidence
         if job != "latest" and not evidence.job.startswith(job):
             raise UsageError(f"{path} is of job {evidence.job}")
         source = None if without else _source(artifacts, config) or opened.source
-        verdict = examine(evidence, source, progress, offline=True)
+        with output.fraction("verifying") as progress:
+            verdict = examine(evidence, source, progress, offline=True)
         findings = (*opened.findings, *verdict.findings)
     return evidence, verdict.model_copy(update={"findings": findings, "ok": not findings})
 

@@ -98,11 +98,13 @@ class Log(NamedTuple):
 
 def encode_header(block: Mapping[str, Any]) -> bytes:
     """A block's header as JSON-RPC tells it, in RLP. Raises `ValueError` where that is not the block's header."""
-    fields = [_field(name, block[name]) for name in _FIELDS if block.get(name) is not None]
-    encoded: bytes = rlp.encode(fields)
-    if keccak(encoded) != _octets(block["hash"]):
-        raise ValueError(f"the header of block {block['number']} does not hash to the block's hash")
-    return encoded
+    present = [name for name in _FIELDS if block.get(name) is not None]
+    # the fields that later forks appended; some nodes tell of fields that their blocks do not have
+    for length in range(len(present), _LEAST_FIELDS - 1, -1):
+        encoded: bytes = rlp.encode([_field(name, block[name]) for name in present[:length]])
+        if keccak(encoded) == _octets(block["hash"]):
+            return encoded
+    raise ValueError(f"the header of block {int(str(block['number']), 16)} does not hash to the block's hash")
 
 
 def encode_receipt(receipt: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,42 @@
+"""A finished job on a real EVM, made once for the whole run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def _module() -> Any:
+    name = "cli_finished_job"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("finished_job.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def jobs_module() -> Any:
+    """`finished_job.py`, which lies beside this file."""
+    return _module()
+
+
+@pytest.fixture(scope="session")
+def finished(jobs_module: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The job. What a test changes, it changes in copies."""
+    return jobs_module.FinishedJob(tmp_path_factory.mktemp("store")).run()
+
+
+@pytest.fixture
+def unfinished(jobs_module: Any, tmp_path: Path) -> Iterator[Any]:
+    """A ledger of a test's own, on which no job ran."""
+    store = tmp_path / "store"
+    store.mkdir()
+    yield jobs_module.FinishedJob(store)
