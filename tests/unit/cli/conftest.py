@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from concilia.verification import chain
+from concilia.verification.evidence import Evidence
 
 
 def _module() -> Any:
@@ -34,9 +36,27 @@ def finished(jobs_module: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return jobs_module.FinishedJob(tmp_path_factory.mktemp("store")).run()
 
 
+@pytest.fixture(scope="session")
+def evidence(finished: Any) -> Evidence:
+    """What the chain holds of the job, headers and receipts included."""
+    with closing(finished.node()) as node:
+        found, fault = chain.with_blocks(
+            node, chain.read(node, finished.job, None, None, lambda *_: None, everything=True), lambda *_: None
+        )
+    assert fault is None
+    return found
+
+
+@pytest.fixture(scope="session")
+def told(evidence: Evidence, jobs_module: Any) -> Evidence:
+    """The same as the services tell it: no calldata and no blocks, but metrics."""
+    updates = tuple(item.model_copy(update={"metrics": jobs_module.METRICS}) for item in evidence.updates)
+    return evidence.model_copy(update={"origin": "services", "updates": updates, "calldata": None, "blocks": None})
+
+
 @pytest.fixture
-def unfinished(jobs_module: Any, tmp_path: Path) -> Iterator[Any]:
+def unfinished(jobs_module: Any, tmp_path: Path) -> Any:
     """A ledger of a test's own, on which no job ran."""
     store = tmp_path / "store"
     store.mkdir()
-    yield jobs_module.FinishedJob(store)
+    return jobs_module.FinishedJob(store)
