@@ -87,22 +87,22 @@ def test_a_chain_that_is_reorganised_meanwhile_is_not_believed(finished: Any, jo
     double = jobs_module.NodeDouble(finished.ledger.chain.web3)
 
     def answer(request: httpx.Request) -> httpx.Response:
-        told = double.answer(request)
+        told: httpx.Response = double.answer(request)
         if double.asked.count("eth_getBlockByNumber") > 1:
             return httpx.Response(200, json=told.json() | {"result": {"hash": "0x" + "77" * 32}})
         return told
 
-    with closing(Node("http://node/", httpx.MockTransport(answer))) as node:
-        with pytest.raises(NodeProblem, match="reorganised"):
-            chain.read(node, finished.job, None, None, quiet)
+    node = Node("http://node/", httpx.MockTransport(answer))
+    with closing(node), pytest.raises(NodeProblem, match="reorganised"):
+        chain.read(node, finished.job, None, None, quiet)
 
 
 @pytest.mark.parametrize("answer", [httpx.Response(502, text="no"), httpx.Response(200, json=["?"])])
 def test_a_node_that_makes_no_sense_is_a_problem(answer: httpx.Response, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("concilia.verification.node._PAUSE", 0)
-    with closing(Node("http://secret@node/", httpx.MockTransport(lambda _: answer))) as node:
-        with pytest.raises(NodeProblem) as error:
-            node.chain_id()
+    node = Node("http://secret@node/", httpx.MockTransport(lambda _: answer))
+    with closing(node), pytest.raises(NodeProblem) as error:
+        node.chain_id()
     assert "secret" not in str(error.value)
 
 

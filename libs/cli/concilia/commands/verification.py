@@ -218,9 +218,7 @@ def _asked(
     return evidence, source
 
 
-def _offline(
-    path: Path, job: str, artifacts: str | None, without: bool, config: Path
-) -> tuple[Evidence, Verdict]:
+def _offline(path: Path, job: str, artifacts: str | None, without: bool, config: Path) -> tuple[Evidence, Verdict]:
     with bundles.Bundle(path) as opened:
         evidence = opened.evidence
         if job != "latest" and not evidence.job.startswith(job):

@@ -49,6 +49,7 @@ _FIELDS = (
 _NUMBERS = frozenset(
     {"difficulty", "number", "gasLimit", "gasUsed", "timestamp", "baseFeePerGas", "blobGasUsed", "excessBlobGas"}
 )
+_NUMBER_BYTES = 8
 _LEAST_FIELDS = 15  # before London
 _PARENT, _RECEIPTS, _BLOOM, _NUMBER = (
     _FIELDS.index(name) for name in ("parentHash", "receiptsRoot", "logsBloom", "number")
@@ -178,13 +179,13 @@ def _events_in(
         raw = [bytes.fromhex(each) for each in receipts]
     except ValueError as error:
         raise ValueError("a receipt is no hexadecimal") from error
-    if receipts_root(raw) != header.receipts_root:
+    if not all(raw) or receipts_root(raw) != header.receipts_root:
         raise ValueError("its receipts do not hash to its header's receiptsRoot")
-    found = {}
-    for log in _logs(raw, address):
-        if (event := decoding.event(log.topics, log.data)) is not None:
-            found[log.place] = event
-    return found
+    try:
+        logs = [(log.place, decoding.event(log.topics, log.data)) for log in _logs(raw, address)]
+    except (TypeError, IndexError) as error:
+        raise ValueError("a receipt has not a receipt's shape") from error
+    return {place: event for place, event in logs if event is not None}
 
 
 def _logs(receipts: Iterable[bytes], address: bytes) -> Iterator[Log]:
@@ -202,6 +203,8 @@ def _header(text: str) -> Header:
     fields = _decoded(raw, None)
     if not _LEAST_FIELDS <= len(fields) <= len(_FIELDS) or not all(isinstance(field, bytes) for field in fields):
         raise ValueError("no header's fields")
+    if len(fields[_NUMBER]) > _NUMBER_BYTES:
+        raise ValueError("no block's number")
     return Header(
         int.from_bytes(fields[_NUMBER], "big"), keccak(raw), fields[_PARENT], fields[_RECEIPTS], fields[_BLOOM]
     )
@@ -210,7 +213,7 @@ def _header(text: str) -> Header:
 def _decoded(raw: bytes, length: int | None) -> list[Any]:
     try:
         value = rlp.decode(raw)
-    except rlp.DecodingError as error:
+    except (rlp.DecodingError, RecursionError) as error:
         raise ValueError("no RLP") from error
     if not isinstance(value, list) or (length is not None and len(value) != length):
         raise ValueError("not the list that was expected")

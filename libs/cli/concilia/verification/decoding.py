@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,10 @@ from eth_utils.address import is_checksum_address, to_checksum_address
 from eth_utils.crypto import keccak
 from pydantic import Field
 
+ADDRESS = r"^0x[0-9a-fA-F]{40}$"
 _BUILD = Path(__file__).parents[1] / "ConciliaLedger.json"
+
+_ADDRESS = re.compile(ADDRESS)
 
 Arguments = dict[str, str | int]
 """An event's arguments by name: bytes32 as 64 hexadecimal characters, addresses with checksum, numbers as numbers."""
@@ -45,9 +49,9 @@ class ChainEvent(Wire):
 
     @property
     def hospital(self) -> str | None:
-        """The hospital that it concerns, if any."""
+        """The hospital that it concerns, if any, and if it could be one: it is printed."""
         value = self.arguments.get("hospital")
-        return value if isinstance(value, str) else None
+        return value if isinstance(value, str) and _ADDRESS.fullmatch(value) else None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -57,7 +61,7 @@ class ChainEvent(Wire):
     def finding(self, what: str) -> Finding:
         """Something about this event that does not agree."""
         digest = self.arguments.get("digest")
-        named = digest if isinstance(digest, str) else None
+        named = digest if isinstance(digest, str) and _fits("bytes32", digest) else None
         return Finding(round=self.round, hospital=self.hospital, digest=named, what=what)
 
 

@@ -35,8 +35,8 @@ _HOSPITAL = Role.HOSPITAL.identifier.hex()
 class SignedUpdate(Wire):
     """What hospitals handed in beside what the ledger's event says. `wallet`: a contract wallet said that it signed."""
 
-    round: int
-    hospital: str
+    round: int = Field(ge=0, lt=2**32)
+    hospital: str = Field(pattern=decoding.ADDRESS)
     signature: str = Field(max_length=2100)
     metrics: UpdateMetrics | None = None
     wallet: bool = False

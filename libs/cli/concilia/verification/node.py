@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from concilia_kit.http import TIMEOUT
 from concilia_kit.problems import Problem
+from pydantic_core import from_json
 
 RANGE = 2000
 """Blocks asked for at once; what public nodes commonly allow."""
@@ -117,7 +118,7 @@ class Node:
                 time.sleep(_PAUSE * 2**attempt)
             try:
                 answer = self._http.post(self._url, json=question)
-                document = answer.json()
+                document = from_json(answer.content)
             except httpx.TransportError as error:
                 fault = f"does not answer ({type(error).__name__})"
             except ValueError:
