@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 from concilia_aggregator.folding import Recipe, fold
 from concilia_aggregator.verification.lineage import BrokenLineage, rebuild
+from concilia_aggregator.verification.roles import RoleChanged, RoleHistory
 from concilia_aggregator.verification.sources import FolderSource
 from concilia_aggregator.verification.verifier import Verifier
 from concilia_kit import digests, signing
@@ -186,6 +187,57 @@ def test_a_changed_record_is_found(tmp_path: Path, change: dict[str, Any], words
     (finding,) = job.verify().findings
     assert words in finding.what
     assert (finding.round, finding.hospital) == (2, job.signed[3].update.hospital)
+
+
+@pytest.mark.parametrize("spelling", ["v of EIP-155", "v from 0", "high s"])
+def test_a_signature_in_a_form_that_the_contract_refuses(tmp_path: Path, spelling: str) -> None:
+    """Each recovers to the hospital all the same: of one signature there must not be two."""
+    job = finished(tmp_path)
+    raw = bytearray.fromhex(job.signed[0].signature[2:])
+    if spelling == "high s":
+        order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+        raw[32:64] = (order - int.from_bytes(raw[32:64], "big")).to_bytes(32, "big")
+        raw[64] = 55 - raw[64]
+    else:
+        raw[64] += 128 if spelling == "v of EIP-155" else -27
+    update = job.signed[0].update
+    turned = "0x" + raw.hex()
+    if spelling != "high s":
+        assert raw[64] not in (27, 28)
+    else:
+        assert signing.signer(update, DOMAIN, turned) == update.hospital
+    job.signed[0] = job.signed[0].model_copy(update={"signature": turned})
+    (finding,) = job.verify().findings
+    assert (finding.round, finding.hospital) == (1, update.hospital)
+
+
+def test_a_signer_who_is_no_hospital_any_more(tmp_path: Path) -> None:
+    job = finished(tmp_path)
+    granted = [RoleChanged(0, index, key.address, True) for index, key in enumerate(KEYS)]
+    closed = next(event.block for event in job.events if event.name is EventName.ROUND_CLOSED)
+    for revoked, rounds in ((closed, [2]), (1, [1, 2])):
+        roles = RoleHistory([*granted, RoleChanged(revoked, 1, KEYS[0].address, False)])
+        verdict = Verifier(DOMAIN, FolderSource(tmp_path), lambda *_: None).verify(
+            JOB, job.events, job.signed, roles=roles
+        )
+        assert [(each.round, each.hospital) for each in verdict.findings] == [(n, KEYS[0].address) for n in rounds]
+
+
+def test_without_files_only_the_records_are_checked(tmp_path: Path) -> None:
+    job = finished(tmp_path)
+    steps: list[float] = []
+    verdict = Verifier(DOMAIN, None, lambda done, _: steps.append(done)).verify(JOB, job.events, job.signed)
+    assert (verdict.ok, verdict.rounds, verdict.signatures, verdict.bytes_read) == (True, 0, 5, 0)
+    assert steps == sorted(steps)
+    assert steps[-1] == 1
+
+
+def test_a_broken_lineage_names_round_and_hospital(tmp_path: Path) -> None:
+    job = finished(tmp_path)
+    again = next(event for event in job.events if event.name is EventName.UPDATE_RECORDED)
+    job.events.insert(2, again)
+    finding = job.verify().findings[0]
+    assert (finding.round, finding.hospital) == (1, again.arguments["hospital"])
 
 
 def test_a_missing_signature_and_a_missing_file_are_found(tmp_path: Path) -> None:

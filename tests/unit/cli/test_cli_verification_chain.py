@@ -58,6 +58,13 @@ def test_what_is_read_ends_with_the_job(finished: Any) -> None:
     assert {event.name for event in everything.events} > {event.name for event in read(finished).events}
 
 
+def test_a_node_that_tells_no_logs_has_them_in_its_receipts(finished: Any, jobs_module: Any) -> None:
+    """Like the door for wallets of the chain service."""
+    double = jobs_module.NodeDouble(finished.ledger.chain.web3, tells_logs=False)
+    with closing(Node("http://node/", httpx.MockTransport(double.answer))) as node:
+        assert chain.read(node, finished.job, None, None, quiet) == read(finished)
+
+
 def test_the_abi_is_that_of_the_contract() -> None:
     installed = ROOT / "libs" / "cli" / "concilia" / "ConciliaLedger.json"
     assert installed.read_bytes() == (ROOT / "contracts" / "build" / "ConciliaLedger.json").read_bytes()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import httpx
@@ -95,22 +96,35 @@ class Node:
     def logs(
         self, first: int, last: int, topics: Sequence[str | None], address: str | None
     ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Logs from block `first` to block `last`, range by range in order: each range's last block, and its logs."""
+        """Logs from block `first` to block `last`, range by range in order: each range's last block, and its logs.
+
+        From a node that tells no logs, not even of one block, they are read from the blocks' receipts.
+        """
         wanted: dict[str, Any] = {"topics": list(topics)} if topics else {}
         if address is not None:
             wanted["address"] = address
-        step = RANGE
+        step, tells_logs = RANGE, True
         while first <= last:
-            end = min(first + step - 1, last)
+            end = min(first + step - 1, last) if tells_logs else first
             try:
-                found = self.ask("eth_getLogs", wanted | {"fromBlock": hex(first), "toBlock": hex(end)})
+                asked = wanted | {"fromBlock": hex(first), "toBlock": hex(end)}
+                found = self.ask("eth_getLogs", asked) if tells_logs else self._logs_of(first, topics, address)
             except NodeRefusal:
-                if end == first:
+                if not tells_logs:
                     raise
-                step = max(1, (end - first + 1) // 2)
+                step, tells_logs = max(1, (end - first + 1) // 2), end > first
                 continue
             yield end, sorted(found, key=lambda log: (self._number(log["blockNumber"]), self._number(log["logIndex"])))
             first, step = end + 1, min(RANGE, step * 2)
+
+    def _logs_of(self, number: int, topics: Sequence[str | None], address: str | None) -> list[dict[str, Any]]:
+        return [
+            log
+            for receipt in self.receipts(self.block(number))
+            for log in receipt["logs"]
+            if address is None or str(log["address"]).lower() == address.lower()
+            if all(want in (None, told) for want, told in zip_longest(topics, log["topics"][: len(topics)]))
+        ]
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         for attempt in range(_TRIES):
