@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from concilia.verification.evidence import Evidence, examine
 from concilia.verification.node import Node, NodeProblem
 from concilia_aggregator.verification.roles import RoleChanged, RoleHistory
 from concilia_aggregator.verification.sources import FolderSource
+from concilia_kit import keystore
 from concilia_kit.wire.verification import Verdict
 from eth_account import Account
 from hypothesis import given
@@ -217,6 +219,30 @@ def test_the_command_ends_with_1_where_a_file_is_not_what_was_signed(run: Any, f
     assert "its file cannot be had" in told.output
 
 
+def test_files_may_come_from_a_model_service(
+    run: Any, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signed in with the connection's key; the address is the option's."""
+    asked: list[str] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        return httpx.Response(200, content=finished.path(request.url.path.rpartition("/")[2]).read_bytes())
+
+    def client(url: str, auth: httpx.Auth | None = None) -> httpx.Client:
+        del auth  # signing in has tests of its own
+        return httpx.Client(base_url=url, transport=httpx.MockTransport(serve))
+
+    monkeypatch.setattr("concilia.connection.http.client", client)
+    keystore.create(tmp_path / "key.json", tmp_path / "key.password")
+    urls = {f"{name}_url": "http://elsewhere" for name in ("auth", "model", "chain", "aggregator")}
+    config = tmp_path / "concilia.json"
+    config.write_text(json.dumps(urls | {"keystore": "key.json", "password_file": "key.password"}))
+    told = run(finished.job, "--rpc", "http://node", "--artifacts", "http://model", "--config", config)
+    assert told.exit_code == 0, told.output
+    assert set(asked) == {"model"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -224,6 +250,7 @@ def test_the_command_ends_with_1_where_a_file_is_not_what_was_signed(run: Any, f
         (["0" * 64, "--rpc", "node:8545", "--without-artifacts"], "begins with http"),
         (["0" * 64, "--rpc", "http://node"], "say where the model files are"),
         (["0" * 64, "--rpc", "http://node", "--artifacts", "/nowhere"], "no folder"),
+        (["0" * 64, "--rpc", "http://node", "--artifacts", "http://m", "--config", "/nowhere"], "is missing"),
         (["0" * 64, "--rpc", "http://node", "--artifacts", "/", "--without-artifacts"], "exclude each other"),
         (["0" * 64, "--rpc", "http://node", "--without-artifacts", "--contract", "0x12"], "no address"),
         (["0" * 64, "--rpc", "http://node", "--without-artifacts"], "no contract on this chain"),

@@ -161,7 +161,8 @@ def _submitted(
         candidates = [
             item.signature
             for item in made[event.transaction]
-            if update == signing.Update(**{name: getattr(item, name) for name in signing.Update.model_fields})
+            if item.hospital == update.hospital
+            and update == signing.Update(**{name: getattr(item, name) for name in signing.Update.model_fields})
         ]
         updates += _signature(node, domain, update, candidates, event.block)
         progress(index / len(recorded), f"calldata of {index + 1} of {len(recorded)} updates")
