@@ -197,6 +197,12 @@ def test_a_bit_of_a_signature_in_a_bundle_sealed_anew(told: Evidence, finished: 
     assert [(each.round, each.hospital) for each in found.findings] == [(item.round, item.hospital)]
 
 
+def test_a_second_signature_of_one_update_is_named(told: Evidence, finished: Any) -> None:
+    twice = told.model_copy(update={"updates": (*told.updates, told.updates[0])})
+    (finding,) = examine(twice, FolderSource(finished.store), quiet, offline=True).findings
+    assert (finding.round, finding.hospital) == (told.updates[0].round, told.updates[0].hospital)
+
+
 @Placed
 @given(st.data())
 def test_a_bit_of_metrics_in_a_bundle_sealed_anew(told: Evidence, finished: Any, data: st.DataObject) -> None:

@@ -79,7 +79,7 @@ class Submission(NamedTuple):
 
 
 @functools.cache
-def _entries(kind: str) -> tuple[dict[str, Any], ...]:
+def _entries(kind: str) -> tuple[Any, ...]:
     # a link to the contract's build, followed when a wheel is made
     return tuple(entry for entry in json.loads(_BUILD.read_text())["abi"] if entry["type"] == kind)
 
@@ -87,18 +87,13 @@ def _entries(kind: str) -> tuple[dict[str, Any], ...]:
 @functools.cache
 def events() -> Mapping[bytes, dict[str, Any]]:
     """The contract's events by their first topic."""
-    return {keccak(text=abi_to_signature(_as_element(entry))): entry for entry in _entries("event")}
+    return {keccak(text=abi_to_signature(entry)): entry for entry in _entries("event")}
 
 
 @functools.cache
 def _submit() -> tuple[bytes, list[str]]:
     (entry,) = (entry for entry in _entries("function") if entry["name"] == "submitUpdates")
-    element = _as_element(entry)
-    return keccak(text=abi_to_signature(element))[:4], get_abi_input_types(element)
-
-
-def _as_element(entry: dict[str, Any]) -> Any:
-    return entry
+    return keccak(text=abi_to_signature(entry))[:4], get_abi_input_types(entry)
 
 
 def topic(name: str) -> bytes:

@@ -191,9 +191,9 @@ def _signed(evidence: Evidence, findings: list[Finding]) -> Iterator[LedgerUpdat
         event.round: str(event.arguments["base"]) for event in evidence.of_job() if event.name == EventName.ROUND_OPENED
     }
     for item in evidence.updates:
-        event = recorded.get((item.round, item.hospital))
+        event = recorded.pop((item.round, item.hospital), None)
         if event is None:
-            what = "there is a signature of an update that the ledger does not have"
+            what = "there is a signature of an update that the ledger does not have, or a second one"
             findings.append(Finding(round=item.round, hospital=item.hospital, digest=None, what=what))
             continue
         try:
@@ -223,8 +223,10 @@ def _notes(evidence: Evidence, source: ArtifactSource | None, wallets: int, offl
         yield "no file was at hand: digests only, nothing was folded again"
     if unseen := sum(item.metrics is None for item in evidence.updates):
         yield f"the metrics of {unseen} updates were not at hand: their digests are signed, they were not compared"
-    if wallets:
-        yield f"{wallets} updates are signed by contract wallets (ERC-1271), which answered at the updates' own blocks"
+    if wallets and offline:
+        yield f"{wallets} updates are signed by contract wallets (ERC-1271): that these accepted is the bundle's word"
+    elif wallets:
+        yield f"{wallets} updates are signed by contract wallets (ERC-1271), asked as they were at the updates' blocks"
     if evidence.origin == "services":
         yield "the events are the chain service's word; --rpc reads them from the chain itself"
     if evidence.blocks is not None:
