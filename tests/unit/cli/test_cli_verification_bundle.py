@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from concilia.app import app
 from concilia.client import Client
 from concilia.commands import verification
 from concilia.verification import bundle as bundles
-from concilia.verification import services
+from concilia.verification import chain, services
 from concilia.verification.blocks import Blocks, receipts_root
 from concilia.verification.bundle import Bundle, BundleDamaged
 from concilia.verification.decoding import ChainEvent
@@ -317,6 +318,23 @@ def test_a_block_left_out_is_found_by_its_bloom(evidence: Evidence, finished: An
     )
     (finding,) = examine(changed, FolderSource(finished.store), quiet, offline=True).findings
     assert f"block {revoked.block} may hold events" in finding.what
+
+
+def test_a_bloom_that_says_perhaps_is_answered_by_receipts(
+    unfinished: Any, jobs_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy chain, where other contracts' logs set the same bits: here every block's do."""
+    monkeypatch.setattr("concilia.verification.blocks._may_hold", lambda *_: True)
+    ether = {"from": unfinished.ledger.relay, "to": unfinished.ledger.admin, "gas": 21_000}
+    unfinished.ledger.chain.web3.eth.send_transaction(ether)
+    unfinished.run(rounds=1)
+    with closing(unfinished.node()) as node:
+        read = chain.read(node, unfinished.job, None, None, quiet, everything=True)
+        shown, fault = chain.with_blocks(node, read, quiet)
+    assert fault is None
+    assert shown.blocks is not None
+    assert len(shown.blocks.receipts) > len({event.block for event in shown.events})
+    assert examine(shown, FolderSource(unfinished.store), quiet, offline=True).ok
 
 
 def test_headers_with_gaps_say_so(evidence: Evidence, finished: Any) -> None:

@@ -111,6 +111,11 @@ def encode_header(block: Mapping[str, Any]) -> bytes:
     raise ValueError(f"the header of block {int(str(block['number']), 16)} does not hash to the block's hash")
 
 
+def may_hold(header: bytes, contract: str) -> bool:
+    """Whether a header's bloom leaves open that its block holds a log of the contract. Raises `ValueError`."""
+    return _may_hold(_header(header.hex()).bloom, bytes.fromhex(contract[2:]))
+
+
 def encode_receipt(receipt: Mapping[str, Any]) -> bytes:
     """A receipt as JSON-RPC tells it, as it stands in the receipts' trie."""
     outcome = _octets(receipt["root"]) if receipt.get("root") else _field("difficulty", receipt["status"])
