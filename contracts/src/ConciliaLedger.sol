@@ -10,6 +10,7 @@ import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
 import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 
 import {IConciliaLedger} from "./IConciliaLedger.sol";
+import {InclusionProof} from "./InclusionProof.sol";
 
 /// @title ConciliaLedger
 /// @notice The one contract of a consortium: membership, rounds, signed updates, published models.
@@ -25,6 +26,9 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
     /// @notice Read by the services off chain; gives no right in this contract.
     bytes32 public constant AUDITOR_ROLE = keccak256("AUDITOR");
 
+    /// @notice Seconds after a round's deadline in which its updates may still be committed.
+    uint64 public constant COMMIT_GRACE = 1 hours;
+
     bytes32 private constant UPDATE_TYPEHASH = keccak256(
         "Update(address hospital,bytes32 job,uint32 round,bytes32 base,bytes32 digest,uint64 samples,bytes32 metrics)"
     );
@@ -39,21 +43,48 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
         bool published;
     }
 
+    /// @dev `Round`, and for Merkle mode: whether single updates are refused, and the membership's age when the updates
+    /// were committed. All but the base share a storage slot.
+    struct RoundRecord {
+        bytes32 base;
+        uint64 deadline;
+        uint32 quorum;
+        uint32 submitted;
+        uint32 rejected;
+        RoundStatus status;
+        bool merkle;
+        uint32 membershipAge;
+    }
+
     /// @dev `enrolled` mirrors the hospital role, so that an update costs one storage read and not two (2,100 gas each).
     struct Hospital {
         uint32 number;
         bool enrolled;
     }
 
+    /// @dev The hospitals as a whole. `age` counts the grants and losses of the hospital role: a clock that, unlike the
+    /// block's, tells apart what happened within one block.
+    struct Membership {
+        uint32 lastNumber;
+        uint32 enrolled;
+        uint32 age;
+    }
+
     mapping(bytes32 job => JobRecord) private _jobs;
-    mapping(bytes32 job => mapping(uint32 round => Round)) private _rounds;
+    mapping(bytes32 job => mapping(uint32 round => RoundRecord)) private _rounds;
 
     // One bit a hospital, at its number: 256 hospitals share a storage slot, so a batch writes a slot or two.
     mapping(bytes32 job => mapping(uint32 round => mapping(uint256 word => uint256))) private _recorded;
     mapping(bytes32 job => mapping(uint32 round => mapping(uint256 word => uint256))) private _rejected;
 
+    // Merkle mode: the root, and one bit a rejected leaf, at its index.
+    mapping(bytes32 job => mapping(uint32 round => bytes32)) private _roots;
+    mapping(bytes32 job => mapping(uint32 round => mapping(uint256 word => uint256))) private _rejectedLeaves;
+
     mapping(address account => Hospital) private _hospitals;
-    uint32 private _lastNumber;
+    // The ages at which an account was granted the hospital role, lost it, was granted it again, and so on.
+    mapping(address account => uint32[]) private _changes;
+    Membership private _membership;
 
     /// @param admin First holder of the admin role.
     /// @param coordinator First holder of the coordinator role.
@@ -70,26 +101,40 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
         whenNotPaused
         onlyRole(COORDINATOR_ROLE)
     {
-        if (job == 0 || base == 0 || quorum == 0) revert EmptyValue();
+        _openRound(job, round, base, deadline, quorum, false);
+    }
 
-        JobRecord storage record = _jobs[job];
-        uint32 last = record.round;
-        _requireIdle(job, record);
-        if (round != last + 1) revert RoundOutOfOrder(job, round, last + 1);
-        if (round == 1) record.head = base;
-        else if (base != record.head) revert BaseMismatch(record.head, base);
-        if (deadline <= block.timestamp) revert DeadlinePassed(deadline, block.timestamp);
+    /// @inheritdoc IConciliaLedger
+    function openMerkleRound(bytes32 job, uint32 round, bytes32 base, uint64 deadline, uint32 quorum)
+        external
+        whenNotPaused
+        onlyRole(COORDINATOR_ROLE)
+    {
+        _openRound(job, round, base, deadline, quorum, true);
+        emit MerkleRoundOpened(job, round);
+    }
 
-        record.round = round;
-        _rounds[job][round] = Round({
-            base: base,
-            deadline: deadline,
-            quorum: quorum,
-            submitted: 0,
-            rejected: 0,
-            status: RoundStatus.Open
-        });
-        emit RoundOpened(job, round, base, deadline, quorum);
+    /// @inheritdoc IConciliaLedger
+    function commitUpdates(bytes32 job, uint32 round, bytes32 base, bytes32 root, uint32 count)
+        external
+        whenNotPaused
+        onlyRole(COORDINATOR_ROLE)
+    {
+        if (root == 0 || count == 0) revert EmptyValue();
+        RoundRecord storage stored = _requireOpen(job, round);
+        if (base != stored.base) revert BaseMismatch(stored.base, base);
+        if (_roots[job][round] != 0) revert AlreadyCommitted(job, round);
+        if (stored.submitted != 0) revert UpdatesRecorded(job, round, stored.submitted);
+        uint256 latest = uint256(stored.deadline) + COMMIT_GRACE;
+        if (block.timestamp > latest) revert DeadlinePassed(latest, block.timestamp);
+        Membership memory membership = _membership;
+        if (count > membership.enrolled) revert MoreUpdatesThanHospitals(membership.enrolled, count);
+
+        _roots[job][round] = root;
+        stored.merkle = true;
+        stored.submitted = count;
+        stored.membershipAge = membership.age;
+        emit UpdatesCommitted(job, round, root, count);
     }
 
     /// @inheritdoc IConciliaLedger
@@ -98,7 +143,7 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
         whenNotPaused
         onlyRole(COORDINATOR_ROLE)
     {
-        Round storage stored = _requireOpen(job, round);
+        RoundRecord storage stored = _requireOpen(job, round);
         if (reason == Reason.None) revert ReasonMissing();
         (bool recorded, bool rejected) = updateStatus(job, round, hospital);
         if (!recorded) revert UpdateNotFound(job, round, hospital);
@@ -111,12 +156,35 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
     }
 
     /// @inheritdoc IConciliaLedger
+    function rejectCommitted(
+        bytes32 job,
+        uint32 round,
+        SignedUpdate calldata update,
+        uint32 index,
+        bytes32[] calldata proof,
+        Reason reason
+    ) external whenNotPaused onlyRole(COORDINATOR_ROLE) {
+        RoundRecord storage stored = _requireOpen(job, round);
+        if (reason == Reason.None) revert ReasonMissing();
+        _requireIncluded(job, round, update, index, proof);
+        mapping(uint256 word => uint256) storage bitmap = _rejectedLeaves[job][round];
+        (uint256 word, uint256 bit) = _position(index);
+        uint256 bits = bitmap[word];
+        if (bits & bit != 0) revert AlreadyRejected(job, round, update.hospital);
+
+        bitmap[word] = bits | bit;
+        ++stored.rejected;
+        emit UpdateRejected(job, round, update.hospital, reason);
+        emit LeafRejected(job, round, index);
+    }
+
+    /// @inheritdoc IConciliaLedger
     function closeRound(bytes32 job, uint32 round, bytes32 globalDigest, bytes32 contributions, uint32 count)
         external
         whenNotPaused
         onlyRole(COORDINATOR_ROLE)
     {
-        Round storage stored = _requireOpen(job, round);
+        RoundRecord storage stored = _requireOpen(job, round);
         uint32 accepted = stored.submitted - stored.rejected;
         if (count != accepted) revert ContributionCountMismatch(accepted, count);
         if (accepted < stored.quorum) revert QuorumNotReached(accepted, stored.quorum);
@@ -154,7 +222,8 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
         whenNotPaused
     {
         if (updates.length == 0) revert EmptyValue();
-        Round storage stored = _requireOpen(job, round);
+        RoundRecord storage stored = _requireOpen(job, round);
+        if (stored.merkle) revert RoundTakesCommitment(job, round);
         if (base != stored.base) revert BaseMismatch(stored.base, base);
         if (block.timestamp > stored.deadline) revert DeadlinePassed(stored.deadline, block.timestamp);
 
@@ -194,6 +263,49 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
         stored.submitted += uint32(updates.length);
     }
 
+    // ---------------------------------------------------------------------------------------------------- disputes
+
+    /// @inheritdoc IConciliaLedger
+    function proveUpdate(
+        bytes32 job,
+        uint32 round,
+        SignedUpdate calldata update,
+        uint32 index,
+        bytes32[] calldata proof
+    ) external {
+        (bytes32 hash, uint32 age) = _requireIncluded(job, round, update, index, proof);
+        if (update.digest == 0) revert EmptyValue();
+        if (update.samples == 0) revert NoSamples(update.hospital);
+        _requireSignature(update.hospital, hash, update.signature);
+        if (!_wasHospital(update.hospital, age)) revert NotHospital(update.hospital);
+
+        emit UpdateProven(job, round, update.hospital, index, update.digest, update.samples, update.metrics);
+    }
+
+    /// @inheritdoc IConciliaLedger
+    function disputeUpdate(
+        bytes32 job,
+        uint32 round,
+        SignedUpdate calldata update,
+        uint32 index,
+        bytes32[] calldata proof
+    ) external {
+        (bytes32 hash, uint32 age) = _requireIncluded(job, round, update, index, proof);
+        address hospital = update.hospital;
+        Finding finding;
+        if (update.digest == 0 || update.samples == 0) {
+            finding = Finding.EmptyUpdate;
+        } else if (!_wasHospital(hospital, age)) {
+            finding = Finding.NotHospital;
+        } else if (hospital.code.length == 0 && !_signedByAccount(hospital, hash, update.signature)) {
+            // Never by asking a wallet: whoever sends the transaction could starve the wallet's answer of gas.
+            finding = Finding.InvalidSignature;
+        } else {
+            revert NothingToDispute(hospital);
+        }
+        emit UpdateDisputed(job, round, hospital, index, finding);
+    }
+
     // -------------------------------------------------------------------------------------------------- membership
 
     /// @inheritdoc IConciliaLedger
@@ -231,7 +343,28 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
 
     /// @inheritdoc IConciliaLedger
     function roundOf(bytes32 job, uint32 round) external view returns (Round memory) {
-        return _rounds[job][round];
+        RoundRecord storage stored = _rounds[job][round];
+        return Round({
+            base: stored.base,
+            deadline: stored.deadline,
+            quorum: stored.quorum,
+            submitted: stored.submitted,
+            rejected: stored.rejected,
+            status: stored.status
+        });
+    }
+
+    /// @inheritdoc IConciliaLedger
+    function commitmentOf(bytes32 job, uint32 round) external view returns (Commitment memory) {
+        RoundRecord storage stored = _rounds[job][round];
+        bytes32 root = _roots[job][round];
+        return Commitment({root: root, count: root == 0 ? 0 : stored.submitted, merkle: stored.merkle});
+    }
+
+    /// @inheritdoc IConciliaLedger
+    function leafRejected(bytes32 job, uint32 round, uint32 index) external view returns (bool) {
+        (uint256 word, uint256 bit) = _position(index);
+        return _rejectedLeaves[job][round][word] & bit != 0;
     }
 
     /// @inheritdoc IConciliaLedger
@@ -265,10 +398,13 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
         granted = super._grantRole(role, account);
         if (role != HOSPITAL_ROLE || !granted) return granted;
 
+        Membership storage membership = _membership;
+        _changes[account].push(++membership.age);
+        ++membership.enrolled;
         Hospital storage hospital = _hospitals[account];
         hospital.enrolled = true;
         if (hospital.number == 0) {
-            uint32 number = ++_lastNumber;
+            uint32 number = ++membership.lastNumber;
             hospital.number = number;
             emit HospitalNumbered(account, number);
         }
@@ -277,11 +413,42 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
     /// @dev Every loss of a role comes through here: by `changeRole`, by `revokeRole`, by `renounceRole`.
     function _revokeRole(bytes32 role, address account) internal override returns (bool revoked) {
         revoked = super._revokeRole(role, account);
-        if (role == HOSPITAL_ROLE) _hospitals[account].enrolled = false;
+        if (role != HOSPITAL_ROLE || !revoked) return revoked;
+
+        Membership storage membership = _membership;
+        _changes[account].push(++membership.age);
+        --membership.enrolled;
+        _hospitals[account].enrolled = false;
+    }
+
+    /// @dev Opens a round, of either mode.
+    function _openRound(bytes32 job, uint32 round, bytes32 base, uint64 deadline, uint32 quorum, bool merkle) private {
+        if (job == 0 || base == 0 || quorum == 0) revert EmptyValue();
+
+        JobRecord storage record = _jobs[job];
+        uint32 last = record.round;
+        _requireIdle(job, record);
+        if (round != last + 1) revert RoundOutOfOrder(job, round, last + 1);
+        if (round == 1) record.head = base;
+        else if (base != record.head) revert BaseMismatch(record.head, base);
+        if (deadline <= block.timestamp) revert DeadlinePassed(deadline, block.timestamp);
+
+        record.round = round;
+        _rounds[job][round] = RoundRecord({
+            base: base,
+            deadline: deadline,
+            quorum: quorum,
+            submitted: 0,
+            rejected: 0,
+            status: RoundStatus.Open,
+            merkle: merkle,
+            membershipAge: 0
+        });
+        emit RoundOpened(job, round, base, deadline, quorum);
     }
 
     /// @dev The round, which must be open.
-    function _requireOpen(bytes32 job, uint32 round) private view returns (Round storage stored) {
+    function _requireOpen(bytes32 job, uint32 round) private view returns (RoundRecord storage stored) {
         stored = _rounds[job][round];
         if (stored.status != RoundStatus.Open) revert RoundNotOpen(job, round);
     }
@@ -293,14 +460,47 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
         if (_rounds[job][last].status == RoundStatus.Open) revert PreviousRoundOpen(job, last);
     }
 
+    /// @dev The update must stand at `index` of the round's commitment.
+    /// @return hash The update's EIP-712 digest.
+    /// @return age The membership's age when the updates were committed.
+    function _requireIncluded(
+        bytes32 job,
+        uint32 round,
+        SignedUpdate calldata update,
+        uint32 index,
+        bytes32[] calldata proof
+    ) private view returns (bytes32 hash, uint32 age) {
+        bytes32 root = _roots[job][round];
+        if (root == 0) revert NotCommitted(job, round);
+        RoundRecord storage stored = _rounds[job][round];
+        uint32 count = stored.submitted;
+        if (index >= count) revert IndexOutOfRange(index, count);
+
+        hash = _hashTypedDataV4(_updateHash(job, round, stored.base, update));
+        bytes32 leaf = InclusionProof.leafOf(hash, update.signature);
+        if (!InclusionProof.verify(leaf, index, count, proof, root)) revert NotInCommitment(leaf, index);
+        age = stored.membershipAge;
+    }
+
+    /// @dev Whether an account held the hospital role when the membership was of that age.
+    function _wasHospital(address account, uint32 age) private view returns (bool) {
+        uint32[] storage changes = _changes[account];
+        uint256 earlier = changes.length;
+        while (earlier > 0 && changes[earlier - 1] > age) --earlier;
+        return earlier & 1 == 1; // granted, lost, granted, ...
+    }
+
+    /// @dev `signer` signed `hash` as an account: 65 bytes, v 27 or 28, s in the lower half.
+    function _signedByAccount(address signer, bytes32 hash, bytes calldata signature) private pure returns (bool) {
+        if (signature.length != 65) return false;
+        (address recovered, ECDSA.RecoverError failure,) =
+            ECDSA.tryRecover(hash, uint8(signature[64]), bytes32(signature[:32]), bytes32(signature[32:64]));
+        return failure == ECDSA.RecoverError.NoError && recovered == signer;
+    }
+
     /// @dev `signer` signed `hash`, as an account or, where recovery does not give it, as an ERC-1271 wallet.
     function _requireSignature(address signer, bytes32 hash, bytes calldata signature) private view {
-        if (signature.length == 65) {
-            (address recovered, ECDSA.RecoverError failure,) = ECDSA.tryRecover(
-                hash, uint8(signature[64]), bytes32(signature[:32]), bytes32(signature[32:64])
-            );
-            if (failure == ECDSA.RecoverError.NoError && recovered == signer) return;
-        }
+        if (_signedByAccount(signer, hash, signature)) return;
 
         // As OpenZeppelin's SignatureChecker, whose file cannot be imported: in 5.4 it needs Cancun's mcopy.
         (bool success, bytes memory answer) =
@@ -323,7 +523,7 @@ contract ConciliaLedger is IConciliaLedger, AccessControl, Pausable, EIP712, Non
         );
     }
 
-    /// @dev Where a hospital's bit is.
+    /// @dev Where the bit of a hospital, by its number, or of a leaf, by its index, is.
     function _position(uint256 number) private pure returns (uint256 word, uint256 bit) {
         word = number >> 8;
         bit = 1 << (number & 0xff);

@@ -8,6 +8,26 @@ pragma solidity 0.8.37;
 /// @dev A *job* is identified by 32 bytes chosen by the coordinator. Rounds of a job are numbered from 1 without gaps.
 /// The job's *head* is the digest every next round must start from: the base of round 1, afterwards the global model of
 /// the last closed round. An aborted round leaves the head where it was.
+///
+/// A round collects its updates in one of two modes, never both. *Recorded*: `submitUpdates` checks every signature and
+/// emits every update. *Merkle*: the updates are collected off chain until the deadline, and `commitUpdates` writes
+/// their root and their count. Hospitals sign the same in both.
+///
+/// The tree is that of RFC 9162, 2.1 (and RFC 6962) with SHA-256: a leaf is `SHA-256(0x00 || data)`, a node
+/// `SHA-256(0x01 || left || right)`, the shape that of the RFC for any count. A leaf's data is `digest || signature`: the
+/// 32 bytes of the update's EIP-712 digest, then the bytes of the signature. Leaves stand in ascending order of hospital
+/// address, each hospital once. Domains are separated twice: leaves from nodes by the RFC's prefixes, and updates of
+/// another job, round, base, contract or chain by the EIP-712 digest. The root alone does not say how many leaves are
+/// under it (no tree head of the RFC does); the count beside it does.
+///
+/// In Merkle mode the contract has checked neither signatures nor roles when a round closes; it binds the coordinator to
+/// a list that everyone can check afterwards, off chain from the leaves and one by one on chain:
+/// - `proveUpdate` (anyone) leaves the trace that a hospital's valid update is in the commitment: a hospital proves that
+///   it was counted in, or, with the proofs of two neighbours in the order, that it was left out. Two proven updates of
+///   one hospital, or two in descending order, prove that the commitment breaks its rules.
+/// - `disputeUpdate` (anyone) leaves the trace that a committed update is false: of no hospital, empty, or not signed.
+/// - A leaf of which nobody can show the update (another round's, say, or noise) can be neither proven nor disputed, and
+///   not rejected: a verifier that is not given the update behind every leaf must refuse the round.
 interface IConciliaLedger {
     // ------------------------------------------------------------------------------------------------------- types
 
@@ -33,6 +53,14 @@ interface IConciliaLedger {
         SampleCount
     }
 
+    /// @notice What is false about a committed update.
+    enum Finding {
+        None,
+        EmptyUpdate,
+        NotHospital,
+        InvalidSignature
+    }
+
     /// @notice A signed update as submitted; job, round and base are given once for a whole batch.
     /// @param hospital The address that signed, and whose hospital role counts.
     /// @param digest SHA-256 of the update file's exact bytes.
@@ -52,8 +80,8 @@ interface IConciliaLedger {
     /// @param base Digest the round starts from.
     /// @param deadline Unix seconds; an update in a block with a later timestamp is refused.
     /// @param quorum Least number of accepted updates with which the round may close.
-    /// @param submitted Updates recorded.
-    /// @param rejected Recorded updates that were rejected afterwards.
+    /// @param submitted Updates recorded, or committed.
+    /// @param rejected Those that were rejected afterwards.
     /// @param status Where the round stands.
     struct Round {
         bytes32 base;
@@ -72,6 +100,16 @@ interface IConciliaLedger {
         bytes32 head;
         uint32 round;
         bool published;
+    }
+
+    /// @notice How a round collects its updates.
+    /// @param root Root of the committed updates; zero before the commitment, and always in a recorded round.
+    /// @param count Updates under the root.
+    /// @param merkle Whether the round takes a commitment only; false in an open round that may still take either.
+    struct Commitment {
+        bytes32 root;
+        uint32 count;
+        bool merkle;
     }
 
     /// @notice An administrator's signed decision about a role.
@@ -126,6 +164,22 @@ interface IConciliaLedger {
     error JobPublished(bytes32 job);
     /// @notice A role change names a role that this ledger does not know.
     error UnknownRole(bytes32 role);
+    /// @notice The round takes its updates as a commitment, not one by one.
+    error RoundTakesCommitment(bytes32 job, uint32 round);
+    /// @notice The round has recorded updates already, and can take no commitment any more.
+    error UpdatesRecorded(bytes32 job, uint32 round, uint32 submitted);
+    /// @notice The round's updates were committed before.
+    error AlreadyCommitted(bytes32 job, uint32 round);
+    /// @notice The round's updates were not committed.
+    error NotCommitted(bytes32 job, uint32 round);
+    /// @notice A commitment counts more updates than there are hospitals now.
+    error MoreUpdatesThanHospitals(uint32 hospitals, uint32 given);
+    /// @notice There are not that many leaves in the commitment.
+    error IndexOutOfRange(uint32 index, uint32 count);
+    /// @notice The proof does not lead from this leaf at this index to the committed root.
+    error NotInCommitment(bytes32 leaf, uint32 index);
+    /// @notice The committed update is right, or only its wallet could tell.
+    error NothingToDispute(address hospital);
 
     // ------------------------------------------------------------------------------------------------------ events
 
@@ -142,8 +196,28 @@ interface IConciliaLedger {
         uint64 samples,
         bytes32 metrics
     );
-    /// @notice A recorded update was left out.
+    /// @notice A recorded or committed update was left out.
     event UpdateRejected(bytes32 indexed job, uint32 indexed round, address indexed hospital, Reason reason);
+    /// @notice A round was opened that takes its updates as a commitment only; follows its `RoundOpened`.
+    event MerkleRoundOpened(bytes32 indexed job, uint32 indexed round);
+    /// @notice The updates of a round were committed.
+    event UpdatesCommitted(bytes32 indexed job, uint32 indexed round, bytes32 root, uint32 count);
+    /// @notice The leaf of a committed update that was left out; follows its `UpdateRejected`.
+    event LeafRejected(bytes32 indexed job, uint32 indexed round, uint32 index);
+    /// @notice A committed update was shown to be in the commitment, signed, and of a hospital at that time.
+    event UpdateProven(
+        bytes32 indexed job,
+        uint32 indexed round,
+        address indexed hospital,
+        uint32 index,
+        bytes32 digest,
+        uint64 samples,
+        bytes32 metrics
+    );
+    /// @notice A committed update was shown to be in the commitment, and false.
+    event UpdateDisputed(
+        bytes32 indexed job, uint32 indexed round, address indexed hospital, uint32 index, Finding finding
+    );
     /// @notice A round was closed on a new global model.
     /// @param contributions SHA-256 over the accepted updates in ascending order of hospital address, each as
     /// `hospital (20 bytes) || digest (32 bytes) || samples (8 bytes, big-endian)`.
@@ -162,11 +236,39 @@ interface IConciliaLedger {
     /// @notice Opens the next round of a job on its head (any base for round 1).
     function openRound(bytes32 job, uint32 round, bytes32 base, uint64 deadline, uint32 quorum) external;
 
-    /// @notice Leaves a recorded update of an open round out, saying why.
+    /// @notice Opens the next round as `openRound` does, for a commitment only. In a round of `openRound` a hospital that
+    /// relays its own update shortly before the deadline would leave the coordinator unable to commit the others' and too
+    /// late to record them; here `submitUpdates` is refused from the start.
+    function openMerkleRound(bytes32 job, uint32 round, bytes32 base, uint64 deadline, uint32 quorum) external;
+
+    /// @notice Commits the updates of an open round that has none recorded, once, and until `COMMIT_GRACE` (an hour)
+    /// after its deadline: updates arrive until the deadline, and the commitment may have to wait for a chain that is
+    /// down, but not for long, since only the coordinator's word says that an update arrived in time.
+    /// @dev The contract cannot see the leaves. It checks that no more are claimed than hospitals hold the role in this
+    /// very transaction, which is also the moment at which `proveUpdate` and `disputeUpdate` ask for the role.
+    /// @param root Root over the leaves, see above.
+    /// @param count Number of leaves.
+    function commitUpdates(bytes32 job, uint32 round, bytes32 base, bytes32 root, uint32 count) external;
+
+    /// @notice Leaves a recorded update of an open round out, saying why. A committed one is left out by
+    /// `rejectCommitted`.
     function rejectUpdate(bytes32 job, uint32 round, address hospital, Reason reason) external;
 
-    /// @notice Closes a round; `count` must equal the updates recorded less those rejected, so that an update that was
-    /// confirmed while the coordinator folded cannot be lost.
+    /// @notice Leaves a committed update of an open round out, saying why.
+    /// @dev The leaf's preimage and its proof bind the hospital that is named to the index that is counted, so that no
+    /// hospital is named for another's leaf and no leaf is counted out twice. Neither signature nor role is checked: a
+    /// leaf that is false must be rejectable too.
+    function rejectCommitted(
+        bytes32 job,
+        uint32 round,
+        SignedUpdate calldata update,
+        uint32 index,
+        bytes32[] calldata proof,
+        Reason reason
+    ) external;
+
+    /// @notice Closes a round; `count` must equal the updates recorded or committed less those rejected, so that an
+    /// update that was confirmed while the coordinator folded cannot be lost.
     function closeRound(bytes32 job, uint32 round, bytes32 globalDigest, bytes32 contributions, uint32 count) external;
 
     /// @notice Gives an open round up.
@@ -179,6 +281,35 @@ interface IConciliaLedger {
 
     /// @notice Records a batch of signed updates of one round, all or none. Anyone may relay it.
     function submitUpdates(bytes32 job, uint32 round, bytes32 base, SignedUpdate[] calldata updates) external;
+
+    // ---------------------------------------------------------------------------------------------------- disputes
+
+    /// @notice Records that a committed update is in the commitment, signed, and of an account that held the hospital
+    /// role at the commitment. Anyone may, at any time from the commitment on, also while paused.
+    /// @dev Checks in this order: `NotCommitted`, `IndexOutOfRange`, `NotInCommitment`, `EmptyValue`, `NoSamples`,
+    /// `InvalidSignature`, `NotHospital`. An ERC-1271 wallet is asked now, and may answer otherwise than it did then.
+    /// @param proof Inclusion proof of RFC 9162, 2.1.3, from the leaf's sibling upwards.
+    function proveUpdate(
+        bytes32 job,
+        uint32 round,
+        SignedUpdate calldata update,
+        uint32 index,
+        bytes32[] calldata proof
+    ) external;
+
+    /// @notice Records that a committed update is false, with the first finding of: it is empty, its account did not hold
+    /// the hospital role at the commitment, its account, which has no code, did not sign it. Refuses with
+    /// `NothingToDispute` otherwise. Anyone may, at any time from the commitment on, also while paused.
+    /// @dev Changes nothing else: in an open round it is the coordinator's to reject the update or to abort. Whether an
+    /// ERC-1271 wallet signed is not disputed here, since its refusal can be brought about by too little gas; it is for a
+    /// verifier to ask the wallet at the commitment's block.
+    function disputeUpdate(
+        bytes32 job,
+        uint32 round,
+        SignedUpdate calldata update,
+        uint32 index,
+        bytes32[] calldata proof
+    ) external;
 
     // -------------------------------------------------------------------------------------------------- membership
 
@@ -201,7 +332,14 @@ interface IConciliaLedger {
     /// @notice The stored job; `round` is 0 where it does not exist.
     function jobOf(bytes32 job) external view returns (Job memory);
 
-    /// @notice Whether a hospital's update was recorded, and whether it was rejected.
+    /// @notice How the round collects its updates; all zero where it was never opened.
+    function commitmentOf(bytes32 job, uint32 round) external view returns (Commitment memory);
+
+    /// @notice Whether the committed update at that index was rejected.
+    function leafRejected(bytes32 job, uint32 round, uint32 index) external view returns (bool);
+
+    /// @notice Whether a hospital's update was recorded, and whether it was rejected. Says nothing of committed updates,
+    /// which the contract knows by index only.
     function updateStatus(bytes32 job, uint32 round, address hospital)
         external
         view

@@ -2,15 +2,20 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
+from eth_account.signers.local import LocalAccount
+from web3 import Web3
 
 from contracts.tests.ledger_harness import ROOT, Chain, Ledger, account, digest
 
 SNAPSHOT = ROOT / "gas-snapshot.json"
 BATCHES = (1, 10, 100)
-# The goal of the design, at which a round of a large consortium stays affordable on a public chain.
+COMMITMENTS = (10, 100, 1_000)
+# The goals of the design, at which a round of a large consortium stays affordable on a public chain.
 MOST_PER_UPDATE = 15_000
+MOST_PER_COMMITTED_UPDATE = 150
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +38,29 @@ def measured() -> dict[str, dict[str, int]]:
     closed = ledger.send("closeRound", job, 1, digest("global"), digest("contributions"), max(BATCHES) - 1)
     published = ledger.send("publishModel", job, digest("global"))
     steps = {"openRound": opened, "rejectUpdate": rejected, "closeRound": closed, "publishModel": published}
+    gas["merkle"] = merkle_mode(ledger, signers)
     gas["coordinator"] = {name: receipt["gasUsed"] for name, receipt in sorted(steps.items())}
     return gas
+
+
+def merkle_mode(ledger: Ledger, signers: list[LocalAccount]) -> dict[str, int]:
+    """Gas of Merkle rounds of 10, 100 and 1,000: the tree of one right update among made-up ones costs as any."""
+    made_up = [Web3.to_checksum_address(f"0x{number:040x}") for number in range(2**64, 2**64 + max(COMMITMENTS))]
+    ledger.enrol(*made_up[len(signers) :])  # the ledger takes no more updates than it has hospitals
+    base, gas = digest("base"), {}
+    for size in COMMITMENTS:
+        job = digest(f"Merkle job of {size}")
+        opened = ledger.send("openMerkleRound", job, 1, base, ledger.chain.now + 3600, 1)
+        own = ledger.update(signers[0], job, base)
+        others = [replace(own, hospital=address) for address in made_up[-size + 1 :]]
+        committed = ledger.committed(own, *others)
+        gas[f"commitUpdates {size}"] = ledger.send(*committed.commitment())["gasUsed"]
+        at = list(committed.updates).index(own)
+        gas[f"proveUpdate {size}"] = ledger.send("proveUpdate", *committed.shown(at))["gasUsed"]
+        gas[f"disputeUpdate {size}"] = ledger.send("disputeUpdate", *committed.shown(0))["gasUsed"]
+        gas[f"rejectCommitted {size}"] = ledger.send("rejectCommitted", *committed.shown(0), 8)["gasUsed"]
+    gas["openMerkleRound"] = opened["gasUsed"]
+    return dict(sorted(gas.items()))
 
 
 def test_gas_is_what_the_snapshot_says(measured: dict[str, dict[str, int]]) -> None:
@@ -50,3 +76,7 @@ def test_gas_is_what_the_snapshot_says(measured: dict[str, dict[str, int]]) -> N
 
 def test_a_batch_of_a_hundred_meets_the_goal(measured: dict[str, dict[str, int]]) -> None:
     assert measured["submitUpdates"]["100"] / 100 <= MOST_PER_UPDATE
+
+
+def test_a_commitment_of_a_thousand_meets_the_goal(measured: dict[str, dict[str, int]]) -> None:
+    assert measured["merkle"]["commitUpdates 1000"] / 1_000 <= MOST_PER_COMMITTED_UPDATE
