@@ -39,8 +39,8 @@ export async function signIn(session) {
       const wanted = await network();
       if ((await wallet.chain()) !== wanted.chainId) return update({ busy: "", wrongNetwork: { wallet, wanted } });
       update({ busy: `Please sign the message in ${wallet.name}. It costs nothing.` });
+      remember(wallet); // before the session changes: what watches the wallet from then on looks it up
       await session.signIn(wallet, address);
-      remember(wallet);
       dialog.close();
     } catch (error) {
       update({ busy: "", problem: sentence(error) });

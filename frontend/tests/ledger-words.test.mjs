@@ -26,7 +26,7 @@ test("events in words", () => {
   assert.equal(said("EIP712DomainChanged", {}), "EIP712Domain Changed");
   const whole = { hospital: HOSPITAL, account: HOSPITAL, role: HOSPITAL_ROLE, samples: 1, reason: 1, count: 2 };
   for (const [name] of KINDS) {
-    const text = said(name, { ...whole, deadline: 1, number: 1, digest: JOB });
+    const text = said(name, { ...whole, deadline: 1, number: 1, index: 0, digest: JOB });
     assert.doesNotMatch(text, /undefined|NaN|null/);
   }
 });

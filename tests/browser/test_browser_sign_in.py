@@ -228,6 +228,14 @@ def test_another_account_in_the_wallet_is_noticed(person: MakePerson, stack: Bro
     expect(notice).to_be_empty()
 
 
+def test_another_account_is_noticed_on_the_very_page_of_signing_in(person: MakePerson, stack: BrowserStack) -> None:
+    ada = person("admin")
+    ada.go("/")
+    ada.sign_in()
+    ada.wallet.choose(stack.account("auditor"))
+    expect(ada.page.locator("#notices")).to_contain_text("here you are still signed in as")
+
+
 def test_another_network_in_the_wallet_is_noticed(person: MakePerson, stack: BrowserStack) -> None:
     ada = person("admin", signed_in=True)
     ada.go("/")

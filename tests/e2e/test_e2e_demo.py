@@ -231,6 +231,8 @@ def test_interrupting_stops_everything(tmp_path: Path) -> None:
             cwd=tmp_path,
             stdout=output,
             stderr=output,
+            # Tests that run in the background inherit that interrupts are ignored; a terminal's do not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         for _ in range(1200):
             if b"enrolling" in log.read_bytes():

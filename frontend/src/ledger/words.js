@@ -8,6 +8,11 @@ export const KINDS = [
   ["RoundOpened", "round opened"],
   ["UpdateRecorded", "update submitted"],
   ["UpdateRejected", "update left out"],
+  ["MerkleRoundOpened", "round takes one commitment"],
+  ["UpdatesCommitted", "updates committed"],
+  ["LeafRejected", "committed update left out"],
+  ["UpdateProven", "committed update proven"],
+  ["UpdateDisputed", "committed update disputed"],
   ["RoundClosed", "round closed"],
   ["RoundAborted", "round given up"],
   ["ModelPublished", "model published"],
@@ -52,6 +57,16 @@ export function sentenceOf({ name, round, arguments: given }, who) {
       return `${who(account)} submitted an update in round ${round}, from ${images(given.samples)}`;
     case "UpdateRejected":
       return `The update of ${who(account)} in round ${round} was left out: ${reason(given.reason)}`;
+    case "MerkleRoundOpened":
+      return `Round ${round} takes its updates as one commitment`;
+    case "UpdatesCommitted":
+      return `${updates(given.count)} of round ${round} were committed under one root`;
+    case "LeafRejected":
+      return `Committed update ${given.index} of round ${round} was left out`;
+    case "UpdateProven":
+      return `The committed update of ${who(account)} in round ${round} was proven`;
+    case "UpdateDisputed":
+      return `A committed update in the name of ${who(account)} in round ${round} was shown to be false`;
     case "RoundClosed":
       return `Round ${round} was closed: ${updates(given.count)} folded into a new model`;
     case "RoundAborted":

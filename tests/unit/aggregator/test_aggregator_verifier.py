@@ -307,6 +307,21 @@ def test_events_in_an_order_the_contract_never_emits(tmp_path: Path, order: tupl
         rebuild(shuffled)
 
 
+@pytest.mark.parametrize("name", ["UpdateProven", "UpdateDisputed"])
+def test_what_others_say_of_an_update_changes_no_lineage(tmp_path: Path, name: str) -> None:
+    events = finished(tmp_path).events
+    remark = events[-1].model_copy(update={"name": EventName(name), "arguments": {"index": 0}})
+    assert rebuild([*events, remark]) == rebuild(events)
+
+
+@pytest.mark.parametrize("name", ["MerkleRoundOpened", "UpdatesCommitted", "LeafRejected"])
+def test_a_committed_round_is_not_taken_for_one_with_recorded_updates(tmp_path: Path, name: str) -> None:
+    events = finished(tmp_path).events
+    commitment = events[0].model_copy(update={"name": EventName(name), "arguments": {}})
+    with pytest.raises(BrokenLineage, match="not verified yet"):
+        rebuild([events[0], commitment, *events[1:]])
+
+
 def test_a_job_that_is_not_there(tmp_path: Path) -> None:
     verdict = Verifier(DOMAIN, FolderSource(tmp_path), lambda *_: None).verify(JOB, [], [])
     assert not verdict.ok

@@ -44,6 +44,11 @@ class EventName(StrEnum):
     ROUND_CLOSED = "RoundClosed"
     ROUND_ABORTED = "RoundAborted"
     MODEL_PUBLISHED = "ModelPublished"
+    MERKLE_ROUND_OPENED = "MerkleRoundOpened"
+    UPDATES_COMMITTED = "UpdatesCommitted"
+    LEAF_REJECTED = "LeafRejected"
+    UPDATE_PROVEN = "UpdateProven"
+    UPDATE_DISPUTED = "UpdateDisputed"
 
 
 class ContractInfo(Wire):

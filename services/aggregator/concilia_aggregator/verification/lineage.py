@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 
 from concilia_kit.wire.chain import EventName, LedgerEvent
 
+# Anybody's, at any time; they change nothing.
+_REMARKS = frozenset({EventName.UPDATE_PROVEN, EventName.UPDATE_DISPUTED})
+_COMMITTING = frozenset({EventName.MERKLE_ROUND_OPENED, EventName.UPDATES_COMMITTED, EventName.LEAF_REJECTED})
+
 
 class BrokenLineage(Exception):
     """Events that no run of the contract emits; the message names the round, as `round` and `hospital` do."""
@@ -92,6 +96,10 @@ def _placed(broken: BrokenLineage, event: LedgerEvent) -> BrokenLineage:
 
 def _apply(lineage: Lineage, event: LedgerEvent) -> None:
     broken = f"round {event.round}: {event.name.value} in transaction {event.transaction}"
+    if event.name in _REMARKS:
+        return
+    if event.name in _COMMITTING:
+        raise BrokenLineage(f"{broken}: updates that were committed under one root are not verified yet")
     if lineage.published:
         raise BrokenLineage(f"{broken} after the model was published")
     arguments = event.arguments
