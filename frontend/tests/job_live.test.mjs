@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { hospitals, reasonWords, tally } from "../src/job/hospitals.js";
+import { hospitals, tally } from "../src/job/hospitals.js";
 import { NOTHING, reduce, wanted } from "../src/job/live.js";
+import { reasonWords } from "../src/reasons.js";
 import { ADA, BOB, node, progress, recorded, rejected, round, transaction, view } from "./job-fixtures.mjs";
 
 const play = (events, from = NOTHING) => events.reduce((state, event) => reduce(state, { at: 0, ...event }), from);

@@ -1,8 +1,8 @@
 // Who asks for a role, and what an administrator can do about it.
 
+import { copyable } from "../copyable.js";
 import { moment } from "../format.js";
 import { html, nothing } from "../html.js";
-import { copyable } from "../ledger/copyable.js";
 import { roleNamed } from "./roles.js";
 
 /** The section of pending applications. */

@@ -1,9 +1,9 @@
 // The dialog in which a role is granted or taken: what will happen, each step as it happens, and how it ended.
 
 import { signingWallet } from "../account.js";
+import { copyable } from "../copyable.js";
 import { count, short } from "../format.js";
 import { html, nothing, render } from "../html.js";
-import { copyable } from "../ledger/copyable.js";
 import { network } from "../network.js";
 import { sentence } from "../problem.js";
 import { changeRole, LAST_ADMIN, STEPS } from "./change.js";

@@ -1,9 +1,9 @@
 // Who granted and took which role, as the ledger recorded it.
 
+import { copyable } from "../copyable.js";
 import { count, moment, short } from "../format.js";
 import { html, nothing } from "../html.js";
-import { copyable } from "../ledger/copyable.js";
-import { hospital } from "../ledger/sites.js";
+import { hospital } from "../sites.js";
 import { article, roleNamed } from "./roles.js";
 
 const FIRST = 15;

@@ -1,12 +1,11 @@
 // Who holds which role; hospitals with their site's name, pictures and whether they are online.
 
+import { copyable } from "../copyable.js";
 import { count, duration, short } from "../format.js";
 import { html, nothing } from "../html.js";
-import { copyable } from "../ledger/copyable.js";
 import { images } from "../ledger/words.js";
+import { isOnline } from "../sites.js";
 import { ROLES } from "./roles.js";
-
-const ONLINE_SECONDS = 60;
 
 /** The sections of members, one a role. `acts` is null for whoever may only look; `self` is the looker's address. */
 export function members({ members: held, nodes }, { acts, self }) {
@@ -57,10 +56,9 @@ function presence(node) {
   if (!node) return html`<p class="quiet small-text">Its node has never connected.</p>`;
   const { registration, seen_seconds_ago: ago } = node;
   const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
-  const seen =
-    ago < ONLINE_SECONDS
-      ? html`<span class="badge good">online</span>`
-      : html`<span class="badge">last seen ${duration(ago)} ago</span>`;
+  const seen = isOnline(node)
+    ? html`<span class="badge good">online</span>`
+    : html`<span class="badge">last seen ${duration(ago)} ago</span>`;
   return html`${seen}
     <p class="quiet small-text">
       ${images(sum(registration.training_images))} to train on, ${count(sum(registration.held_out_images))} held out

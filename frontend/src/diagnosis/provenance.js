@@ -1,7 +1,7 @@
 // Where a model comes from, gathered from the services that know: its register, its job, the hospitals' names.
 
-import { short } from "../format.js";
 import { sentence } from "../problem.js";
+import { siteName, sitesOf } from "../sites.js";
 import { recognised } from "./answer.js";
 
 /**
@@ -28,6 +28,6 @@ export async function provenance(api, digest, job, signal) {
 
 /** Contributors with the names of their sites: `[{address, site}]`; a site nobody knows is its shortened address. */
 export function named(contributors, nodes) {
-  const sites = new Map(nodes.map(({ address, registration }) => [address.toLowerCase(), registration.site]));
-  return contributors.map((address) => ({ address, site: sites.get(address.toLowerCase()) ?? short(address) }));
+  const known = sitesOf(nodes);
+  return contributors.map((address) => ({ address, site: siteName(known, address) }));
 }

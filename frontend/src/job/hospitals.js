@@ -1,8 +1,8 @@
 // What each hospital did in a round, put together from its progress, the ledger and the aggregator. Pure.
 
+import { reasonWords } from "../reasons.js";
+import { isOnline } from "../sites.js";
 import { ledgerEvents } from "./live.js";
-
-const ONLINE_SECONDS = 60;
 
 /** A node's stages in words. `uploaded` says that its bytes are with the consortium. */
 export const STAGES = {
@@ -16,27 +16,6 @@ export const STAGES = {
   refused: { label: "refused the task", uploaded: false },
   failed: { label: "failed", uploaded: false },
 };
-
-/** The contract's reasons for leaving an update out, in words; by number as on the ledger, by name as services say it. */
-const REASONS = {
-  artifact_missing: "its file never arrived",
-  digest_mismatch: "the file is not the one that was signed",
-  malformed_file: "the file cannot be read",
-  name_mismatch: "the file has other tensors than the model",
-  shape_mismatch: "a tensor has another shape than the model's",
-  dtype_mismatch: "a tensor has another number type than the model's",
-  non_finite: "it contains numbers that are none (NaN or infinity)",
-  norm_too_large: "it is too far from the model it started from",
-  sample_count: "it claims more pictures than the hospital registered",
-};
-const NUMBERED = [null, ...Object.keys(REASONS)];
-
-/** A reason for rejection in words, from its number or name. */
-export function reasonWords(reason) {
-  const name =
-    typeof reason === "number" || /^\d+$/.test(reason) ? NUMBERED[Number(reason)] : String(reason).toLowerCase();
-  return REASONS[name] ?? `reason ${reason}`;
-}
 
 /** A hospital's name: its site, or null where it never registered. */
 export const siteOf = (state, address) => state.nodes.get(address)?.registration.site || null;
@@ -55,7 +34,7 @@ export function hospitals(state, number) {
     return rows.get(address);
   };
   if (state.view?.round === number && isWaiting(state.view.phase)) {
-    for (const node of state.nodes.values()) if (node.seen_seconds_ago < ONLINE_SECONDS) row(node.address);
+    for (const node of state.nodes.values()) if (isOnline(node)) row(node.address);
   }
   for (const [address, progress] of Object.entries(round?.progress ?? {})) Object.assign(row(address), progress);
   for (const site of round?.sites ?? []) {

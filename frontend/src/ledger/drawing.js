@@ -2,7 +2,8 @@
 
 import { brief } from "../format.js";
 import { nothing, svg } from "../html.js";
-import { images, reason, updateHref, updates } from "./words.js";
+import { reason } from "../reasons.js";
+import { images, updateHref, updates } from "./words.js";
 
 const CHARACTERS = 16; // that fit into a node
 

@@ -1,8 +1,8 @@
 // Events as sentences, the newest first, each with its block, its transaction and its raw arguments.
 
+import { copyable } from "../copyable.js";
 import { count, moment } from "../format.js";
 import { html, nothing, repeat } from "../html.js";
-import { copyable } from "./copyable.js";
 import { kind, more, sentenceOf } from "./words.js";
 
 const TONES = {

@@ -1,9 +1,9 @@
 // A lineage's facts in short: where it began, who took part, what came out.
 
+import { copyable } from "../copyable.js";
 import { architecture, count, moment } from "../format.js";
 import { html, nothing } from "../html.js";
-import { copyable } from "./copyable.js";
-import { siteName } from "./sites.js";
+import { siteName } from "../sites.js";
 import { rounds, updates } from "./words.js";
 
 /**

@@ -2,7 +2,8 @@
 
 import { brief } from "../format.js";
 import { html, nothing } from "../html.js";
-import { images, reason, updateHref, updates } from "./words.js";
+import { reason } from "../reasons.js";
+import { images, updateHref, updates } from "./words.js";
 
 /** The list of a job as the ledger has it. */
 export function lineageList(job, { id, who }) {

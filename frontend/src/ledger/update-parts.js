@@ -1,8 +1,8 @@
 // The panels of an update's page: what was signed, how it was recorded, what the hospital measured.
 
+import { copyable } from "../copyable.js";
 import { bytes, count, decimal, duration, moment, percent } from "../format.js";
 import { html, nothing } from "../html.js";
-import { copyable } from "./copyable.js";
 import { latency } from "./update-words.js";
 
 const fact = (name, value, what) =>

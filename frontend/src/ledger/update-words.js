@@ -1,7 +1,7 @@
 // What an update's page says in words. Pure.
 
 import { duration } from "../format.js";
-import { reason, reasonMeaning } from "./words.js";
+import { reason, reasonMeaning } from "../reasons.js";
 
 /** What is wrong with a query that should name an update, as a sentence; "" where nothing is. */
 export function updateProblem({ job, round, hospital }) {

@@ -1,9 +1,9 @@
 // Having a job recomputed: asked for, followed while it runs, and what it and earlier ones came to.
 
+import { copyable } from "../copyable.js";
 import { brief, moment, percent, short } from "../format.js";
 import { html, nothing } from "../html.js";
 import { sentence } from "../problem.js";
-import { copyable } from "./copyable.js";
 import { ENDED, findingsByRound, verdictNote, verdictSentence } from "./verdict.js";
 
 const POLL_MS = 500;

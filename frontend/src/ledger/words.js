@@ -2,6 +2,7 @@
 
 import { article, roleIdentified } from "../consortium/roles.js";
 import { brief, count, moment } from "../format.js";
+import { reason } from "../reasons.js";
 
 /** The kinds of event, in the order in which they happen, as filters name them. */
 export const KINDS = [
@@ -25,26 +26,6 @@ export const KINDS = [
 
 /** A kind in words. */
 export const kind = (name) => KINDS.find(([known]) => known === name)?.[1] ?? name;
-
-// The contract's reasons by number: a word for it, and what it means.
-const REASONS = {
-  1: ["its file is missing", "The file with that hash was never stored, so nobody can check or use it."],
-  2: ["its file does not match", "The stored file has another hash than the hospital signed."],
-  3: ["its file is malformed", "The file is no valid safetensors file."],
-  4: ["other layers", "The file names other layers than the model has."],
-  5: ["other shapes", "A layer has another shape than in the model."],
-  6: ["another number format", "A layer is stored in another number format than in the model."],
-  7: ["values that are no numbers", "The weights contain infinities or values that are no numbers."],
-  8: ["too far from the base", "The weights moved further from the base model than is plausible."],
-  9: ["an implausible image count", "It claims more training images than the hospital registered."],
-};
-
-/** Why an update was left out, in a few words. */
-export const reason = (number) => REASONS[number]?.[0] ?? `reason ${number}`;
-
-/** What such a reason means, in a sentence. */
-export const reasonMeaning = (number) =>
-  REASONS[number]?.[1] ?? "The ledger gives a reason that this page does not know.";
 
 /** One sentence about an event, without a full stop. */
 export function sentenceOf({ name, round, arguments: given }, who) {

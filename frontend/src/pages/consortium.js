@@ -7,9 +7,9 @@ import { history } from "../consortium/history.js";
 import { members } from "../consortium/members.js";
 import { ROLES } from "../consortium/roles.js";
 import { html, nothing, render } from "../html.js";
-import { sitesOf } from "../ledger/sites.js";
 import { api, page, session } from "../page.js";
 import { sentence } from "../problem.js";
+import { sitesOf } from "../sites.js";
 
 const REFRESH_MS = 15_000;
 

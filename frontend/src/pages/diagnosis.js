@@ -5,6 +5,7 @@ import { Consultation } from "../diagnosis/consultation.js";
 import { paintMap } from "../diagnosis/overlay.js";
 import { reportPng } from "../diagnosis/report.js";
 import { consultationView, facts, mapInWords, remarks, shownMap, verdict } from "../diagnosis/view.js";
+import { download } from "../download.js";
 import { moment } from "../format.js";
 import { html, render } from "../html.js";
 import { notice } from "../notices.js";
@@ -53,7 +54,7 @@ function start(view) {
     strength: ({ target }) => state.look({ strength: target.valueAsNumber / 100 }),
     trace: () => state.trace(),
     print: () => globalThis.print(),
-    download: () => download(view, state),
+    download: () => saveReport(view, state),
   };
 
   const leave = new AbortController();
@@ -88,7 +89,7 @@ function drawMap(canvas, { grid }, strength) {
   canvas.style.opacity = strength;
 }
 
-async function download(view, state) {
+async function saveReport(view, state) {
   const said = view.querySelector(".saved");
   const { answer } = state;
   const map = shownMap(state);
@@ -106,17 +107,9 @@ async function download(view, state) {
       classes: answer.classes.map((each) => ({ ...each, note: recallNote(answer.origin?.recognised?.[each.index]) })),
       facts: facts(answer),
     });
-    save(blob, `concilia-${answer.at.toISOString().slice(0, 16).replace(/[:T]/g, "-")}.png`);
+    download(blob, `concilia-${answer.at.toISOString().slice(0, 16).replace(/[:T]/g, "-")}.png`, "image/png");
     said.textContent = "Saved.";
   } catch (error) {
     said.textContent = sentence(error);
   }
-}
-
-function save(blob, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000); // a download that has begun needs it no more
 }

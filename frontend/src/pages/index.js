@@ -6,6 +6,7 @@ import { html, nothing, render } from "../html.js";
 import { ENDED, PHASES } from "../jobs.js";
 import { api, page, session } from "../page.js";
 import { sentence } from "../problem.js";
+import { isOnline } from "../sites.js";
 
 const REFRESH_MS = 10_000;
 
@@ -71,7 +72,7 @@ function howItWorks() {
 }
 
 function state({ jobs, nodes, models, hospitals }) {
-  const here = nodes.filter((node) => node.seen_seconds_ago < 60);
+  const here = nodes.filter(isOnline);
   const running = jobs.filter((job) => !ENDED.has(job.phase));
   return html`<section class="tiles" aria-label="The consortium now">
       ${tile("Hospitals enrolled", count(hospitals.length), `${count(here.length)} online now`, "/consortium")}

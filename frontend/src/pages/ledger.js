@@ -1,16 +1,16 @@
 // Ledger: every event, filtered by what the page's address says, page after page, and as a file.
 
+import { download } from "../download.js";
 import { brief, count } from "../format.js";
 import { html, nothing, render } from "../html.js";
-import { download } from "../ledger/download.js";
 import { eventList } from "../ledger/event-list.js";
 import { allEvents, toCsv, toJson } from "../ledger/export.js";
 import { filterForm } from "../ledger/filter-form.js";
 import { chips, eventsQuery, filterProblems, filtersFrom, NONE, pageQuery } from "../ledger/filters.js";
 import { jobList } from "../ledger/job-list.js";
-import { siteName, sitesOf } from "../ledger/sites.js";
 import { api, page } from "../page.js";
 import { sentence } from "../problem.js";
+import { siteName, sitesOf } from "../sites.js";
 
 const LIMIT = 50;
 const PATIENCE_MS = 1_500; // how long the page waits for names, so that nothing moves when they come

@@ -1,16 +1,16 @@
 // Lineage: what a job's model was made from, as a graph and as a list, and a verification that recomputes it.
 
+import { download } from "../download.js";
 import { html, nothing, render } from "../html.js";
-import { download } from "../ledger/download.js";
 import { drawing } from "../ledger/drawing.js";
 import { facts } from "../ledger/facts.js";
 import { graphOf, grouped } from "../ledger/graph.js";
 import { directionFor, layout, limitFor } from "../ledger/layout.js";
 import { lineageList } from "../ledger/lineage-list.js";
-import { siteName, sites } from "../ledger/sites.js";
 import { Verifying, verificationPanel } from "../ledger/verifying.js";
 import { api, page, session } from "../page.js";
 import { sentence } from "../problem.js";
+import { siteName, sites } from "../sites.js";
 
 const PANEL = 42; // what a panel takes of the width: padding and border, pixels
 const JOB = /^[0-9a-f]{64}$/;

@@ -7,8 +7,8 @@ import { fields } from "../job/form.js";
 import { chosenArtifact, DEFAULTS, faults, initialRequest, jobSpec, refusalOf } from "../job/spec.js";
 import { api, page } from "../page.js";
 import { sentence } from "../problem.js";
+import { isOnline } from "../sites.js";
 
-const ONLINE_SECONDS = 60;
 const REFRESH_MS = 10_000;
 
 page({ what: "the form for new jobs", roles: ["admin"], start });
@@ -74,9 +74,7 @@ function start(view) {
         api.json("chain", "/v1/members?role=hospital"),
       ]);
       const enrolled = new Set(members.map((member) => member.address));
-      state.online = nodes.filter(
-        (node) => node.seen_seconds_ago < ONLINE_SECONDS && enrolled.has(node.address),
-      ).length;
+      state.online = nodes.filter((node) => isOnline(node) && enrolled.has(node.address)).length;
       if (!touched.has("quorum")) state.values.quorum = String(Math.max(1, Math.ceil(state.online / 2)));
     } catch {
       // Without them the form still works; the cost is then for one hospital.

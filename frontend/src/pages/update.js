@@ -1,12 +1,12 @@
 // Update: one hospital's contribution to one round, as signed and as recorded, and what became of it.
 
 import { html, nothing, render } from "../html.js";
-import { hospital, siteName, sites } from "../ledger/sites.js";
 import { measurements, recording, statement } from "../ledger/update-parts.js";
 import { inclusion, updateProblem } from "../ledger/update-words.js";
 import { lineageHref } from "../ledger/words.js";
 import { api, page } from "../page.js";
 import { sentence } from "../problem.js";
+import { hospital, siteName, sites } from "../sites.js";
 
 page({ what: "an update", start });
 

@@ -1,7 +1,10 @@
-// The names of hospitals: what each site calls itself, beside the address that the ledger knows.
+// Hospitals as their nodes tell of themselves: what each site calls itself, beside the address that the ledger knows, and
+// whether it is there.
 
-import { short } from "../format.js";
-import { html } from "../html.js";
+import { short } from "./format.js";
+import { html } from "./html.js";
+
+const ONLINE_SECONDS = 60;
 
 /** Sites by address as the aggregator knows them. A service that does not answer leaves the addresses bare. */
 export async function sites(api) {
@@ -22,3 +25,6 @@ export function hospital(known, address) {
     ? html`<code title=${address}>${short(address)}</code>`
     : html`<strong class="site">${name}</strong> <code class="quiet" title=${address}>${short(address)}</code>`;
 }
+
+/** Whether a registered node was heard of within the last minute; nodes say so every fifteen seconds. */
+export const isOnline = (node) => node.seen_seconds_ago < ONLINE_SECONDS;

@@ -1,7 +1,7 @@
 // Hashes, addresses and signatures: small, whole where there is room, and to be copied with one press.
 
-import { short } from "../format.js";
-import { html } from "../html.js";
+import { short } from "./format.js";
+import { html } from "./html.js";
 
 const SAID_MS = 2_000;
 
