@@ -88,7 +88,7 @@ demo-refusals: $(VENV)/.ready ## try what the contract must refuse, on a demo th
 # ---------------------------------------------------------------------------------------------------------- tests
 
 .PHONY: test
-test: $(VENV)/.ready-dev contracts/node_modules/.ready ## run every test
+test: $(VENV)/.ready-dev contracts/node_modules/.ready ## run the tests: unit, contract, services, a whole job (pages, browser and compose have their own)
 	@$(BIN)/pytest tests/unit tests/architecture contracts/tests -n auto --dist loadfile -q
 	@$(BIN)/pytest tests/integration -n auto --dist loadfile -q
 	@$(BIN)/pytest tests/e2e

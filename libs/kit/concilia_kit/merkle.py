@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
-from eth_utils.crypto import keccak
-
-from concilia_kit.signing import Domain, Update
+from concilia_kit.signing import Domain, Update, signed_hash
 
 HASH_SIZE = 32
 MOST_LEAVES = 2**32 - 1
@@ -37,9 +35,7 @@ def update_data(update: Update, domain: Domain, signature: str) -> bytes:
     Leaves stand in ascending order of hospital address, as `digests.in_order` orders contributions.
     Raises `ValueError` where the signature is no hexadecimal.
     """
-    signable = update.signable(domain)
-    digest = keccak(b"\x19" + signable.version + signable.header + signable.body)
-    return digest + bytes.fromhex(signature.removeprefix("0x"))
+    return signed_hash(update, domain) + bytes.fromhex(signature.removeprefix("0x"))
 
 
 def root(leaves: Iterable[bytes]) -> bytes:

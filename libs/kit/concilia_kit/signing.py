@@ -12,6 +12,7 @@ from eth_account import Account
 from eth_account.messages import SignableMessage, encode_typed_data
 from eth_account.signers.local import LocalAccount
 from eth_utils.address import is_address, to_checksum_address
+from eth_utils.crypto import keccak
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from concilia_kit.digests import Digest, JobId
@@ -123,6 +124,12 @@ class RoleChange(BaseModel):
             "deadline": self.deadline,
         }
         return encode_typed_data(domain.typed(), {"RoleChange": _ROLE_CHANGE}, message)
+
+
+def signed_hash(message: Update | RoleChange, domain: Domain) -> bytes:
+    """The 32 bytes that a signature is over: keccak-256 of 0x1901, domain separator and struct hash (EIP-712)."""
+    signable = message.signable(domain)
+    return keccak(b"\x19" + signable.version + signable.header + signable.body)
 
 
 def sign(message: Update | RoleChange, domain: Domain, account: LocalAccount) -> str:

@@ -20,28 +20,17 @@ from concilia_kit.signing import Domain, Update
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import EventName, LedgerEvent, LedgerUpdate
 from concilia_kit.wire.jobs import Strategy
-from concilia_kit.wire.training import Architecture, UpdateMetrics
+from concilia_kit.wire.training import Architecture
 from concilia_kit.wire.verification import Verdict
 from eth_account import Account
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from .conftest import METRICS
+
 JOB = "a" * 64
 DOMAIN = Domain(chain_id=1337, contract="0x" + "11" * 20)
 KEYS = [Account.from_key(bytes([i + 1]) * 32) for i in range(3)]
-METRICS = UpdateMetrics(
-    loss=1.5,
-    accuracy=0.5,
-    images=10,
-    lesions=8,
-    skipped_images=0,
-    epochs=1,
-    seconds_download=0.1,
-    seconds_training=2.0,
-    seconds_upload=0.2,
-    bytes_download=100,
-    bytes_upload=100,
-)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,8 @@ from concilia.connection import UsageError
 app = typer.Typer(help="Training jobs.", no_args_is_help=True)
 
 ENDED = frozenset({Phase.FINISHED, Phase.FAILED, Phase.STOPPED})
+
+JobArgument = Annotated[str, typer.Argument(help="the job's id or its beginning, or 'latest'")]
 
 
 def check_weights(weights: str) -> Path | None:
@@ -124,7 +127,7 @@ def create(
 @app.command("watch")
 @guarded
 def watch_command(
-    job: Annotated[str, typer.Argument(help="the job's id or its beginning, or 'latest'")] = "latest",
+    job: JobArgument = "latest",
     config: Config = DEFAULT_CONFIG,
     as_json: Json = False,
 ) -> None:
@@ -139,7 +142,7 @@ def watch_command(
 @app.command("show")
 @guarded
 def show(
-    job: Annotated[str, typer.Argument(help="the job's id or its beginning, or 'latest'")] = "latest",
+    job: JobArgument = "latest",
     config: Config = DEFAULT_CONFIG,
     as_json: Json = False,
 ) -> None:
@@ -175,53 +178,41 @@ def list_jobs(config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
 
 @app.command("pause")
 @guarded
-def pause(
-    job: Annotated[str, typer.Argument(help="the job's id or its beginning, or 'latest'")],
-    config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
-) -> None:
+def pause(job: JobArgument, config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Pause a job: its open round ends as usual, and no other is opened until it is resumed."""
-    to = client(config)
-    found = to.find_job(job)
-    to.pause_job(found.id)
-    if as_json:
-        output.as_json({"job": found.id, "paused": True})
-    else:
-        output.out.print(f"job {found.id[:12]}… ends its open round and opens no other")
+    _order(config, job, Client.pause_job, as_json, {"paused": True}, "ends its open round and opens no other")
 
 
 @app.command("resume")
 @guarded
-def resume(
-    job: Annotated[str, typer.Argument(help="the job's id or its beginning, or 'latest'")],
-    config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
-) -> None:
+def resume(job: JobArgument, config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Have a paused job go on."""
-    to = client(config)
-    found = to.find_job(job)
-    to.resume_job(found.id)
-    if as_json:
-        output.as_json({"job": found.id, "paused": False})
-    else:
-        output.out.print(f"job {found.id[:12]}… goes on")
+    _order(config, job, Client.resume_job, as_json, {"paused": False}, "goes on")
 
 
 @app.command("stop")
 @guarded
-def stop(
-    job: Annotated[str, typer.Argument(help="the job's id or its beginning, or 'latest'")],
-    config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
-) -> None:
+def stop(job: JobArgument, config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Stop a job; an open round is given up on the ledger."""
+    _order(config, job, Client.stop_job, as_json, {"stopping": True}, "is asked to stop")
+
+
+def _order(
+    config: Path,
+    job: str,
+    give: Callable[[Client, str], None],
+    as_json: bool,
+    state: dict[str, bool],
+    words: str,
+) -> None:
+    """Give a job an order, and say what comes of it."""
     to = client(config)
     found = to.find_job(job)
-    to.stop_job(found.id)
+    give(to, found.id)
     if as_json:
-        output.as_json({"job": found.id, "stopping": True})
+        output.as_json({"job": found.id, **state})
     else:
-        output.out.print(f"job {found.id[:12]}… is asked to stop")
+        output.out.print(f"job {found.id[:12]}… {words}")
 
 
 def _print(job: JobView, as_json: bool) -> None:

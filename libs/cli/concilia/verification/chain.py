@@ -26,7 +26,6 @@ MOST_HEADERS = 20_000
 """Blocks from the contract's first event to the job's end up to which a bundle holds every header; of more, only those
 of blocks with events."""
 
-_ROLES = frozenset({"RoleGranted", "RoleRevoked"})
 _IS_VALID = keccak(text="isValidSignature(bytes32,bytes)")[:4]
 
 Progress = Callable[[float, str], None]
@@ -47,7 +46,7 @@ def read(
         for event in _events(logs):
             is_of_job = event.arguments.get("job") == job
             over = over or (is_of_job and event.name == EventName.MODEL_PUBLISHED)
-            if everything or is_of_job or event.name in _ROLES:
+            if everything or is_of_job or event.name in decoding.ROLE_EVENTS:
                 events.append(event)
         progress((end - first + 1) / (head - first + 1), f"block {end} of {head}")
         if over:
@@ -137,11 +136,7 @@ def _submitted(
 ) -> tuple[dict[str, str], list[SignedUpdate]]:
     """Calldata by transaction, and each recorded update's signature from it."""
     recorded = [e for e in events if e.name == EventName.UPDATE_RECORDED and e.arguments["job"] == job]
-    opened = {
-        e.round: str(e.arguments["base"])
-        for e in events
-        if e.name == EventName.ROUND_OPENED and e.arguments["job"] == job
-    }
+    opened = decoding.bases(event for event in events if event.arguments.get("job") == job)
     calldata: dict[str, str] = {}
     made: dict[str, list[decoding.Submission]] = {}
     updates: list[SignedUpdate] = []
@@ -150,16 +145,7 @@ def _submitted(
             calldata[event.transaction] = node.calldata(event.transaction)
             raw = bytes.fromhex(calldata[event.transaction].removeprefix("0x"))
             made = {event.transaction: list(decoding.submissions(raw))}
-        told = event.arguments
-        update = signing.Update(
-            hospital=str(told["hospital"]),
-            job=job,
-            round=event.round,
-            base=opened.get(event.round, "0" * 64),
-            digest=str(told["digest"]),
-            samples=int(told["samples"]),
-            metrics=str(told["metrics"]),
-        )
+        update = decoding.update_of(event, opened)
         candidates = [
             item.signature
             for item in made[event.transaction]
@@ -195,9 +181,8 @@ def _wallet_accepts(node: Node, domain: signing.Domain, update: signing.Update, 
     """Ask a contract wallet (ERC-1271) as it was at a block."""
     if not node.code_exists(update.hospital, block):
         return False
-    signable = update.signable(domain)
-    digest = keccak(b"\x19" + signable.version + signable.header + signable.body)
-    data = _IS_VALID + encode(["bytes32", "bytes"], [digest, bytes.fromhex(signature.removeprefix("0x"))])
+    hash_ = signing.signed_hash(update, domain)
+    data = _IS_VALID + encode(["bytes32", "bytes"], [hash_, bytes.fromhex(signature.removeprefix("0x"))])
     try:
         answer = node.view(update.hospital, "0x" + data.hex(), block)
     except NodeRefusal:

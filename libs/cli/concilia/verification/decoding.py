@@ -10,11 +10,13 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from concilia_kit.signing import Update
 from concilia_kit.wire.base import Wire
+from concilia_kit.wire.chain import EventName
 from concilia_kit.wire.verification import Finding
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
@@ -63,6 +65,28 @@ class ChainEvent(Wire):
         digest = self.arguments.get("digest")
         named = digest if isinstance(digest, str) and _fits("bytes32", digest) else None
         return Finding(round=self.round, hospital=self.hospital, digest=named, what=what)
+
+
+ROLE_EVENTS = frozenset({"RoleGranted", "RoleRevoked"})
+
+
+def bases(events: Iterable[ChainEvent]) -> dict[int, str]:
+    """The base of each round that one job's events open."""
+    return {event.round: str(event.arguments["base"]) for event in events if event.name == EventName.ROUND_OPENED}
+
+
+def update_of(recorded: ChainEvent, bases: Mapping[int, str]) -> Update:
+    """What a hospital signed, from the event that recorded it. Raises `pydantic.ValidationError`."""
+    told = recorded.arguments
+    return Update(
+        hospital=str(told["hospital"]),
+        job=str(told["job"]),
+        round=recorded.round,
+        base=bases.get(recorded.round, "0" * 64),
+        digest=str(told["digest"]),
+        samples=int(told["samples"]),
+        metrics=str(told["metrics"]),
+    )
 
 
 class Submission(NamedTuple):

@@ -14,7 +14,7 @@ from concilia_aggregator.verification.roles import RoleChanged, RoleHistory
 from concilia_aggregator.verification.verifier import ArtifactSource, Progress, Verifier
 from concilia_kit.digests import JobId
 from concilia_kit.roles import Role
-from concilia_kit.signing import Domain, Update
+from concilia_kit.signing import Domain
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.chain import EventName, LedgerEvent, LedgerUpdate, Reason
 from concilia_kit.wire.training import UpdateMetrics
@@ -27,7 +27,6 @@ from concilia.verification.blocks import check as check_blocks
 from concilia.verification.decoding import ChainEvent
 
 _JOB_EVENTS = frozenset(EventName)
-_COMMITTED = frozenset({"MerkleRoundOpened", "UpdatesCommitted", "LeafRejected"})
 _NO_FILE = frozenset({Reason.ARTIFACT_MISSING, Reason.DIGEST_MISMATCH})
 _HOSPITAL = Role.HOSPITAL.identifier.hex()
 
@@ -97,10 +96,6 @@ def examine(
     if evidence.blocks is not None:
         shown = check_blocks(evidence.blocks, evidence.domain.contract, trusted.events, findings)
     _calldata(trusted, findings)
-    for event in trusted.of_job():
-        if event.name in _COMMITTED:
-            what = f"{event.name}: it collects its updates as a commitment, which this verification cannot check yet"
-            findings.append(event.finding(what))
     signed = list(_signed(trusted, findings))
     # A wallet's answer is the node's word. In a bundle it counts where the events are shown to be those of a chain: the
     # contract had asked the wallet before it emitted them.
@@ -146,7 +141,7 @@ def _roles(evidence: Evidence) -> RoleHistory:
     return RoleHistory(
         RoleChanged(event.block, event.log_index, str(event.arguments["account"]), event.name == "RoleGranted")
         for event in evidence.events
-        if event.name in ("RoleGranted", "RoleRevoked") and event.arguments["role"] == _HOSPITAL
+        if event.name in decoding.ROLE_EVENTS and event.arguments["role"] == _HOSPITAL
     )
 
 
@@ -187,9 +182,7 @@ def _signed(evidence: Evidence, findings: list[Finding]) -> Iterator[LedgerUpdat
     recorded = {
         (event.round, event.hospital): event for event in evidence.of_job() if event.name == EventName.UPDATE_RECORDED
     }
-    opened = {
-        event.round: str(event.arguments["base"]) for event in evidence.of_job() if event.name == EventName.ROUND_OPENED
-    }
+    opened = decoding.bases(evidence.of_job())
     for item in evidence.updates:
         event = recorded.pop((item.round, item.hospital), None)
         if event is None:
@@ -197,17 +190,8 @@ def _signed(evidence: Evidence, findings: list[Finding]) -> Iterator[LedgerUpdat
             findings.append(Finding(round=item.round, hospital=item.hospital, digest=None, what=what))
             continue
         try:
-            update = Update(
-                hospital=item.hospital,
-                job=evidence.job,
-                round=item.round,
-                base=opened.get(item.round, "0" * 64),
-                digest=str(event.arguments["digest"]),
-                samples=int(event.arguments["samples"]),
-                metrics=str(event.arguments["metrics"]),
-            )
             yield LedgerUpdate(
-                update=update,
+                update=decoding.update_of(event, opened),
                 signature=item.signature,
                 metrics=item.metrics,
                 reason=None,

@@ -99,7 +99,7 @@ def _apply(lineage: Lineage, event: LedgerEvent) -> None:
     if event.name in _REMARKS:
         return
     if event.name in _COMMITTING:
-        raise BrokenLineage(f"{broken}: updates that were committed under one root are not verified yet")
+        raise BrokenLineage(f"{broken}: updates under one commitment are not verified yet")
     if lineage.published:
         raise BrokenLineage(f"{broken} after the model was published")
     arguments = event.arguments
