@@ -191,9 +191,9 @@ class BrowserStack:
         assert condition(seen[0]), f"the job {seen[0].phase.value}: {seen[0].detail}"
         return seen[0]
 
-    def token(self, name: str, audience: str) -> str:
-        """An access token of somebody for one service, for calls beside the browser."""
-        session = self.session(self.account(name))
+    def token(self, somebody: str | LocalAccount, audience: str) -> str:
+        """An access token of somebody, by name or by key, for one service, for calls beside the browser."""
+        session = self.session(self.account(somebody) if isinstance(somebody, str) else somebody)
         asked = {"audience": Audience(audience)}
         csrf = self._http.get(f"{self.url}/api/auth/v1/browser-session", headers={"Cookie": f"{COOKIE}={session}"})
         headers = {"Cookie": f"{COOKIE}={session}", "X-CSRF-Token": csrf.raise_for_status().json()["csrf_token"]}

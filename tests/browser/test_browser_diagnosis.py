@@ -350,26 +350,39 @@ def test_a_revoked_role_ends_predictions_at_once(
     cleo = person(key, signed_in=True)
     cleo.expect("console", r"status of 403 \(.*\) /api/(model|aggregator)/")
     page = _answered(cleo, stack)
+    answers: list[
+        tuple[float, int]
+    ] = []  # to predictions and to what a page asks about their model, which may be first
+    refusable = re.compile("/api/(model|aggregator)/v1/")
+    page.on(
+        "response",
+        lambda answer: answers.append((time.monotonic(), answer.status)) if refusable.search(answer.url) else None,
+    )
 
     stack.admin.change_role(Role.CLINICIAN, key.address, granted=False, deadline=int(time.time()) + 600)
     began = time.monotonic()  # the revocation is on the chain
-    status = 200
-    while status == 200:
-        with page.expect_response(PREDICTIONS) as answered:
-            page.get_by_role("button", name="Ask again").click()
-        status = answered.value.status
-        elapsed = time.monotonic() - began
-        assert elapsed < 30
-        if status == 200:
-            expect(page.get_by_role("button", name="Ask again")).to_be_enabled()
-    record_property("seconds_until_refused", elapsed)
-    print(f"refused {elapsed:.2f} s after the revocation was confirmed")
-    assert status == 403
-    assert elapsed < REVOKED_WITHIN_SECONDS
+    while page.locator(".frame").count():
+        assert time.monotonic() - began < 30
+        # At once or not at all: the page may take the button away at any moment.
+        page.evaluate(
+            """() => [...document.querySelectorAll("button:enabled")]
+              .find(({ textContent }) => textContent.trim() === "Ask again")?.click()"""
+        )
+        page.wait_for_timeout(50)
+    refused = next(at for at, status in answers if status == 403)
+    record_property("seconds_until_refused", refused - began)
+    print(f"refused {refused - began:.2f} s after the revocation was confirmed")
+    assert refused - began < REVOKED_WITHIN_SECONDS
     expect(page.get_by_text("Your role was taken back: this account may not ask the model any more.")).to_be_visible()
     expect(page.get_by_role("heading", name="Your account has no role yet")).to_be_visible()
     expect(page.locator("#account summary")).to_be_visible()  # and still signed in
     expect(page.locator(".frame")).to_have_count(0)
+    headers = {"Authorization": f"Bearer {stack.token(key, 'model')}"}
+    with stack.pictures[0].open("rb") as image:
+        beside = httpx.post(
+            f"{stack.url}/api/model/v1/predictions", files={"image": image}, headers=headers, timeout=60
+        )
+    assert (beside.status_code, beside.json()["code"]) == (403, "role_missing")
 
     stack.grant(key.address, "clinician")
     cleo.go("/diagnosis")

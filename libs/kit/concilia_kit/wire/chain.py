@@ -21,6 +21,18 @@ class RoundStatus(StrEnum):
     ABORTED = "aborted"
 
 
+class Finality(StrEnum):
+    """How sure it is that something stays on the chain.
+
+    `seen`: broadcast, and in no block yet. `confirmed`: in a block, which a reorganisation may still drop. `final`: so
+    many blocks deep as `ContractInfo.confirmations` says, from which on nothing is expected to drop it.
+    """
+
+    SEEN = "seen"
+    CONFIRMED = "confirmed"
+    FINAL = "final"
+
+
 class Reason(IntEnum):
     """Why a recorded update was left out; the contract's `Reason`, number by number."""
 
@@ -52,11 +64,15 @@ class EventName(StrEnum):
 
 
 class ContractInfo(Wire):
-    """The ledger this deployment writes to; `chain_id` and `address` make the EIP-712 domain."""
+    """The ledger this deployment writes to; `chain_id` and `address` make the EIP-712 domain.
+
+    `confirmations` is how many blocks on top of its own make a transaction final; 0 where blocks are never dropped.
+    """
 
     chain_id: int
     address: Address
     deployment_block: int
+    confirmations: int = 0
 
 
 class Member(Wire):
@@ -69,7 +85,10 @@ class Member(Wire):
 
 
 class AccountRoles(Wire):
-    """The roles that the ledger's events up to `block` leave an address with."""
+    """The roles that the ledger's events up to `block` leave an address with: granted for good, and not revoked since.
+
+    A grant counts once it is final, a revocation at once.
+    """
 
     address: Address
     roles: tuple[Role, ...]
@@ -102,13 +121,14 @@ class SignedRoleChange(Wire):
 
 
 class RoundOpening(Wire):
-    """Open the next round of a job."""
+    """Open the next round of a job. With `merkle` its updates are collected, and committed under one root."""
 
     job: JobId
     round: int = Field(ge=1, lt=2**32)
     base: Digest
     deadline: int = Field(ge=0, lt=2**64)
     quorum: int = Field(ge=1, lt=2**32)
+    merkle: bool = False
 
 
 class Rejection(Wire):
@@ -142,7 +162,10 @@ class UpdateSubmission(Wire):
 
 
 class Receipt(Wire):
-    """A transaction that is on the chain. Times are the gateway's: asked, broadcast, confirmed."""
+    """What was asked is on the chain. Times are the gateway's: asked, broadcast, confirmed.
+
+    A transaction may carry what several asked, `orders` of them; `gas` is what it used in all.
+    """
 
     transaction: str
     block: int
@@ -150,6 +173,8 @@ class Receipt(Wire):
     received_at: AwareDatetime
     sent_at: AwareDatetime
     confirmed_at: AwareDatetime
+    orders: int = 1
+    finality: Finality = Finality.CONFIRMED
 
     @property
     def latency(self) -> float:
@@ -157,8 +182,21 @@ class Receipt(Wire):
         return (self.confirmed_at - self.received_at).total_seconds()
 
 
+class Acknowledgement(Wire):
+    """A hospital's update was checked and collected, to be committed with the others of its Merkle round.
+
+    `leaf` is its hash in the tree to come (RFC 9162), 64 hexadecimal characters.
+    """
+
+    job: JobId
+    round: int
+    hospital: Address
+    leaf: Digest
+    received_at: AwareDatetime
+
+
 class Transaction(Receipt):
-    """A receipt with what it did."""
+    """A receipt with what was asked; several may name the same transaction."""
 
     function: str
     job: JobId | None = None
@@ -167,7 +205,10 @@ class Transaction(Receipt):
 
 
 class LedgerUpdate(Wire):
-    """An update as recorded; `reason` is set where it was rejected. `metrics` is None where the gateway lost them."""
+    """An update as recorded; `reason` is set where it was rejected. `metrics` is None where the gateway lost them.
+
+    In a Merkle round `index` is its leaf's, and `transaction` and `block` are the commitment's.
+    """
 
     update: Update
     signature: Signature
@@ -175,10 +216,15 @@ class LedgerUpdate(Wire):
     reason: Reason | None
     transaction: str
     block: int
+    index: int | None = None
+    finality: Finality = Finality.CONFIRMED
 
 
 class LedgerRound(Wire):
-    """A round as recorded. `submitted` and `rejected` are the contract's own counts."""
+    """A round as recorded. `submitted` and `rejected` are the contract's own counts.
+
+    A `merkle` round has `collected` hospitals' updates until they are committed under `root`, from then on `updates`.
+    """
 
     job: JobId
     round: int
@@ -191,10 +237,31 @@ class LedgerRound(Wire):
     global_digest: Digest | None
     contributions: Digest | None
     updates: tuple[LedgerUpdate, ...]
+    merkle: bool = False
+    collected: tuple[Address, ...] = ()
+    root: Digest | None = None
 
     def accepted(self) -> tuple[LedgerUpdate, ...]:
         """The updates that count."""
         return tuple(item for item in self.updates if item.reason is None)
+
+
+class InclusionProof(Wire):
+    """Shows that a signed update is under a Merkle round's commitment: RFC 9162, 2.1.3, with SHA-256.
+
+    `path` leads from the leaf's sibling upwards. Whoever checks it recomputes the leaf from update and signature
+    (`concilia_kit.merkle.update_data`), and takes root and count from the ledger's `UpdatesCommitted` in `transaction`.
+    """
+
+    update: Update
+    signature: Signature
+    index: int
+    count: int
+    leaf: Digest
+    root: Digest
+    path: tuple[Digest, ...]
+    transaction: str
+    block: int
 
 
 class LedgerJob(Wire):

@@ -26,6 +26,13 @@ class Strategy(Wire):
     proximal_mu: float = Field(default=0.01, ge=0, le=100, description="FedProx only")
 
 
+class Recording(StrEnum):
+    """How the ledger records a job's updates: each by itself, or a round's under one Merkle root, for large cohorts."""
+
+    EACH = "each"
+    MERKLE = "merkle"
+
+
 class JobSpec(Wire):
     """What an administrator asks for."""
 
@@ -40,6 +47,7 @@ class JobSpec(Wire):
     seed: int = Field(default=0, ge=0, lt=2**32)
     local: LocalTraining = LocalTraining()
     evaluation: Evaluation = Evaluation()
+    recording: Recording = Recording.EACH
 
 
 class Phase(StrEnum):
