@@ -17,7 +17,8 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", strict=True
 """SHA-256 as 64 lower-case hexadecimal characters."""
 
 JobId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", strict=True)]
-"""32 random bytes as 64 lower-case hexadecimal characters; the contract's `bytes32 job`."""
+"""The contract's `bytes32 job` as 64 lower-case hexadecimal characters: the digest of the job's manifest
+(`wire.jobs.JobManifest`), of jobs from before there were manifests 32 random bytes."""
 
 
 class Contribution(NamedTuple):

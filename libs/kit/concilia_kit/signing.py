@@ -21,6 +21,9 @@ from concilia_kit.roles import Role
 NAME = "Concilia"
 VERSION = "1"
 
+_HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+"""Half the order of secp256k1: no accepted signature has a higher s."""
+
 _UPDATE = [
     {"name": "hospital", "type": "address"},
     {"name": "job", "type": "bytes32"},
@@ -135,6 +138,15 @@ def signed_hash(message: Update | RoleChange, domain: Domain) -> bytes:
 def sign(message: Update | RoleChange, domain: Domain, account: LocalAccount) -> str:
     """Sign a message for one contract on one chain; 65 bytes as 0x-prefixed hexadecimal."""
     return "0x" + account.sign_message(message.signable(domain)).signature.hex().removeprefix("0x")
+
+
+def is_canonical(signature: str) -> bool:
+    """Whether a signature is 65 bytes, s in the lower half, v 27 or 28: the one spelling that the contract takes.
+
+    Source: EIP-2, and OpenZeppelin's ECDSA.
+    """
+    raw = bytes.fromhex(signature.removeprefix("0x"))
+    return len(raw) == 65 and int.from_bytes(raw[32:64], "big") <= _HALF_ORDER and raw[64] in (27, 28)
 
 
 def signer(message: Update | RoleChange, domain: Domain, signature: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 from concilia_kit import web
 from concilia_kit.bodies import BodyTooLarge
@@ -13,8 +15,10 @@ from concilia_kit.signing import Address
 from concilia_kit.tokens import Principal
 from concilia_kit.wire.chain import (
     AccountRoles,
+    Acknowledgement,
     ContractInfo,
     EventPage,
+    InclusionProof,
     LedgerEvent,
     LedgerJob,
     LedgerRound,
@@ -30,12 +34,17 @@ from concilia_kit.wire.chain import (
     UpdateSubmission,
 )
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import StringConstraints
 
 from concilia_chain import pages, rpc
 from concilia_chain.door import Door
+from concilia_chain.errors import ReceiptTimeout
 from concilia_chain.pages import Wanted
-from concilia_chain.service import ChainService, Relayed
+from concilia_chain.reading import Reading
+from concilia_chain.service import ChainService, Ordered
+
+_T = TypeVar("_T")
 
 
 def _service(request: Request) -> ChainService:
@@ -43,7 +52,13 @@ def _service(request: Request) -> ChainService:
     return service
 
 
-Chain = Annotated[ChainService, Depends(_service)]
+def _reading(request: Request) -> Reading:
+    reading: Reading = request.app.state.reading
+    return reading
+
+
+Writing = Annotated[ChainService, Depends(_service)]
+Chain = Annotated[Reading, Depends(_reading)]
 Coordinator = Annotated[Principal, Depends(web.require(Role.COORDINATOR))]
 Submitter = Annotated[Principal, Depends(web.require(Role.HOSPITAL, Role.COORDINATOR))]
 Reader = Annotated[Principal, Depends(web.require())]
@@ -78,6 +93,36 @@ async def _small_body(request: Request) -> bytes:
     return body
 
 
+class _Ends:
+    """Waits for what was ordered without a thread of its own: a thousand hospitals may wait at once."""
+
+    def __init__(self, request: Request, response: Response, chain: Writing) -> None:
+        self._chain = chain
+        self._response = response
+        self._patience: float = request.app.state.patience
+
+    async def taken(self, order: Callable[[ChainService], _T]) -> _T:
+        """Order something, which asks node and database."""
+        return await run_in_threadpool(order, self._chain)
+
+    async def told(self, ordered: Ordered) -> Receipt:
+        """What became of an order; 200 where the same was asked before. Raises `ReceiptTimeout`, `Problem`."""
+        answer = asyncio.shield(asyncio.wrap_future(ordered.answer))  # others may wait for the same
+        try:
+            outcome = await asyncio.wait_for(answer, self._patience)
+        except TimeoutError:
+            raise ReceiptTimeout(f"not on the chain after {self._patience:g} s; it is kept, ask again") from None
+        relayed = await run_in_threadpool(self._chain.told, outcome, ordered.repeated)
+        if relayed.repeated:
+            self._response.status_code = 200
+        return relayed.receipt
+
+    async def of(self, order: Callable[[ChainService], Ordered]) -> Receipt:
+        """Order something, and wait for what becomes of it."""
+        return await self.told(await self.taken(order))
+
+
+Ends = Annotated[_Ends, Depends()]
 router = APIRouter(prefix="/v1")
 _relays = {200: {"description": "the same call had this effect before", "model": Receipt}}
 
@@ -120,50 +165,63 @@ def role_records(
     return chain.role_records(account, limit)
 
 
-@router.post("/role-changes", tags=["members"], status_code=201)
-def change_role(order: SignedRoleChange, chain: Chain, response: Response) -> Receipt:
+@router.post("/role-changes", tags=["members"], status_code=201, responses=_relays)  # type: ignore[arg-type]
+async def change_role(order: SignedRoleChange, ends: Ends) -> Receipt:
     """Relay a role change; the administrator's signature in it is the authority, no token is needed."""
-    return _told(chain.change_role(order), response)
+    return await ends.of(lambda chain: chain.change_role(order))
 
 
 @router.post("/rounds", tags=["rounds"], status_code=201, responses=_relays)  # type: ignore[arg-type]
-def open_round(order: RoundOpening, chain: Chain, response: Response, _: Coordinator) -> Receipt:
+async def open_round(order: RoundOpening, ends: Ends, _: Coordinator) -> Receipt:
     """Open a job's next round."""
-    return _told(chain.open_round(order), response)
+    return await ends.of(lambda chain: chain.open_round(order))
+
+
+@router.post("/rounds/{job}/{round}/commitment", tags=["rounds"], status_code=201, responses=_relays)  # type: ignore[arg-type]
+async def commit_updates(job: JobId, number: RoundNumber, ends: Ends, _: Coordinator) -> Receipt:
+    """Commit what a Merkle round's hospitals sent under one root. 409 `nothing_collected` where nothing was."""
+    return await ends.of(lambda chain: chain.commit_updates(job, number))
 
 
 @router.post("/rounds/{job}/{round}/rejections", tags=["rounds"], status_code=201, responses=_relays)  # type: ignore[arg-type]
-def reject_update(
-    job: JobId, number: RoundNumber, order: Rejection, chain: Chain, response: Response, _: Coordinator
-) -> Receipt:
-    """Leave a recorded update out, saying why."""
-    return _told(chain.reject_update(job, number, order), response)
+async def reject_update(job: JobId, number: RoundNumber, order: Rejection, ends: Ends, _: Coordinator) -> Receipt:
+    """Leave a recorded or committed update out, saying why."""
+    return await ends.of(lambda chain: chain.reject_update(job, number, order))
 
 
 @router.post("/rounds/{job}/{round}/closure", tags=["rounds"], status_code=201, responses=_relays)  # type: ignore[arg-type]
-def close_round(
-    job: JobId, number: RoundNumber, order: RoundClosure, chain: Chain, response: Response, _: Coordinator
-) -> Receipt:
+async def close_round(job: JobId, number: RoundNumber, order: RoundClosure, ends: Ends, _: Coordinator) -> Receipt:
     """Close a round on its new global model."""
-    return _told(chain.close_round(job, number, order), response)
+    return await ends.of(lambda chain: chain.close_round(job, number, order))
 
 
 @router.post("/rounds/{job}/{round}/abort", tags=["rounds"], status_code=201, responses=_relays)  # type: ignore[arg-type]
-def abort_round(job: JobId, number: RoundNumber, chain: Chain, response: Response, _: Coordinator) -> Receipt:
+async def abort_round(job: JobId, number: RoundNumber, ends: Ends, _: Coordinator) -> Receipt:
     """Give an open round up."""
-    return _told(chain.abort_round(job, number), response)
+    return await ends.of(lambda chain: chain.abort_round(job, number))
 
 
 @router.post("/publications", tags=["rounds"], status_code=201, responses=_relays)  # type: ignore[arg-type]
-def publish_model(order: Publication, chain: Chain, response: Response, _: Coordinator) -> Receipt:
+async def publish_model(order: Publication, ends: Ends, _: Coordinator) -> Receipt:
     """Publish a job's head, which ends the job."""
-    return _told(chain.publish_model(order), response)
+    return await ends.of(lambda chain: chain.publish_model(order))
 
 
-@router.post("/updates", tags=["updates"], status_code=201)
-def submit_update(submission: UpdateSubmission, chain: Chain, response: Response, _: Submitter) -> Receipt:
-    """Relay a hospital's signed update with its metrics."""
-    return _told(chain.submit_update(submission), response)
+@router.post(
+    "/updates",
+    tags=["updates"],
+    status_code=201,
+    responses={**_relays, 202: {"description": "kept for its round's commitment", "model": Acknowledgement}},  # type: ignore[dict-item]
+)
+async def submit_update(
+    submission: UpdateSubmission, ends: Ends, response: Response, _: Submitter
+) -> Receipt | Acknowledgement:
+    """Relay a hospital's signed update with its metrics, or keep it for the commitment of its Merkle round."""
+    taken = await ends.taken(lambda chain: chain.submit_update(submission))
+    if isinstance(taken, Acknowledgement):
+        response.status_code = 202
+        return taken
+    return await ends.told(taken)
 
 
 @router.get("/jobs/{job}", tags=["ledger"])
@@ -176,6 +234,12 @@ def job(job: JobId, chain: Chain, _: Reader) -> LedgerJob:
 def one_round(job: JobId, number: RoundNumber, chain: Chain, _: Reader) -> LedgerRound:
     """A round as the ledger has it, with its updates."""
     return chain.round(job, number)
+
+
+@router.get("/jobs/{job}/rounds/{round}/proofs/{hospital}", tags=["ledger"])
+def proof(job: JobId, number: RoundNumber, hospital: Address, chain: Chain, _: Reader) -> InclusionProof:
+    """Shows that a hospital's update is under the commitment of a Merkle round."""
+    return chain.proof(job, number, hospital)
 
 
 @router.get("/jobs/{job}/events", tags=["ledger"])
@@ -203,7 +267,7 @@ def transactions(
     job: Annotated[JobId | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[Transaction]:
-    """The relay's newest transactions with their times, newest first."""
+    """What was asked of the relay and is on the chain, newest first. Several rows may share a transaction."""
     return chain.transactions(job, limit)
 
 
@@ -244,9 +308,3 @@ def node_rpc(body: Annotated[bytes, Depends(_small_body)], door: Annotated[Door,
     if answer is None:
         return Response(status_code=204)
     return Response(json.dumps(answer), media_type="application/json")
-
-
-def _told(relayed: Relayed, response: Response) -> Receipt:
-    if relayed.repeated:
-        response.status_code = 200
-    return relayed.receipt

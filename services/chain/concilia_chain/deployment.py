@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import sqlalchemy as sa
@@ -9,12 +10,16 @@ from concilia_kit import logs
 from web3 import Web3
 
 from concilia_chain import store
+from concilia_chain.calls import Call
 from concilia_chain.contract_file import ContractFile
-from concilia_chain.errors import ChainUnavailable, StartError
-from concilia_chain.ledger import Call, LedgerContract, answered
-from concilia_chain.sender import Sender
+from concilia_chain.errors import ChainUnavailable, ReceiptTimeout, StartError
+from concilia_chain.ledger import LedgerContract, answered
+from concilia_chain.relay import Answer, Mined, Relay
 from concilia_chain.store import Cursor, Deployment
 
+CONFIRMATIONS = 3
+_DEVELOPMENT_NODES = ("ganache", "ethereumjs testrpc", "anvil", "hardhat", "eth-tester", "ethereumtester")
+_POLL = 0.05  # seconds between questions for a receipt
 _log = logs.get(__name__)
 
 Open = Callable[[str], LedgerContract]
@@ -31,6 +36,19 @@ def chain_id(client: Web3, wanted: int) -> int:
     return found
 
 
+def confirmations(client: Web3, wanted: int | None) -> int:
+    """How many blocks on top make a transaction final: as wanted, else by the kind of node.
+
+    Development nodes make a block for a transaction and none without, and never take one back: waiting for blocks on
+    top would be waiting for ever.
+    """
+    if wanted is not None:
+        return wanted
+    with answered():
+        version = str(client.client_version)
+    return 0 if version.lower().startswith(_DEVELOPMENT_NODES) else CONFIRMATIONS
+
+
 def attach(database: sa.Engine, chain: int, address: str, open_at: Open) -> Deployment:
     """The ledger at an address. Raises `StartError` where there is none."""
     ledger = open_at(address)
@@ -42,19 +60,37 @@ def attach(database: sa.Engine, chain: int, address: str, open_at: Open) -> Depl
     return known or _remember(database, chain, ledger, _creation_block(ledger))
 
 
-def find_or_deploy(
-    database: sa.Engine, chain: int, open_at: Open, sender: Sender, creation: Callable[[], Call]
-) -> Deployment:
-    """The newest ledger deployed before that is still there, else a new one made by `creation`'s call."""
+def find_or_deploy(database: sa.Engine, chain: int, open_at: Open, deploy: Callable[[], Mined]) -> Deployment:
+    """The newest ledger deployed before that is still there, else a new one made by `deploy`."""
     known = _living(store.deployments(database, chain), open_at)
     if known is not None:
         return known
-    call = creation()
-    sender.dry_run(call)
-    made = sender.send(call)
+    made = deploy()
     assert made.created is not None, "a mined creation has an address"
     _log.info("deployed", address=made.created, block=made.block, transaction=made.transaction)
     return _remember(database, chain, open_at(made.created), made.block)
+
+
+def deploy(relay: Relay, call: Call, hold: Callable[[], None], seconds: float) -> Mined:
+    """Deploy a ledger, and wait for its block. Raises `Refused`, `ReceiptTimeout`.
+
+    A process that dies meanwhile leaves a ledger that nobody uses; the next deploys its own.
+    """
+    relay.dry_run(call)
+    signed = relay.sign(call, relay.gas(call), relay.count(), relay.offer())
+    answer, words = relay.broadcast(signed.raw)
+    if answer is not Answer.TAKEN:
+        raise ChainUnavailable(f"the node does not take the transaction: {words[:200]}")
+    deadline = time.monotonic() + seconds
+    while (mined := relay.mined(signed.transaction)) is None:
+        if time.monotonic() > deadline:
+            raise ReceiptTimeout(f"the ledger's creation is in no block after {seconds:g} s; start again")
+        hold()
+        time.sleep(_POLL)
+    if not mined.good:
+        relay.dry_run(call, mined.block)
+        raise StartError("the ledger's creation was mined and reverted; see its transaction " + mined.transaction)
+    return mined
 
 
 def creation_call(client: Web3, contract: ContractFile, admin: str | None, coordinator: str) -> Call:

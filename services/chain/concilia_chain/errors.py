@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concilia_kit.problems import NotFound, Problem, Unavailable, Unprocessable
+from concilia_kit.problems import Conflict, NotFound, Problem, Unavailable, Unprocessable
 
 from concilia_chain.refusals import Refusal
 
@@ -18,9 +18,27 @@ class ChainUnavailable(Unavailable):
 
 
 class ReceiptTimeout(Unavailable):
-    """A transaction was broadcast and is in no block yet. It may still come: repeating the request is safe."""
+    """What was asked is not on the chain yet. It is kept, and still comes: repeating the request is safe."""
 
     code = "receipt_timeout"
+
+
+class GatewayStandby(Unavailable):
+    """This process does not send for now: another holds the relay's lease."""
+
+    code = "gateway_standby"
+
+
+class NothingCollected(Conflict):
+    """A commitment is asked for, and no hospital's update was collected."""
+
+    code = "nothing_collected"
+
+
+class UpdateUnknown(NotFound):
+    """There is no such committed update, or the gateway lost its leaf."""
+
+    code = "update_not_found"
 
 
 class LedgerNotFollowed(Unavailable):

@@ -22,6 +22,7 @@ from concilia_chain.store import Cursor, Store
 _STREAM_LENGTH = 100_000
 _BLOCKS_A_COMMIT = 64
 _EVENTS_A_ROUND = 500
+_SHORTENED_SECONDS = 3.0
 _CURRENT_SECONDS = 2.0  # shorter than other services wait for an answer about roles
 _log = logs.get(__name__)
 
@@ -49,6 +50,7 @@ class Follower:
         self._kicked = threading.Event()
         self._current = threading.Event()
         self._failure: Exception | None = None
+        self._short_since: float | None = None
         self._head = self._stored = store.deployment.block
         self._well_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
@@ -109,11 +111,26 @@ class Follower:
             self._stored = cursor.block
             head = self._ledger.head() if block is None else block
             self._head = head if block is None else max(self._head, block)
+            if block is None and head <= cursor.block:
+                cursor = self._same(cursor, head)
             while cursor.block < head:
                 cursor = self._step(cursor, head)
                 self._stored = cursor.block
-            if block is None:
+            if block is None and self._short_since is None:
                 self._current.set()
+
+    def _same(self, cursor: Cursor, head: int) -> Cursor:
+        """The cursor where the chain is not longer than what is stored: it may have been shortened, or have changed."""
+        if head < cursor.block:
+            # One of several nodes may lag behind the others for a moment; a chain that was shortened stays so.
+            self._short_since = self._short_since or time.monotonic()
+            if time.monotonic() - self._short_since < _SHORTENED_SECONDS:
+                return cursor
+        elif (found := self._ledger.block(head)) is None or found.hash == cursor.block_hash:
+            self._short_since = None
+            return cursor
+        self._short_since = None
+        return self._step_back(cursor)
 
     def _step(self, cursor: Cursor, head: int) -> Cursor:
         """Store the events of some blocks after the cursor, or step back where the chain changed its mind."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from concilia_kit.roles import Role
-from concilia_kit.signing import NAME, VERSION, Domain
+from concilia_kit.signing import NAME, VERSION, Domain, Update
 from concilia_kit.wire.chain import (
     EventName,
+    InclusionProof,
     Member,
     Publication,
     Rejection,
@@ -21,29 +22,20 @@ from concilia_kit.wire.chain import (
     SignedRoleChange,
     UpdateSubmission,
 )
+from eth_abi.abi import encode
 from eth_utils.address import to_checksum_address
 from hexbytes import HexBytes
 from web3 import Web3
 from web3.exceptions import BlockNotFound, ContractLogicError, TransactionNotFound, Web3Exception, Web3RPCError
 
 from concilia_chain import membership
+from concilia_chain.calls import Call, Effect
 from concilia_chain.errors import ChainUnavailable, Refused
 from concilia_chain.events import Event, EventReader, RawLog, SignedChange
 from concilia_chain.refusals import RefusalReader
 
+_IS_VALID_SIGNATURE = bytes.fromhex("1626ba7e")
 _STATUS = (None, RoundStatus.OPEN, RoundStatus.CLOSED, RoundStatus.ABORTED)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call to send: where, what bytes, and what to remember it by."""
-
-    to: str | None
-    data: str
-    function: str
-    job: str | None = None
-    round: int | None = None
-    hospital: str | None = None
 
 
 class Block(NamedTuple):
@@ -119,6 +111,25 @@ class LedgerContract:
         head, last, published = self._view("jobOf", bytes.fromhex(job))
         return StoredJob(head.hex(), last, published)
 
+    def root_of(self, job: str, number: int) -> str | None:
+        """The root of a round's committed updates; None before the commitment, and in a round that has none."""
+        root, _count, _merkle = self._view("commitmentOf", bytes.fromhex(job), number)
+        return str(root.hex()) if any(root) else None
+
+    def wallet_accepts(self, account: str, digest: bytes, signature: str) -> bool:
+        """Whether a contract wallet accepts a signature of 32 bytes now; false for an account. Source: ERC-1271."""
+        wallet = to_checksum_address(account)
+        with answered():
+            if not self._client.eth.get_code(wallet):
+                return False
+        asked = _IS_VALID_SIGNATURE + encode(["bytes32", "bytes"], [digest, bytes.fromhex(signature[2:])])
+        try:
+            with answered():
+                said = self._client.eth.call({"to": wallet, "data": HexBytes(asked)})
+        except ContractLogicError:
+            return False
+        return bytes(said) == _IS_VALID_SIGNATURE.ljust(32, b"\0")
+
     def round_of(self, job: str, number: int) -> StoredRound:
         """A round as stored; `status` is None where it was never opened."""
         base, deadline, quorum, submitted, rejected, status = self._view("roundOf", bytes.fromhex(job), number)
@@ -127,46 +138,73 @@ class LedgerContract:
     # calls to send
 
     def open_round(self, order: RoundOpening) -> Call:
-        """`openRound`."""
+        """`openRound`, or `openMerkleRound`."""
         arguments = (bytes.fromhex(order.base), order.deadline, order.quorum)
-        return self._round_call("openRound", order.job, order.round, *arguments)
+        effect = Effect(
+            EventName.ROUND_OPENED, {"base": order.base, "deadline": order.deadline, "quorum": order.quorum}
+        )
+        function = "openMerkleRound" if order.merkle else "openRound"
+        return self._round_call(function, order.job, order.round, *arguments, effect=effect)
 
     def reject_update(self, job: str, number: int, order: Rejection) -> Call:
         """`rejectUpdate`."""
         arguments = (order.hospital, int(order.reason))
-        return self._round_call("rejectUpdate", job, number, *arguments, hospital=order.hospital)
+        return self._round_call(
+            "rejectUpdate", job, number, *arguments, hospital=order.hospital, effect=_rejected(order)
+        )
+
+    def commit_updates(self, job: str, number: int, base: str, root: str, count: int) -> Call:
+        """`commitUpdates`."""
+        effect = Effect(EventName.UPDATES_COMMITTED, {"root": root, "count": count})
+        arguments = (bytes.fromhex(base), bytes.fromhex(root), count)
+        return self._round_call("commitUpdates", job, number, *arguments, effect=effect)
+
+    def reject_committed(self, committed: InclusionProof, order: Rejection) -> Call:
+        """`rejectCommitted`."""
+        update = committed.update
+        arguments = (
+            _signed_update(update, committed.signature),
+            committed.index,
+            [bytes.fromhex(each) for each in committed.path],
+            int(order.reason),
+        )
+        return self._round_call(
+            "rejectCommitted",
+            update.job,
+            update.round,
+            *arguments,
+            hospital=order.hospital,
+            effect=_rejected(order),
+        )
 
     def close_round(self, job: str, number: int, order: RoundClosure) -> Call:
         """`closeRound`."""
         digests = (bytes.fromhex(order.global_digest), bytes.fromhex(order.contributions))
-        return self._round_call("closeRound", job, number, *digests, order.count)
+        effect = Effect(
+            EventName.ROUND_CLOSED,
+            {"globalDigest": order.global_digest, "contributions": order.contributions, "count": order.count},
+        )
+        return self._round_call("closeRound", job, number, *digests, order.count, effect=effect)
 
     def abort_round(self, job: str, number: int) -> Call:
         """`abortRound`."""
-        return self._round_call("abortRound", job, number)
+        return self._round_call("abortRound", job, number, effect=Effect(EventName.ROUND_ABORTED, {}))
 
     def publish_model(self, order: Publication) -> Call:
         """`publishModel`."""
         arguments = [bytes.fromhex(order.job), bytes.fromhex(order.digest)]
-        return self._call("publishModel", arguments, job=order.job)
+        effect = Effect(EventName.MODEL_PUBLISHED, {"digest": order.digest})
+        return self._call("publishModel", arguments, job=order.job, effect=effect)
 
     def submit_updates(self, first: UpdateSubmission, *others: UpdateSubmission) -> Call:
         """`submitUpdates` with one batch; job, round and base are those of the first, and must be those of all."""
-        batch = [
-            (
-                each.update.hospital,
-                bytes.fromhex(each.update.digest),
-                each.update.samples,
-                bytes.fromhex(each.update.metrics),
-                bytes.fromhex(each.signature[2:]),
-            )
-            for each in (first, *others)
-        ]
         update = first.update
-        hospital = None if others else update.hospital
-        return self._round_call(
-            "submitUpdates", update.job, update.round, bytes.fromhex(update.base), batch, hospital=hospital
-        )
+        batch = [_signed_update(each.update, each.signature) for each in (first, *others)]
+        alone: dict[str, Any] = {}
+        if not others:
+            effect = Effect(EventName.UPDATE_RECORDED, {"hospital": update.hospital, "digest": update.digest})
+            alone = {"hospital": update.hospital, "effect": effect}
+        return self._round_call("submitUpdates", update.job, update.round, bytes.fromhex(update.base), batch, **alone)
 
     def change_role(self, order: SignedRoleChange) -> Call:
         """`changeRole`."""
@@ -264,9 +302,8 @@ class LedgerContract:
         except ContractLogicError as error:
             raise Refused(self._refusals.read_error(error.data)) from error
 
-    def _round_call(self, function: str, job: str, number: int, *arguments: Any, hospital: str | None = None) -> Call:
-        values = [bytes.fromhex(job), number, *arguments]
-        return self._call(function, values, job=job, round=number, hospital=hospital)
+    def _round_call(self, function: str, job: str, number: int, *arguments: Any, **remembered: Any) -> Call:
+        return self._call(function, [bytes.fromhex(job), number, *arguments], job=job, round=number, **remembered)
 
     def _call(self, function: str, arguments: list[Any], **remembered: Any) -> Call:
         data = self._contract.encode_abi(function, arguments)
@@ -286,6 +323,20 @@ def answered() -> Iterator[None]:
         raise ChainUnavailable(f"the node answers with an error: {str(message)[:200]}") from error
     except Web3Exception as error:
         raise ChainUnavailable(f"the node's answer makes no sense ({type(error).__name__})") from error
+
+
+def _signed_update(update: Update, signature: str) -> tuple[str, bytes, int, bytes, bytes]:
+    return (
+        update.hospital,
+        bytes.fromhex(update.digest),
+        update.samples,
+        bytes.fromhex(update.metrics),
+        bytes.fromhex(signature[2:]),
+    )
+
+
+def _rejected(order: Rejection) -> Effect:
+    return Effect(EventName.UPDATE_REJECTED, {"hospital": order.hospital, "reason": int(order.reason)})
 
 
 def _hex(value: bytes) -> str:

@@ -23,10 +23,14 @@ ROLES: Mapping[str, Role] = {role.identifier.hex(): role for role in Role}
 """Roles by identifier, 64 hexadecimal characters."""
 
 
-def held(events: Iterable[Event]) -> tuple[Role, ...]:
-    """The roles that one account's role events, in chain order, leave it with."""
-    last = {event.arguments["role"]: event.name for event in events}
-    return tuple(role for identifier, role in ROLES.items() if last.get(identifier) == GRANTED)
+def held(events: Iterable[Event], final: int) -> tuple[Role, ...]:
+    """The roles that one account's role events, in chain order, leave it with.
+
+    A grant counts in blocks up to `final`: one that a reorganisation may take back gives no right. A revocation counts
+    at once: one that may be taken back is better obeyed.
+    """
+    counted = {event.arguments["role"]: event.name for event in events if event.name == REVOKED or event.block <= final}
+    return tuple(role for identifier, role in ROLES.items() if counted.get(identifier) == GRANTED)
 
 
 def signed(events: Iterable[Event], changes: Iterable[SignedChange]) -> list[Event]:

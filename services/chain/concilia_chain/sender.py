@@ -1,176 +1,277 @@
-"""Transactions of the relay: dry run, signature by its own key, broadcast, receipt.
+"""From waiting orders to transactions in blocks that stay: sends, looks after what was sent, and tells who waits.
 
-One `Sender` owns an account's nonces: no second process may send from the same key.
+Exactly once, by three things together: what is signed is written down before it is broadcast; a nonce is mined at most
+once, whatever was signed for it; and an order whose transaction came to nothing is tried again only after a dry run,
+which the contract refuses where the effect is there already. So a step may be repeated after a crash at any point.
 """
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from concilia_kit import logs
-from concilia_kit.problems import Conflict
-from eth_account.signers.local import LocalAccount
-from hexbytes import HexBytes
-from web3 import Web3
-from web3.exceptions import ContractLogicError, TransactionNotFound, Web3RPCError
+from concilia_kit.problems import Conflict, Problem
 
-from concilia_chain.errors import ChainUnavailable, ReceiptTimeout, Refused
-from concilia_chain.ledger import Call, answered
-from concilia_chain.refusals import RefusalReader
+from concilia_chain import batching
+from concilia_chain.answers import Answers, Outcome
+from concilia_chain.calls import Call
+from concilia_chain.errors import ChainUnavailable, Refused
+from concilia_chain.events import Event
+from concilia_chain.ledger import LedgerContract
+from concilia_chain.metrics import CONFIRMED, REFUSED, REPEATED, ChainMetrics
+from concilia_chain.orders import Attempt, Order, Sending, State
+from concilia_chain.outbox import Outbox
+from concilia_chain.relay import Answer, Mined, Relay
 
-_GAS_MARGIN = 1.2  # state may change between estimate and block: a new storage word, a new hospital
-_POLL = 0.05  # seconds between questions for a receipt
+_MOST_ORDERS = 1000
+"""Orders looked at in one turn."""
+_MOST_REVERTS = 3
+"""An order whose dry run passes and whose transaction reverts is given up after so many: each costs gas."""
+_LOOK_AGAIN_SECONDS = 1.0
+"""How often a node without new blocks is asked about what was sent."""
+_BROADCAST_AGAIN_SECONDS = 2.0
+_SOON_SECONDS = 1.0
+
 _log = logs.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
-    """A transaction that is on the chain; times in Unix seconds, `created` a contract's address."""
+class Pace:
+    """How sending goes: blocks until something is final, seconds until a higher fee, the batches' window and size."""
 
-    transaction: str
-    block: int
-    gas: int
-    sent_at: float
-    confirmed_at: float
-    created: str | None
+    confirmations: int
+    bump_seconds: float
+    coalesce_seconds: float
+    batch_updates: int
 
 
 class Sender:
-    """Sends calls from one account, from any number of threads."""
+    """Sends one ledger's orders. Not for several threads at once.
+
+    Its methods raise `ChainUnavailable` where the node does not answer, `LeaseHeld` where another process may send,
+    `sqlalchemy.exc.DBAPIError`: whatever was not done then is done by the next call.
+    """
 
     def __init__(
-        self, client: Web3, account: LocalAccount, chain_id: int, refusals: RefusalReader, receipt_seconds: float
+        self,
+        outbox: Outbox,
+        relay: Relay,
+        ledger: LedgerContract,
+        answers: Answers,
+        catch_up: Callable[[int | None], None],
+        effect: Callable[[Call], Event | None],
+        pace: Pace,
+        metrics: ChainMetrics,
     ) -> None:
-        self.address = str(account.address)
-        self._client = client
-        self._account = account
-        self._chain_id = chain_id
-        self._refusals = refusals
-        self._receipt_seconds = receipt_seconds
-        self._lock = threading.Lock()
-        self._nonce: int | None = None
+        self._outbox = outbox
+        self._relay = relay
+        self._ledger = ledger
+        self._answers = answers
+        self._catch_up = catch_up
+        self._effect = effect
+        self._pace = pace
+        self._metrics = metrics
+        self._broadcast_at: dict[int, float] = {}  # by sending, monotonic
+        self._held: dict[int, frozenset[int]] = {}
+        self._looked_at = (-1, 0.0)  # at which head, and when
 
-    def dry_run(self, call: Call, block: int | None = None) -> None:
-        """Run a call without a transaction, as in the next block or on a given one. Raises `Refused`."""
+    @property
+    def eager(self) -> bool:
+        """Whether something was broadcast so lately that a node which makes blocks at once may have made one."""
+        return time.monotonic() - max(self._broadcast_at.values(), default=float("-inf")) < _SOON_SECONDS
+
+    # what waits
+
+    def send(self, head: int) -> float | None:
+        """Send what is due; seconds until more is, None where nothing waits."""
+        soonest: float | None = None
+        for batch in batching.batches(self._outbox.waiting(_MOST_ORDERS), self._pace.batch_updates):
+            wait = batching.due_in(batch, self._pace.batch_updates, self._pace.coalesce_seconds, time.time())
+            if wait > 0:
+                soonest = wait if soonest is None else min(soonest, wait)
+            else:
+                self._send(batch, head)
+        return soonest
+
+    def _send(self, batch: Sequence[Order], head: int) -> None:
+        call = self._call(batch)
         try:
-            with answered():
-                self._client.eth.call(self._request(call), "pending" if block is None else block)  # type: ignore[arg-type]
-        except ContractLogicError as error:
-            raise Refused(self._refusals.read_error(error.data)) from error
+            self._relay.dry_run(call)
+            gas = self._relay.gas(call)
+        except Refused as refused:
+            if len(batch) > 1:  # one of them spoils it for all: find it by halves
+                self._halves(batch, head)
+            else:
+                self._refused(batch[0], refused, head)
+            return
+        if batch[0].reverts >= _MOST_REVERTS and len(batch) == 1:
+            self._give_up(batch[0])
+        elif len(batch) > 1 and gas > self._relay.most_gas():
+            self._halves(batch, head)
+        else:
+            self._launch(batch, call, gas)
 
-    def send(self, call: Call) -> Confirmed:
-        """Send a call that passed its dry run, and wait for its block.
+    def _halves(self, batch: Sequence[Order], head: int) -> None:
+        middle = len(batch) // 2
+        self._send(batch[:middle], head)
+        self._send(batch[middle:], head)
 
-        Raises `Refused` where the contract refuses after all, `ReceiptTimeout` where no block came in time.
-        """
-        # Estimated by one at a time as well: Ganache leaves an estimate unanswered when a block is mined meanwhile.
-        with self._lock:
-            transaction, sent_at = self._broadcast(self._fields(call))
-        receipt = self._receipt(transaction)
-        if receipt["status"] != 1:
-            self.dry_run(call, receipt["blockNumber"])
-            raise Conflict(
-                "the transaction was mined and reverted",
-                code="transaction_reverted",
-                extra={"transaction": transaction},
-            )
-        return Confirmed(
-            transaction=transaction,
-            block=int(receipt["blockNumber"]),
-            gas=int(receipt["gasUsed"]),
-            sent_at=sent_at,
-            confirmed_at=time.time(),
-            created=receipt["contractAddress"],
+    def _call(self, batch: Sequence[Order]) -> Call:
+        updates = [each.submission for each in batch if each.submission is not None]
+        return self._ledger.submit_updates(*updates) if updates else batch[0].call
+
+    def _launch(self, batch: Sequence[Order], call: Call, gas: int) -> None:
+        """Give a call its nonce, sign it, write it down, broadcast it."""
+        last = self._outbox.last_nonce()
+        nonce = max(self._relay.count(), 0 if last is None else last + 1)
+        signed = self._relay.sign(call, gas, nonce, self._relay.offer())
+        sending = self._outbox.carry(batch, nonce, call, gas, signed, time.time())
+        self._looked_at = (-1, 0.0)
+        try:
+            answer, words = self._relay.broadcast(signed.raw)
+        except ChainUnavailable as error:
+            # Whether it arrived is not known; it is looked for, and broadcast again.
+            self._answers.fail_all((each.id for each in batch), error)
+            raise
+        if answer is not Answer.TAKEN and not self._relay.knows(signed.transaction):
+            # The node does not want it: no nonce must be left open for it, or all that follow would be blocked.
+            self._outbox.withdraw(sending.id)
+            raise ChainUnavailable(f"the node does not take the transaction: {words[:200]}")
+        self._broadcast_at[sending.id] = time.monotonic()
+        for each in batch:
+            self._held.pop(each.id, None)
+
+    def _refused(self, order: Order, refused: Refused, head: int) -> None:
+        """The contract refuses an order: perhaps until something else is mined, perhaps since its effect is there."""
+        under_way = frozenset(each.id for each in self._outbox.sendings(State.PENDING))
+        if self._held.setdefault(order.id, under_way) & under_way:
+            return
+        del self._held[order.id]
+        effect = None if order.call.effect is None else self._effect(order.call)
+        if effect is not None:
+            final = self._is_final(effect.block, head)
+            self._metrics.transactions.labels(order.call.function, REPEATED).inc()
+            self._answers.settle(order.id, Outcome(None, effect), final=final)
+            if final:
+                self._outbox.drop(order.id)
+            return
+        self._outbox.drop(order.id)
+        self._metrics.transactions.labels(order.call.function, REFUSED).inc()
+        self._fail(order, refused)
+
+    def _give_up(self, order: Order) -> None:
+        self._outbox.drop(order.id)
+        self._fail(
+            order, Conflict("the transaction was mined and reverted, again and again", code="transaction_reverted")
         )
 
-    def receipt_of(self, transaction: str) -> tuple[int, int, int]:
-        """Block, gas used and block time (Unix seconds) of a transaction on the chain."""
-        with answered():
-            receipt = self._client.eth.get_transaction_receipt(HexBytes(transaction))
-            block = self._client.eth.get_block(receipt["blockNumber"])
-        return int(receipt["blockNumber"]), int(receipt["gasUsed"]), int(block["timestamp"])
+    def _fail(self, order: Order, problem: Problem) -> None:
+        if not self._answers.fail(order.id, problem):
+            _log.warning(
+                "an order that nobody waits for is refused",
+                function=order.call.function,
+                job=order.call.job,
+                round=order.call.round,
+                hospital=order.call.hospital,
+                code=problem.problem_code,
+            )
 
-    def _request(self, call: Call) -> dict[str, Any]:
-        request = {"from": self.address, "data": call.data}
-        return request if call.to is None else {**request, "to": call.to}
+    # what was sent
 
-    def _fields(self, call: Call) -> dict[str, Any]:
-        """A transaction's fields, except its nonce."""
-        try:
-            with answered():
-                gas = int(self._client.eth.estimate_gas(self._request(call)) * _GAS_MARGIN)  # type: ignore[arg-type]
-        except ContractLogicError as error:
-            raise Refused(self._refusals.read_error(error.data)) from error
-        fields = {"data": call.data, "value": 0, "gas": gas, "chainId": self._chain_id, **self._fees()}
-        return fields if call.to is None else {**fields, "to": call.to}
-
-    def _fees(self) -> dict[str, int]:
-        """EIP-1559 fees with room for six full blocks; a plain gas price on chains without a base fee."""
-        with answered():
-            base = self._client.eth.get_block("latest").get("baseFeePerGas")
-            if base is None:
-                return {"gasPrice": int(self._client.eth.gas_price)}
-            tip = int(self._client.eth.max_priority_fee)
-        return {"type": 2, "maxFeePerGas": 2 * int(base) + tip, "maxPriorityFeePerGas": tip}
-
-    def _broadcast(self, fields: dict[str, Any]) -> tuple[str, float]:
-        """Take a nonce, sign, broadcast; under the lock, for a nonce taken and not used would block all that follow.
-
-        A node that refuses is asked once more with the nonce that it counts itself.
-        """
-        try:
-            return self._broadcast_once(fields)
-        except Web3RPCError as error:
-            _log.warning("not broadcast, counting nonces anew", error=str(error))
-        try:
-            return self._broadcast_once(fields)
-        except Web3RPCError as error:
-            raise ChainUnavailable(f"the node does not take the transaction: {error}") from error
-
-    def _broadcast_once(self, fields: dict[str, Any]) -> tuple[str, float]:
-        if self._nonce is None:
-            with answered():
-                self._nonce = int(self._client.eth.get_transaction_count(self._account.address, "pending"))
-        signed = self._account.sign_transaction({**fields, "nonce": self._nonce})
-        transaction = "0x" + bytes(signed.hash).hex()
-        sent_at = time.time()
-        try:
-            self._client.eth.send_raw_transaction(signed.raw_transaction)
-        except (ChainUnavailable, Web3RPCError):
-            self._nonce = None
-            # The answer may have been lost after the node took it; then it is as good as sent.
-            if not self._known(transaction):
-                raise
-        else:
-            self._nonce += 1
-        return transaction, sent_at
-
-    def _known(self, transaction: str) -> bool:
-        try:
-            with answered():
-                self._client.eth.get_transaction(HexBytes(transaction))
-        except (TransactionNotFound, ChainUnavailable):
+    def settle(self, head: int) -> bool:
+        """See what became of what was sent; whether there is anything to see to before long."""
+        open_ = self._outbox.sendings(State.PENDING, State.MINED)
+        if not open_:
             return False
+        now = time.monotonic()
+        if self._looked_at[0] == head and now - self._looked_at[1] < _LOOK_AGAIN_SECONDS:
+            return True
+        missing = []
+        for sending in open_:
+            if sending.state is State.MINED:
+                self._confirm(sending, head)
+            else:
+                attempts = self._outbox.attempts(sending.id)
+                if not self._found(sending, attempts, head):
+                    missing.append((sending, attempts))
+        if missing:
+            self._push(missing, head)
+        self._looked_at = (head, now)
         return True
 
-    def _receipt(self, transaction: str) -> Any:
-        deadline = time.monotonic() + self._receipt_seconds
-        while True:
-            # A node that is away for a moment does not undo a broadcast: ask on until the time is up.
-            with contextlib.suppress(ChainUnavailable, TransactionNotFound), answered():
-                return self._client.eth.get_transaction_receipt(HexBytes(transaction))
-            if time.monotonic() > deadline:
-                self._resynchronise()
-                raise ReceiptTimeout(
-                    f"the transaction is in no block after {self._receipt_seconds:g} s",
-                    extra={"transaction": transaction},
-                )
-            time.sleep(_POLL)
+    def _found(self, sending: Sending, attempts: Sequence[Attempt], head: int) -> bool:
+        """Whether a sending is in a block; remembered, and told."""
+        for attempt in attempts:
+            if (mined := self._relay.mined(attempt.transaction)) is not None:
+                self._remember(sending, mined, head)
+                return True
+        return False
 
-    def _resynchronise(self) -> None:
-        with self._lock:
-            self._nonce = None
+    def _remember(self, sending: Sending, mined: Mined, head: int) -> None:
+        self._catch_up(mined.block)  # whoever is told finds the events
+        now = time.time()
+        orders = self._outbox.mined(sending.id, mined, now)
+        self._broadcast_at.pop(sending.id, None)
+        function = sending.call.function
+        if not mined.good:
+            _log.warning("mined and reverted", transaction=mined.transaction, function=function, orders=len(orders))
+            return
+        _log.info("mined", transaction=mined.transaction, function=function, orders=len(orders), block=mined.block)
+        self._metrics.gas.labels(function).observe(mined.gas)
+        final = self._is_final(mined.block, head)
+        if final:
+            self._outbox.final(sending.id)
+        for order in orders:
+            standing = self._outbox.standing(order)
+            assert standing is not None, "an order that is carried is kept"
+            self._metrics.transactions.labels(function, CONFIRMED).inc()
+            self._metrics.seconds.labels(function).observe(now - standing.received_at)
+            self._answers.settle(order, Outcome(standing), final=final)
+
+    def _confirm(self, sending: Sending, head: int) -> None:
+        """Look again at what is in a block that may still be dropped."""
+        assert sending.transaction is not None, "what is mined has a hash"
+        mined = self._relay.mined(sending.transaction)
+        if mined is None or mined.block_hash != sending.block_hash:
+            _log.warning("its block was dropped from the chain", transaction=sending.transaction, nonce=sending.nonce)
+            self._outbox.reopen(sending.id)
+        elif self._is_final(mined.block, head):
+            for order in self._outbox.final(sending.id):
+                self._answers.settle(order, Outcome(self._outbox.standing(order)), final=True)
+
+    def _is_final(self, block: int, head: int) -> bool:
+        return max(block, head) - block >= self._pace.confirmations  # the head was read before the block, perhaps
+
+    def _push(self, missing: Sequence[tuple[Sending, Sequence[Attempt]]], head: int) -> None:
+        """See to sendings that are in no block: dropped, offered too little, or never to come."""
+        latest, spent = self._relay.count(), self._relay.count(self._pace.confirmations)
+        for sending, attempts in missing:
+            if sending.nonce < latest:
+                # Something has its nonce. It may be the sending itself, mined since it was looked for.
+                if not self._found(sending, attempts, head) and sending.nonce < spent:
+                    _log.warning("something else was sent with its nonce", nonce=sending.nonce)
+                    self._outbox.void(sending.id)
+                continue
+            newest = attempts[0]
+            better = None
+            if sending.nonce == latest and time.time() - newest.sent_at >= self._pace.bump_seconds:
+                better = self._relay.better(newest.offer)
+            if better is not None:
+                signed = self._relay.sign(sending.call, sending.gas, sending.nonce, better)
+                self._outbox.attempt(sending.id, signed, time.time())
+                _log.warning("offering a higher fee", nonce=sending.nonce, most=better.most, tip=better.tip)
+                self._broadcast(sending, signed.raw)
+            elif time.monotonic() - self._broadcast_at.get(sending.id, float("-inf")) >= _BROADCAST_AGAIN_SECONDS:
+                self._broadcast_at[sending.id] = time.monotonic()
+                if not self._relay.knows(newest.transaction):
+                    _log.warning("broadcasting again", transaction=newest.transaction, nonce=sending.nonce)
+                    self._broadcast(sending, newest.raw)
+
+    def _broadcast(self, sending: Sending, raw: str) -> None:
+        self._broadcast_at[sending.id] = time.monotonic()
+        self._looked_at = (-1, 0.0)
+        answer, words = self._relay.broadcast(raw)
+        if answer is not Answer.TAKEN:
+            _log.warning("the node does not take it", nonce=sending.nonce, said=words[:200])

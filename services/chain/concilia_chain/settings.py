@@ -14,6 +14,9 @@ OptionalAddress = Annotated[Address | None, BeforeValidator(lambda value: value 
 """An address; an empty variable means none, for compose files that always set it."""
 
 
+OptionalInt = Annotated[int | None, BeforeValidator(lambda value: None if value == "" else value)]
+
+
 class ChainSettings(ServiceSettings):
     """What differs between deployments. The relay's key pays for gas; it can forge nothing."""
 
@@ -39,5 +42,25 @@ class ChainSettings(ServiceSettings):
     redis_url: str = Field(description="Redis that carries the event stream")
     auth_url: str = Field(description="base URL of the auth service, for its published keys")
     poll_seconds: float = Field(default=0.5, gt=0, le=60, description="how often new blocks are asked for")
-    receipt_seconds: float = Field(default=60.0, gt=0, le=3600, description="longest wait for a transaction's block")
+    receipt_seconds: float = Field(
+        default=60.0, gt=0, le=3600, description="longest that a caller waits for a transaction's block"
+    )
+    confirmations: OptionalInt = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="blocks on top that make a transaction final; empty: 3, and 0 on development nodes, which make a "
+        "block for a transaction only",
+    )
+    coalesce_seconds: float = Field(
+        default=0.05, ge=0, le=60, description="how long an update waits for others of its round to share a transaction"
+    )
+    batch_updates: int = Field(default=100, ge=1, le=1000, description="most updates in a transaction")
+    bump_seconds: float = Field(
+        default=30.0, gt=0, le=3600, description="age at which a transaction in no block gets a higher fee"
+    )
+    max_fee_gwei: float = Field(default=500.0, gt=0, le=1e9, description="highest fee that is offered for a gas")
+    lease_seconds: float = Field(
+        default=10.0, ge=1, le=600, description="a process that sends and dies keeps its successor waiting so long"
+    )
     start_seconds: float = Field(default=60.0, ge=0, le=3600, description="longest wait for the node at start")

@@ -2,69 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import operator
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from concilia_kit.wire.chain import LedgerEvent, Transaction
+from concilia_kit.wire.chain import LedgerEvent
 from concilia_kit.wire.training import UpdateMetrics
 
+from concilia_chain.calls import Call
 from concilia_chain.events import Event
 from concilia_chain.membership import ROLE_EVENTS
 from concilia_chain.pages import Place, Wanted
+from concilia_chain.tables import deployments as _deployments
+from concilia_chain.tables import events as _events
+from concilia_chain.tables import metrics as _metrics
+from concilia_chain.tables import sendings as _sendings
 
-_tables = sa.MetaData()
-_deployments = sa.Table(
-    "deployments",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("chain_id", sa.BigInteger),
-    sa.Column("address", sa.String(42)),
-    sa.Column("block", sa.BigInteger),
-    sa.Column("block_hash", sa.String(66)),
-    sa.Column("cursor", sa.BigInteger),
-    sa.Column("cursor_hash", sa.String(66)),
-)
-_events = sa.Table(
-    "events",
-    _tables,
-    sa.Column("deployment", sa.Integer, primary_key=True),
-    sa.Column("block", sa.BigInteger, primary_key=True),
-    sa.Column("log_index", sa.Integer, primary_key=True),
-    sa.Column("block_hash", sa.String(66)),
-    sa.Column("transaction", sa.String(66)),
-    sa.Column("name", sa.String(64)),
-    sa.Column("job", sa.String(64)),
-    sa.Column("round", sa.BigInteger),
-    sa.Column("account", sa.String(42)),
-    sa.Column("arguments", sa.JSON),
-    sa.Column("signature", sa.Text),
-    sa.Column("published", sa.Boolean),
-    sa.Column("timestamp", sa.BigInteger),
-    sa.Column("signer", sa.String(42)),
-)
-_metrics = sa.Table(
-    "metrics", _tables, sa.Column("digest", sa.String(64), primary_key=True), sa.Column("document", sa.JSON)
-)
-_transactions = sa.Table(
-    "transactions",
-    _tables,
-    sa.Column("deployment", sa.Integer, primary_key=True),
-    sa.Column("transaction", sa.String(66), primary_key=True),
-    sa.Column("block", sa.BigInteger),
-    sa.Column("gas", sa.BigInteger),
-    sa.Column("received_at", sa.Double),
-    sa.Column("sent_at", sa.Double),
-    sa.Column("confirmed_at", sa.Double),
-    sa.Column("function", sa.String(64)),
-    sa.Column("job", sa.String(64)),
-    sa.Column("round", sa.BigInteger),
-    sa.Column("hospital", sa.String(42)),
-)
 _EVENT_COLUMNS = tuple(field.name for field in dataclasses.fields(Event))
 
 
@@ -135,10 +90,19 @@ class Store:
         return [Cursor(*row) for row in rows]
 
     def rewind(self, cursor: Cursor) -> None:
-        """Forget the events of blocks after a cursor, which the chain dropped."""
+        """Forget the events of blocks after a cursor, which the chain dropped; what it sent in them comes again."""
         with self._database.begin() as connection:
             connection.execute(
                 sa.delete(_events).where(_events.c.deployment == self.deployment.id, _events.c.block > cursor.block)
+            )
+            connection.execute(
+                sa.update(_sendings)
+                .where(
+                    _sendings.c.deployment == self.deployment.id,
+                    _sendings.c.block > cursor.block,
+                    _sendings.c.nonce.is_not(None),
+                )
+                .values(state="pending", block=None, block_hash=None, transaction=None)
             )
             self._set_cursor(connection, cursor)
 
@@ -176,6 +140,16 @@ class Store:
         if number is not None:
             conditions.append(_events.c.round == number)
         return self._select(*conditions)
+
+    def effect_of(self, call: Call) -> Event | None:
+        """The event by which a call's effect is known, if it is there: the first of those that fit."""
+        if call.job is None or call.effect is None:
+            return None
+        name, arguments = call.effect
+        events = self.events_of_job(call.job, call.round)
+        return next(
+            (each for each in events if each.name == name and each.arguments.items() >= arguments.items()), None
+        )
 
     def newest(self, wanted: Wanted, before: Place | None, limit: int) -> list[Event]:
         """The newest of the events wanted, of those before a place where one is given, newest first."""
@@ -240,12 +214,6 @@ class Store:
 
     # metrics
 
-    def put_metrics(self, digest: str, metrics: UpdateMetrics) -> None:
-        """Keep metrics under their digest; keeping them again changes nothing."""
-        # A second insert fails on the key, on every database alike; two hospitals may have measured the same.
-        with contextlib.suppress(sa.exc.IntegrityError), self._database.begin() as connection:
-            connection.execute(sa.insert(_metrics).values(digest=digest, document=metrics.model_dump(mode="json")))
-
     def metrics(self, digests: Sequence[str]) -> dict[str, UpdateMetrics]:
         """Metrics by their digests, as far as they are kept."""
         with self._database.begin() as connection:
@@ -253,41 +221,6 @@ class Store:
                 sa.select(_metrics.c.digest, _metrics.c.document).where(_metrics.c.digest.in_(digests))
             ).all()
         return {digest: UpdateMetrics.model_validate(document) for digest, document in rows}
-
-    # transactions
-
-    def put_transaction(self, transaction: Transaction) -> None:
-        """Keep what a transaction did and when."""
-        values = transaction.model_dump()
-        for name in ("received_at", "sent_at", "confirmed_at"):
-            values[name] = values[name].timestamp()
-        with self._database.begin() as connection:
-            connection.execute(sa.insert(_transactions).values(deployment=self.deployment.id, **values))
-
-    def transaction(self, transaction: str) -> Transaction | None:
-        """One of the relay's transactions by its hash."""
-        found = self._transactions(_transactions.c.transaction == transaction, limit=1)
-        return found[0] if found else None
-
-    def transactions(self, job: str | None, limit: int) -> list[Transaction]:
-        """The relay's newest transactions, newest first, of one job or of all."""
-        conditions = [] if job is None else [_transactions.c.job == job]
-        return self._transactions(*conditions, limit=limit)
-
-    def _transactions(self, *conditions: sa.ColumnElement[bool], limit: int) -> list[Transaction]:
-        columns = [column for column in _transactions.c if column.name != "deployment"]
-        query = (
-            sa.select(*columns)
-            .where(_transactions.c.deployment == self.deployment.id, *conditions)
-            .order_by(_transactions.c.confirmed_at.desc(), _transactions.c.transaction)
-            .limit(limit)
-        )
-        with self._database.begin() as connection:
-            rows = connection.execute(query).mappings().all()
-        times = ("received_at", "sent_at", "confirmed_at")
-        return [
-            Transaction(**{**row, **{name: datetime.fromtimestamp(row[name], UTC) for name in times}}) for row in rows
-        ]
 
 
 def deployments(database: sa.Engine, chain_id: int, address: str | None = None) -> list[Deployment]:

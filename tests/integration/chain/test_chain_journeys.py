@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from typing import Any
 
 import redis
@@ -185,13 +186,17 @@ async def test_an_update_relayed_past_the_service_is_seen_whole(consortium: Any)
     assert [each.metrics for each in told.updates] == [None, None, None]
 
 
-async def test_many_threads_get_nonces_of_their_own(consortium: Any, redis_url: str) -> None:
+async def test_updates_that_arrive_together_share_a_transaction(consortium: Any, redis_url: str) -> None:
     hospitals = [await consortium.hospital() for _ in range(12)]
     opening = await consortium.open()
     before = time.time()
     answers = await asyncio.gather(*(consortium.submit(consortium.submission(each, opening)) for each in hospitals))
     assert [each.status_code for each in answers] == [201] * 12
-    assert len({each.json()["transaction"] for each in answers}) == 12
+    carried: dict[str, int] = Counter(each.json()["transaction"] for each in answers)
+    assert len(carried) < 12
+    assert {each.json()["orders"] for each in answers} == set(carried.values())
+    rows = (await consortium.get("/v1/transactions", job=opening.job)).json()
+    assert {each["hospital"] for each in rows} == {None, *(each.address for each in hospitals)}
     told = LedgerRound.model_validate((await consortium.get(f"/v1/jobs/{opening.job}/rounds/1")).json())
     assert told.submitted == 12
     assert {each.update.hospital for each in told.updates} == {each.address for each in hospitals}
@@ -203,4 +208,4 @@ async def test_many_threads_get_nonces_of_their_own(consortium: Any, redis_url: 
 
 async def test_it_says_when_it_is_ready(consortium: Any) -> None:
     answer = await consortium.http.get("/readyz")
-    assert answer.json() == {"rpc": "ok", "database": "ok", "redis": "ok", "follower": "ok"}
+    assert answer.json() == {"rpc": "ok", "database": "ok", "redis": "ok", "follower": "ok", "gateway": "ok"}

@@ -45,7 +45,7 @@ async def test_a_call_that_does_not_get_through_has_failed(consortium: Any, monk
     def away(*_: Any) -> None:
         raise ChainUnavailable("nobody there")
 
-    monkeypatch.setattr(consortium.app.state.service._sender, "send", away)
+    monkeypatch.setattr(consortium.app.state.service._relay, "dry_run", away)
     assert (await consortium.post("/v1/rounds", consortium.opening())).status_code == 503
     found = await samples(consortium)
     assert of(found, "transactions_total", function="openRound", outcome="failed") == 1
@@ -66,7 +66,7 @@ async def test_the_follower_is_shown_beside_the_chain(consortium: Any) -> None:
 
 
 async def test_a_node_that_is_away_does_not_hold_a_scrape_up(consortium: Any, monkeypatch: Any) -> None:
-    follower = consortium.app.state.service._follower
+    follower = consortium.app.state.reading._follower
     asked: list[int] = []
 
     def away() -> int:
@@ -74,8 +74,10 @@ async def test_a_node_that_is_away_does_not_hold_a_scrape_up(consortium: Any, mo
         raise ConnectionError
 
     monkeypatch.setattr(consortium.app.state.service._ledger, "head", away)
+    while not asked:  # what was under way has ended
+        await asyncio.sleep(0.02)
     before = follower.standing()
-    while len(asked) < 3:
+    while len(asked) < 4:
         await asyncio.sleep(0.02)
     found = await samples(consortium)
     assert of(found, "chain_block") == before.head

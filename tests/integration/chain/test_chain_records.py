@@ -58,7 +58,7 @@ async def test_who_granted_what(consortium: Any) -> None:
     assert [each.role for each in await records(consortium, limit=2)] == [Role.AUDITOR, Role.CLINICIAN]
     # The constructor's grants, by whoever deployed.
     first = (await records(consortium))[-1]
-    relay = consortium.app.state.service._sender.address
+    relay = consortium.app.state.service._relay.address
     assert (first.role, first.account, first.admin) == (Role.ADMIN, consortium.admin.address, relay)
 
 
@@ -199,10 +199,21 @@ async def test_records_that_cannot_be(consortium: Any, params: dict[str, Any]) -
 async def test_a_database_from_before_times_were_kept(start: Any, settings: Any, tmp_path: Path) -> None:
     async with start() as consortium:
         hospital = await consortium.hospital()
+        opening = await consortium.open()
+        [before] = (await consortium.get("/v1/transactions", job=opening.job)).json()
     engine = database.engine(settings.database_url)
     config = Config()
     config.set_main_option("script_location", str(main.MIGRATIONS))
     with engine.begin() as connection:  # back to the first schema, by hand: revisions only go forward
+        connection.execute(
+            sa.text(
+                'CREATE TABLE transactions AS SELECT o.deployment, s."transaction", s.block, s.gas, o.received_at,'
+                " s.sent_at, s.mined_at AS confirmed_at, o.function, o.job, o.round, o.hospital"
+                " FROM orders o JOIN sendings s ON o.sending = s.id"
+            )
+        )
+        for table in ("orders", "attempts", "sendings", "leaves", "leases"):
+            connection.execute(sa.text(f"DROP TABLE {table}"))
         for column in ("name", "account", "job"):
             connection.execute(sa.text(f"DROP INDEX events_newest_of_{column}"))
         for column in ("timestamp", "signer"):
@@ -220,6 +231,8 @@ async def test_a_database_from_before_times_were_kept(start: Any, settings: Any,
             block_time(consortium, new.block),
         )
         # Nobody knows any more who signed: the event itself names the relay.
-        relay = consortium.app.state.service._sender.address
+        relay = consortium.app.state.service._relay.address
         assert (old.account, old.admin, old.at) == (hospital.address, relay, None)
         assert (await page(consortium, account=hospital.address)).events[0].at is None
+        assert (await consortium.get("/v1/transactions", job=opening.job)).json() == [before]
+        assert (await consortium.post(f"/v1/rounds/{opening.job}/1/abort", None)).status_code == 201

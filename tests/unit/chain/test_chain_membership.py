@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,19 @@ def test_the_last_event_of_a_role_decides(steps: list[tuple[Role, bool]]) -> Non
     for role, granted in steps:
         (held.add if granted else held.discard)(role)
     events = [event("RoleGranted" if granted else "RoleRevoked", role) for role, granted in steps]
-    assert membership.held(events) == tuple(role for role in Role if role in held)
+    assert membership.held(events, final=7) == tuple(role for role in Role if role in held)
+
+
+@given(st.lists(st.booleans()), st.integers(0, 12))
+def test_grants_count_when_they_are_final_and_revocations_at_once(steps: list[bool], final: int) -> None:
+    events = [
+        replace(event("RoleGranted" if granted else "RoleRevoked", Role.AUDITOR), block=block)
+        for block, granted in enumerate(steps)
+    ]
+    granted_at = [block for block, granted in enumerate(steps) if granted and block <= final]
+    revoked_at = [block for block, granted in enumerate(steps) if not granted]
+    holds = bool(granted_at) and granted_at[-1] > max(revoked_at, default=-1)
+    assert membership.held(events, final=final) == ((Role.AUDITOR,) if holds else ())
 
 
 def test_a_record_names_who_decided() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, JsonValue
 
+from concilia_kit import digests
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.signing import Address
 from concilia_kit.wire.base import Wire
@@ -48,6 +49,25 @@ class JobSpec(Wire):
     local: LocalTraining = LocalTraining()
     evaluation: Evaluation = Evaluation()
     recording: Recording = Recording.EACH
+
+
+class JobManifest(Wire):
+    """What a job is, once and for all: the SHA-256 of this in canonical JSON (RFC 8785) is the job's id on the ledger.
+
+    So the ledger binds what was asked for, with every hyperparameter and the initial weights' digest, and the code that
+    was to carry it out, and whoever has a manifest can check that it is the job's. `spec` and `created_at` are kept as
+    they were written then, not as later versions would write them, which would give another id.
+    """
+
+    spec: dict[str, JsonValue] = Field(description="the job's `JobSpec` as JSON, all fields, in the form of its day")
+    created_by: Address
+    created_at: str = Field(description="ISO 8601, with its offset from UTC", max_length=40)
+    code: str = Field(description="version of the aggregator that took the job", max_length=200)
+    salt: str = Field(pattern="^[0-9a-f]{32}$", description="16 random bytes: no two jobs are the same")
+
+    def id(self) -> JobId:
+        """The id of the job that this is the manifest of."""
+        return digests.of_json(self.model_dump(mode="json"))
 
 
 class Phase(StrEnum):
@@ -96,7 +116,8 @@ class RoundView(Wire):
     """A round as the aggregator knows it. Round 0 is the evaluation of the initial model.
 
     Seconds: `training` the longest local training, `moving` the sum of downloads and uploads, `chain` the sum of
-    transaction latencies, `folding` screening and averaging.
+    transaction latencies, each transaction once, however many orders it carried, by the one that waited longest,
+    `folding` screening and averaging.
     """
 
     round: int
@@ -120,7 +141,10 @@ class RoundView(Wire):
 
 
 class JobView(Wire):
-    """A job as the aggregator knows it. A job that is `paused` ends its open round and opens no other."""
+    """A job as the aggregator knows it. A job that is `paused` ends its open round and opens no other.
+
+    `manifest` is None for jobs from before there were manifests, whose ids are random.
+    """
 
     id: JobId
     spec: JobSpec
@@ -132,6 +156,7 @@ class JobView(Wire):
     created_by: Address
     model: Digest | None
     rounds: tuple[RoundView, ...]
+    manifest: JobManifest | None = None
 
 
 class Change(StrEnum):

@@ -56,7 +56,7 @@ class LocalTraining(Wire):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     image_size: int = Field(default=224, ge=32, le=1024, description="side of the square input, pixels")
-    max_images: int | None = Field(default=None, ge=1, description="cap on training images a site and round")
+    max_images: int | None = Field(default=None, ge=1, lt=2**53, description="cap on training images a site and round")
     balance: Balance = Balance.LOSS
     augment: bool = True
     proximal_mu: float = Field(default=0.0, ge=0, le=100, description="FedProx's mu; set by the strategy")
@@ -66,7 +66,7 @@ class Evaluation(Wire):
     """How a global model is evaluated at each site."""
 
     batch_size: int = Field(default=64, ge=1, le=1024)
-    max_images: int | None = Field(default=None, ge=1, description="cap on held-out images a site")
+    max_images: int | None = Field(default=None, ge=1, lt=2**53, description="cap on held-out images a site")
 
 
 class TrainTask(Wire):

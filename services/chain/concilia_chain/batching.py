@@ -1,0 +1,31 @@
+"""Which waiting orders go into one transaction. Pure.
+
+Updates of one round share a transaction: it costs 21,000 gas before the first of them, and the contract's storage is
+written once a batch. Anything else goes alone, in the order in which it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from concilia_chain.orders import Order
+
+
+def batches(orders: Iterable[Order], most: int) -> list[list[Order]]:
+    """Orders as they came, updates of one round (and base) together, at most `most` in a batch.
+
+    A batch stands where its group's first update does.
+    """
+    groups: dict[object, list[Order]] = {}
+    for order in orders:
+        update = None if order.submission is None else order.submission.update
+        key = order.id if update is None else (update.job, update.round, update.base)
+        groups.setdefault(key, []).append(order)
+    return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
+
+
+def due_in(batch: Sequence[Order], most: int, window: float, now: float) -> float:
+    """Seconds until a batch goes: none for one that is no update, or full; else until its first waited long enough."""
+    if batch[0].submission is None or len(batch) >= most:
+        return 0.0
+    return max(0.0, batch[0].received_at + window - now)
