@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from concilia.commands import demo, enrol, jobs, ledger, models, verification
+from concilia.commands import demo, enrol, jobs, ledger, lineage, models, proof, verification
 
 app = typer.Typer(
     help="Train one skin-lesion classifier over many hospitals, and prove who contributed what.",
@@ -17,10 +17,13 @@ app.add_typer(ledger.nodes, name="node")
 app.add_typer(ledger.members, name="member")
 app.add_typer(ledger.keys, name="key")
 app.add_typer(ledger.updates, name="update")
+app.add_typer(proof.app, name="proof")
 app.command("enrol")(enrol.enrol)
 app.command("predict")(models.predict)
+app.command("lineage")(lineage.lineage)
 app.command("verify")(verification.verify)
 app.command("bundle")(verification.bundle)
+app.command("leaves")(verification.leaves)
 app.command("report")(verification.show_report)
 
 

@@ -6,6 +6,7 @@ Every method is one call of a service's REST interface; errors come as `concilia
 from __future__ import annotations
 
 import mimetypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -15,8 +16,10 @@ from concilia_kit.http import call, raise_for_problem
 from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.wire.chain import (
+    Acknowledgement,
     ContractInfo,
     EventPage,
+    InclusionProof,
     LedgerEvent,
     LedgerJob,
     Member,
@@ -142,9 +145,11 @@ class Client:
         answer = call(self._to.chain, "POST", "/v1/role-changes", json=signed.model_dump(mode="json"))
         return Receipt.model_validate_json(answer.content)
 
-    def submit_update(self, submission: UpdateSubmission) -> Receipt:
-        """Have a signed update relayed (hospitals)."""
+    def submit_update(self, submission: UpdateSubmission) -> Receipt | Acknowledgement:
+        """Have a signed update relayed (hospitals); in a Merkle round it is collected, to be committed with others."""
         answer = call(self._to.chain, "POST", "/v1/updates", json=submission.model_dump(mode="json"))
+        if answer.status_code == 202:
+            return Acknowledgement.model_validate_json(answer.content)
         return Receipt.model_validate_json(answer.content)
 
     def ledger_job(self, job: str) -> LedgerJob:
@@ -155,16 +160,28 @@ class Client:
         """A job's events in chain order."""
         return _EVENTS.validate_json(call(self._to.chain, "GET", f"/v1/jobs/{job}/events").content)
 
-    def recorded_events(self, to_block: int) -> list[RecordedEvent]:
-        """All the contract's events up to a block, membership included, in chain order."""
+    def recorded_events(
+        self, to_block: int, *, names: Sequence[str] = (), account: str | None = None
+    ) -> list[RecordedEvent]:
+        """The contract's events up to a block, membership included, in chain order: all, or those of some names and
+        about one account."""
         found: list[RecordedEvent] = []
-        params: dict[str, str | int] = {"to_block": to_block, "limit": 1000}
+        params: dict[str, str | int | Sequence[str]] = {"to_block": to_block, "limit": 1000}
+        if names:
+            params["name"] = names
+        if account is not None:
+            params["account"] = account
         while True:
             page = EventPage.model_validate_json(call(self._to.chain, "GET", "/v1/events", params=params).content)
             found += page.events
             if page.before is None:
                 return found[::-1]
             params["before"] = page.before
+
+    def proof(self, job: str, round_: int, hospital: str) -> InclusionProof:
+        """Shows that a hospital's update is under a Merkle round's commitment."""
+        answer = call(self._to.chain, "GET", f"/v1/jobs/{job}/rounds/{round_}/proofs/{hospital}")
+        return InclusionProof.model_validate_json(answer.content)
 
     def transactions(self, job: str) -> list[Transaction]:
         """A job's transactions."""

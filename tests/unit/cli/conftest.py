@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,23 @@ def finished(jobs_module: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
+def merkle_job(jobs_module: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A job whose rounds are both under a commitment."""
+    return jobs_module.FinishedJob(tmp_path_factory.mktemp("store"), merkle=frozenset({1, 2})).run()
+
+
+@pytest.fixture(scope="session")
+def merkle_evidence(merkle_job: Any) -> Evidence:
+    """What the chain holds of it, headers and receipts included, and its leaves."""
+    with closing(merkle_job.node()) as node:
+        found = chain.read(node, merkle_job.job, None, None, lambda *_: None, everything=True)
+        found = chain.with_wallets(node, found.with_leaves(merkle_job.document()), lambda *_: None)
+        found, fault = chain.with_blocks(node, found, lambda *_: None)
+    assert fault is None
+    return found
+
+
+@pytest.fixture(scope="session")
 def evidence(finished: Any) -> Evidence:
     """What the chain holds of the job, headers and receipts included."""
     with closing(finished.node()) as node:
@@ -52,6 +70,14 @@ def told(evidence: Evidence, jobs_module: Any) -> Evidence:
     """The same as the services tell it: no calldata and no blocks, but metrics."""
     updates = tuple(item.model_copy(update={"metrics": jobs_module.METRICS}) for item in evidence.updates)
     return evidence.model_copy(update={"origin": "services", "updates": updates, "calldata": None, "blocks": None})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keys that the command keeps are not this user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 import numpy as np
 import safetensors.numpy
+from concilia.verification.leaves import Leaf, Leaves
 from concilia.verification.node import Node
 from concilia_aggregator.folding import Recipe, fold
-from concilia_kit import digests
+from concilia_kit import digests, signing
 from concilia_kit.digests import Contribution, in_order, of_contributions
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.jobs import Strategy
@@ -64,12 +65,17 @@ def tensors(seed: int) -> bytes:
 
 @dataclass
 class FinishedJob:
-    """Two rounds by three hospitals: the second hospital's update is rejected in round 1; it is expelled afterwards."""
+    """Two rounds by three hospitals: the second hospital's update is rejected in round 1; it is expelled afterwards.
+
+    Of `merkle` rounds the chain has roots only; what is under them is in `leaves`.
+    """
 
     store: Path
     ledger: Any = field(default_factory=lambda: harness.Ledger(harness.Chain()))
     published: str = ""
     job: str = JOB
+    merkle: frozenset[int] = frozenset()
+    leaves: list[Leaf] = field(default_factory=list)
 
     def run(self, rounds: int = 2) -> FinishedJob:
         """Carry the job out."""
@@ -90,7 +96,7 @@ class FinishedJob:
     def round(self, number: int, base: str, who: list[LocalAccount], rejected: LocalAccount | None) -> str:
         """One round, closed; its global model."""
         job = bytes.fromhex(JOB)
-        self.ledger.open(job, bytes.fromhex(base), number)
+        self.ledger.open(job, bytes.fromhex(base), number, merkle_only=number in self.merkle)
         updates, contributions = [], []
         for index, key in enumerate(who):
             digest = self.put(tensors(10 * number + index))
@@ -99,10 +105,31 @@ class FinishedJob:
             updates.append(self.ledger.update(key, job, bytes.fromhex(base), **fields))
             if key is not rejected:
                 contributions.append(Contribution(key.address, digest, 10 + index))
-        self.ledger.submit(*updates)
-        if rejected is not None:
+        if number in self.merkle:
+            self.commit(updates, rejected)
+        else:
+            self.ledger.submit(*updates)
+        if rejected is not None and number not in self.merkle:
             self.ledger.send("rejectUpdate", job, number, rejected.address, 7)
         return self.close(number, contributions)
+
+    def commit(self, updates: list[Any], rejected: LocalAccount | None = None) -> Any:
+        """Commit a round's updates, and reject one's leaf."""
+        made = self.ledger.commit(*updates)
+        for index, each in enumerate(made.updates):
+            fields = {name: getattr(each, name) for name in ("hospital", "round", "samples")}
+            words = {name: getattr(each, name).hex() for name in ("job", "base", "digest", "metrics")}
+            signature = "0x" + each.signature.hex()
+            self.leaves.append(Leaf(index=index, update=signing.Update(**fields, **words), signature=signature))
+            if rejected is not None and each.hospital == rejected.address:
+                job, number, *shown = made.shown(index)
+                self.ledger.send("rejectCommitted", job, number, *shown, 7)
+        return made
+
+    def document(self) -> Leaves:
+        """The leaves as a document."""
+        domain = signing.Domain(chain_id=self.ledger.chain.web3.eth.chain_id, contract=self.ledger.contract.address)
+        return Leaves(domain=domain, job=self.job, leaves=tuple(self.leaves))
 
     def close(self, number: int, contributions: list[Contribution]) -> str:
         """Fold and close a round; its global model."""

@@ -14,7 +14,7 @@ import pytest
 import rlp
 from concilia.app import app
 from concilia.client import Client
-from concilia.commands import verification
+from concilia.commands import evidence as asking
 from concilia.verification import bundle as bundles
 from concilia.verification import chain, services
 from concilia.verification.blocks import Blocks, receipts_root
@@ -470,7 +470,7 @@ def test_the_services_tell_what_the_chain_holds(services_client: Client, told: E
 def test_the_command_bundles_from_the_services(
     services_client: Client, told: Evidence, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "client", lambda _config: services_client)
+    monkeypatch.setattr(asking, "client", lambda _config: services_client)
     out = tmp_path / "job.zip"
     made = CliRunner().invoke(app, ["bundle", told.job, "--out", str(out), "--artifacts", str(finished.store)])
     assert made.exit_code == 0, made.output
@@ -482,7 +482,7 @@ def test_the_command_bundles_from_the_services(
 def test_the_command_bundles_from_a_node(
     bundle: Path, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "Node", lambda _url: finished.node())
+    monkeypatch.setattr(asking, "Node", lambda _url: finished.node())
     out = tmp_path / "job.zip"
     arguments = ["--rpc", "http://node", "--artifacts", str(finished.store), "--out", str(out)]
     made = CliRunner().invoke(app, ["bundle", finished.job, *arguments])

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from concilia.app import app
-from concilia.commands import verification
+from concilia.commands import evidence as asking
 from concilia.connection import UsageError
 from concilia.verification import chain, decoding
 from concilia.verification.evidence import Evidence, examine
@@ -181,22 +181,10 @@ def test_a_contract_wallet_is_asked_as_it_was_at_that_block(unfinished: Any, job
     assert [each.hospital for each in offline.findings] == [wallet.address]
 
 
-def test_a_round_with_a_commitment_never_passes(unfinished: Any, jobs_module: Any) -> None:
-    ledger, key = unfinished.ledger, jobs_module.HOSPITALS[0]
-    ledger.enrol(key.address)
-    base = unfinished.put(jobs_module.tensors(0))
-    job, digest = bytes.fromhex(unfinished.job), unfinished.put(jobs_module.tensors(1))
-    ledger.open(job, bytes.fromhex(base), merkle_only=True)
-    ledger.commit(ledger.update(key, job, bytes.fromhex(base), digest=bytes.fromhex(digest)))
-    unfinished.close(1, [jobs_module.Contribution(key.address, digest, 100)])
-    found = verdict(unfinished, read(unfinished)).findings
-    assert any(each.round == 1 and "commitment" in each.what for each in found)
-
-
 @pytest.fixture
 def run(finished: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The command, its node the finished job's."""
-    monkeypatch.setattr(verification, "Node", lambda _url: finished.node())
+    monkeypatch.setattr(asking, "Node", lambda _url: finished.node())
     return lambda *arguments: CliRunner().invoke(app, ["verify", *map(str, arguments)])
 
 

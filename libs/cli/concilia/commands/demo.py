@@ -10,12 +10,12 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from concilia_kit.wire.jobs import StrategyName
+from concilia_kit.wire.jobs import Recording, StrategyName
 from concilia_kit.wire.models import Weights
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
 
 from concilia import output
-from concilia.commands.options import Json, guarded, options_checked
+from concilia.commands.options import RECORDING_HELP, Json, guarded, options_checked
 from concilia.stack import demo as stack
 from concilia.stack import refusals
 from concilia.stack.supervisor import StartFailed, stop_kept
@@ -40,6 +40,7 @@ def run(
     architecture: Annotated[Architecture, typer.Option(help="network")] = Architecture.RESNET50,
     weights: Annotated[str, typer.Option(help="'imagenet', 'random' or a safetensors file")] = "random",
     strategy: Annotated[StrategyName, typer.Option(help="how updates become a model")] = StrategyName.FEDAVG,
+    recording: Annotated[Recording, typer.Option(help=RECORDING_HELP)] = Recording.EACH,
     rounds: Annotated[int, typer.Option(min=1, help="rounds")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="local epochs a round")] = 2,
     batch_size: Annotated[int, typer.Option(min=2, help="local batch size")] = 16,
@@ -80,6 +81,7 @@ def run(
             architecture=architecture,
             weights=weights,
             strategy=strategy,
+            recording=recording,
             rounds=rounds,
             local=LocalTraining(
                 epochs=epochs,

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
-from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Strategy, StrategyName
+from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Recording, Strategy, StrategyName
 from concilia_kit.wire.models import InitialModel, InitialModelRequest, Weights
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
 
 from concilia import output
 from concilia.client import Client
-from concilia.commands.options import DEFAULT_CONFIG, Config, Json, client, guarded, options_checked
+from concilia.commands.options import DEFAULT_CONFIG, RECORDING_HELP, Config, Json, client, guarded, options_checked
 from concilia.connection import UsageError
 
 app = typer.Typer(help="Training jobs.", no_args_is_help=True)
@@ -81,6 +81,7 @@ def create(
     quorum: Annotated[int, typer.Option(help="updates a round needs")] = 1,
     deadline: Annotated[int, typer.Option(help="seconds a round may last")] = 3600,
     target: Annotated[float | None, typer.Option(help="pooled balanced accuracy that ends the job")] = None,
+    recording: Annotated[Recording, typer.Option(help=RECORDING_HELP)] = Recording.EACH,
     epochs: Annotated[int, typer.Option(help="local epochs a round")] = 1,
     batch_size: Annotated[int, typer.Option(help="local batch size")] = 32,
     learning_rate: Annotated[float, typer.Option(help="local learning rate")] = 1e-3,
@@ -115,6 +116,7 @@ def create(
             seed=seed,
             local=local,
             evaluation=Evaluation(),
+            recording=recording,
         )
     with output.spinner("preparing the initial weights"):
         initial = initial_weights(to, architecture, weights, seed)

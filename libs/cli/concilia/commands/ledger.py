@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from concilia_kit import digests, keystore, signing
 from concilia_kit.roles import Role
-from concilia_kit.wire.chain import UpdateSubmission
+from concilia_kit.wire.chain import Acknowledgement, UpdateSubmission
 from concilia_kit.wire.training import UpdateMetrics
 
 from concilia import output
@@ -152,10 +152,12 @@ def update_submit(
         samples=samples,
         metrics=digests.of_json(metrics.model_dump(mode="json")),
     )
-    receipt = to.submit_update(
+    answer = to.submit_update(
         UpdateSubmission(update=update, metrics=metrics, signature=signing.sign(update, to.domain(), signer))
     )
     if as_json:
-        output.as_json(receipt)
+        output.as_json(answer)
+    elif isinstance(answer, Acknowledgement):
+        output.out.print(f"collected, to be committed with the round's others: leaf {answer.leaf}")
     else:
-        output.out.print(f"recorded in block {receipt.block}, transaction {receipt.transaction}")
+        output.out.print(f"recorded in block {answer.block}, transaction {answer.transaction}")

@@ -22,6 +22,7 @@ Config = Annotated[
     Path,
     typer.Option("--config", envvar="CONCILIA_CONFIG", help="connection file: addresses of the services and your key"),
 ]
+RECORDING_HELP = "how the ledger records updates: each by itself, or a round's under one Merkle root"
 DEFAULT_CONFIG = Path("var/demo/concilia.json")
 
 P = ParamSpec("P")

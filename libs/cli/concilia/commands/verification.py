@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -15,38 +13,32 @@ from concilia_aggregator.verification.verifier import ArtifactSource
 from concilia_kit import keystore
 from concilia_kit.wire.verification import Verdict
 from eth_account.signers.local import LocalAccount
-from eth_utils.address import is_address
 from rich.console import Console
 
 from concilia import output
 from concilia.client import Client
+from concilia.commands.evidence import (
+    Artifacts,
+    Contract,
+    FromBlock,
+    Job,
+    LeavesOption,
+    Question,
+    Rpc,
+    Without,
+    asked,
+    source_of,
+    whole_id,
+    with_leaves,
+)
 from concilia.commands.options import DEFAULT_CONFIG, Config, Json, client, guarded
-from concilia.connection import Connection, Endpoints, UsageError
+from concilia.connection import UsageError
 from concilia.verification import bundle as bundles
-from concilia.verification import chain, report, services
+from concilia.verification import leaves as leaf_documents
+from concilia.verification import report, services
 from concilia.verification.evidence import Evidence, examine
-from concilia.verification.node import Node
+from concilia.verification.kept import Kept, KeptSource
 from concilia.verification.sources import ServiceSource
-
-Job = Annotated[str, typer.Argument(help="the job's id; its beginning or 'latest' where the services are asked")]
-Rpc = Annotated[
-    str | None, typer.Option("--rpc", help="JSON-RPC address of an Ethereum node: no Concilia service is asked")
-]
-Contract = Annotated[
-    str | None, typer.Option("--contract", help="the ledger's address; with --rpc, looked for by the job if not given")
-]
-FromBlock = Annotated[
-    int | None,
-    typer.Option("--from-block", min=0, help="with --rpc: where to begin; at the contract's own block if not given"),
-]
-Artifacts = Annotated[
-    str | None,
-    typer.Option(
-        "--artifacts",
-        help="the artifact store's folder, or a model service's address; the connection's own if not given",
-    ),
-]
-Without = Annotated[bool, typer.Option("--without-artifacts", help="do without the model files: digests only")]
 
 
 @guarded
@@ -55,8 +47,17 @@ def verify(
     rpc: Rpc = None,
     contract: Contract = None,
     from_block: FromBlock = None,
+    leaves: LeavesOption = None,
     artifacts: Artifacts = None,
     without_artifacts: Without = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            help="a folder, made if it is not there, to keep what was read and downloaded: a verification that was "
+            "interrupted goes on there",
+        ),
+    ] = None,
     offline: Annotated[
         Path | None, typer.Option("--offline", help="a bundle: neither a service nor a chain is asked")
     ] = None,
@@ -74,17 +75,22 @@ def verify(
 
     The events come from the consortium's services, with --rpc from the chain itself, with --offline from a bundle.
 
+    With --resume nothing that lies in the folder is believed unchecked: files are hashed again, and what was read from
+    the chain counts only as this user sealed it, and as long as the chain still has the block it was read up to.
+
     Exit code 1 where anything disagrees, 2 where it cannot be asked so or a bundle is damaged.
     """
     account = _account(report_file, keystore_file, password_file)
-    if offline is not None:
-        if rpc is not None or contract is not None or from_block is not None:
-            raise UsageError("--offline asks no chain: leave --rpc, --contract and --from-block out")
-        evidence, verdict = _offline(offline, job, artifacts, without_artifacts, config)
-    else:
-        evidence, source = _asked(job, rpc, contract, from_block, artifacts, without_artifacts, config)
-        with output.fraction("verifying") as progress:
-            verdict = examine(evidence, source, progress)
+    question = Question(job, rpc, contract, from_block, leaves, artifacts, without_artifacts, config)
+    with ExitStack() as opened:
+        kept = None if resume is None else opened.enter_context(Kept(resume))
+        if offline is not None:
+            if rpc is not None or contract is not None or from_block is not None:
+                raise UsageError("--offline asks no chain: leave --rpc, --contract and --from-block out")
+            evidence, verdict = _offline(offline, question, kept)
+        else:
+            evidence, source = asked(question, kept=kept)
+            verdict = _examined(evidence, source, kept)
     if report_file is not None:
         made = report.statement(verdict, evidence, datetime.now(UTC))
         _saved(report.envelope(made, account) if account else made, report_file)
@@ -103,6 +109,7 @@ def bundle(
     rpc: Rpc = None,
     contract: Contract = None,
     from_block: FromBlock = None,
+    leaves: LeavesOption = None,
     artifacts: Artifacts = None,
     without_artifacts: Without = False,
     config: Config = DEFAULT_CONFIG,
@@ -113,7 +120,8 @@ def bundle(
     """
     if not out.absolute().parent.is_dir():
         raise UsageError(f"{out.parent} is no folder")
-    evidence, source = _asked(job, rpc, contract, from_block, artifacts, without_artifacts, config, blocks=True)
+    question = Question(job, rpc, contract, from_block, leaves, artifacts, without_artifacts, config)
+    evidence, source = asked(question, blocks=True)
     try:
         with output.fraction("bundling") as progress:
             missing = bundles.write(evidence, source, out, progress)
@@ -122,9 +130,29 @@ def bundle(
     if missing:
         output.err.print(f"{missing} files are missing in the store, and so in the bundle: verifying it will name them")
     size = out.stat().st_size / 1e6
-    output.out.print(
-        f"{out}: {len(evidence.events)} events, {len(evidence.updates)} updates, {size:.1f} MB", markup=False
-    )
+    updates = len(evidence.updates) + len(evidence.leaves or ())
+    output.out.print(f"{out}: {len(evidence.events)} events, {updates} updates, {size:.1f} MB", markup=False)
+
+
+@guarded
+def leaves(
+    job: Annotated[str, typer.Argument(help="the job's id or its beginning, or 'latest'")] = "latest",
+    out: Annotated[Path | None, typer.Option("--out", help="the file to write; standard output if not given")] = None,
+    config: Config = DEFAULT_CONFIG,
+) -> None:
+    """Write down the signed updates of a job's Merkle rounds, of which the chain has the root only.
+
+    Whoever has that file can verify the job with 'concilia verify --rpc … --leaves FILE', and no Concilia server.
+    """
+    to = client(config)
+    document = services.read(to, whole_id(to, job)).leaves_document()
+    if document is None:
+        raise UsageError("the job has no Merkle round whose updates are committed")
+    if out is None:
+        typer.echo(document.encode())
+    else:
+        leaf_documents.save(document.encode(), out)
+        output.out.print(f"{out}: {len(document.leaves)} leaves of job {document.job}", markup=False)
 
 
 @guarded
@@ -175,79 +203,26 @@ def print_verdict(verdict: Verdict, *, console: Console = output.out) -> None:
     console.print(f"{word} · {summary}")
 
 
-def _asked(
-    job: str,
-    rpc: str | None,
-    contract: str | None,
-    from_block: int | None,
-    artifacts: str | None,
-    without: bool,
-    config: Path,
-    *,
-    blocks: bool = False,
-) -> tuple[Evidence, ArtifactSource | None]:
-    """A job's evidence from the chain or from the services, and its files."""
-    if artifacts is not None and without:
-        raise UsageError("--artifacts and --without-artifacts exclude each other")
-    source = _source(artifacts, config)
-    if rpc is None:
-        if contract is not None or from_block is not None:
-            raise UsageError("--contract and --from-block go with --rpc; the services know their own contract")
-        to = client(config)
-        # a whole id needs no aggregator: the ledger and the files are enough
-        evidence = services.read(to, job if len(job) == 64 else to.find_job(job).id)
-        return evidence, None if without else source or ServiceSource(to)
-    if not re.fullmatch(r"https?://.+", rpc):
-        raise UsageError("--rpc takes an address that begins with http:// or https://")
-    if not re.fullmatch(r"[0-9a-f]{64}", job):
-        raise UsageError("with --rpc the job is named by its whole id, 64 hexadecimal characters in lower case")
-    if contract is not None and not (contract.startswith("0x") and is_address(contract)):
-        raise UsageError(f"--contract: {contract} is no address")
-    if source is None and not without:
-        raise UsageError("say where the model files are with --artifacts, or do --without-artifacts")
-    with _node(rpc) as node:
-        with output.fraction("reading the chain") as progress:
-            evidence = chain.read(node, job, contract, from_block, progress, everything=blocks)
-        if contract is None:
-            output.err.print(f"the job's contract is {evidence.domain.contract}: compare it with your consortium's")
-        if blocks:
-            with output.fraction("reading blocks") as progress:
-                evidence, fault = chain.with_blocks(node, evidence, progress)
-            if fault is not None:
-                output.err.print(f"the bundle will hold no headers: {fault}", markup=False)
-    return evidence, source
-
-
-def _offline(path: Path, job: str, artifacts: str | None, without: bool, config: Path) -> tuple[Evidence, Verdict]:
+def _offline(path: Path, question: Question, kept: Kept | None) -> tuple[Evidence, Verdict]:
     with bundles.Bundle(path) as opened:
         evidence = opened.evidence
-        if job != "latest" and not evidence.job.startswith(job):
+        if question.job != "latest" and not evidence.job.startswith(question.job):
             raise UsageError(f"{path} is of job {evidence.job}")
-        source = None if without else _source(artifacts, config) or opened.source
-        with output.fraction("verifying") as progress:
-            verdict = examine(evidence, source, progress, offline=True)
+        evidence = with_leaves(evidence, question.leaves)
+        source = source_of(question.artifacts, question.config) or opened.source
+        if kept is not None and isinstance(source, ServiceSource):
+            source = KeptSource(source, kept)
+        verdict = _examined(evidence, None if question.without_artifacts else source, kept, offline=True)
         findings = (*opened.findings, *verdict.findings)
     return evidence, verdict.model_copy(update={"findings": findings, "ok": not findings})
 
 
-def _source(artifacts: str | None, config: Path) -> ArtifactSource | None:
-    if artifacts is None:
-        return None
-    if re.match(r"https?://", artifacts):
-        endpoints = Endpoints.read(config).model_copy(update={"model_url": artifacts})
-        return ServiceSource(Client(Connection(endpoints)))
-    if not Path(artifacts).is_dir():
-        raise UsageError(f"{artifacts} is no folder")
-    return FolderSource(Path(artifacts))
-
-
-@contextmanager
-def _node(url: str) -> Iterator[Node]:
-    node = Node(url)
-    try:
-        yield node
-    finally:
-        node.close()
+def _examined(
+    evidence: Evidence, source: ArtifactSource | None, kept: Kept | None, *, offline: bool = False
+) -> Verdict:
+    with output.fraction("verifying") as progress:
+        work = None if kept is None else kept.work
+        return examine(evidence, source, progress, work, offline=offline, folds=kept)
 
 
 def _account(target: Path | None, key: Path | None, password: Path | None) -> LocalAccount | None:

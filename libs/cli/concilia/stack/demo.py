@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Strategy, StrategyName
+from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Recording, Strategy, StrategyName
 from concilia_kit.wire.models import InitialModel, Prediction
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
 from concilia_kit.wire.verification import Verdict
@@ -52,6 +52,7 @@ class Plan:
     architecture: Architecture
     weights: str
     strategy: StrategyName
+    recording: Recording
     rounds: int
     local: LocalTraining
     evaluation: Evaluation
@@ -75,6 +76,7 @@ class Result:
     initial: InitialModel
     job: JobView
     transactions: list[dict[str, Any]]
+    updates: int
     signers: int
     picture: Path
     prediction: Prediction
@@ -95,7 +97,7 @@ class Result:
                 "held_out_images_per_site": self.plan.evaluation.max_images,
             },
             "job": self.job.model_dump(mode="json"),
-            "updates_logged": sum(item["function"] == "submitUpdates" for item in self.transactions),
+            "updates_logged": self.updates,
             "signers": self.signers,
             "transactions": self.transactions,
             "prediction": self.prediction.model_dump(mode="json"),
@@ -234,6 +236,7 @@ def _train(
         seed=plan.seed,
         local=plan.local,
         evaluation=plan.evaluation,
+        recording=plan.recording,
     )
     job = watch(admin, admin.create_job(spec))
     stack.check()
@@ -257,7 +260,7 @@ def _train(
         ],
         console=plan.console,
     )
-    signers = {update.update.hospital for item in admin.ledger_job(job.id).rounds for update in item.updates}
+    logged = [update.update.hospital for item in admin.ledger_job(job.id).rounds for update in item.updates]
     picture = next(iter(sorted(folder.glob("**/*.jpg"))))
     endpoints = Endpoints.read(layout.connection_file)
     keystore = layout.keystore("clinician")
@@ -279,7 +282,8 @@ def _train(
         initial,
         job,
         [{**item.model_dump(mode="json"), "latency": item.latency} for item in transactions],
-        len(signers),
+        len(logged),
+        len(set(logged)),
         picture,
         prediction,
         verdict,

@@ -2,6 +2,7 @@
 
     events.json            the contract's events up to the job's end, membership included
     updates.json           signatures, and metrics where they are kept
+    leaves.json            the updates of Merkle rounds, where there are any: what `concilia leaves` writes
     calldata.json          the updates' transactions, where a node was asked
     blocks.json            headers and receipts, where a node was asked
     artifacts/ab/abcd…     the model files under their SHA-256, unless left out
@@ -40,6 +41,7 @@ from concilia.connection import UsageError
 from concilia.verification.blocks import Blocks
 from concilia.verification.decoding import ChainEvent
 from concilia.verification.evidence import Evidence, SignedUpdate
+from concilia.verification.leaves import Leaf, Leaves
 
 FORMAT = "concilia-bundle/1"
 MOST_JSON = 256 * 2**20
@@ -49,7 +51,7 @@ MOST_ARTIFACT = 16 * 2**30
 MOST_MEMBERS = 100_000
 
 _TIME = (1980, 1, 1, 0, 0, 0)
-_PARTS = ("events.json", "updates.json", "calldata.json", "blocks.json")
+_PARTS = ("events.json", "updates.json", "leaves.json", "calldata.json", "blocks.json")
 _ALWAYS = ("events.json", "updates.json")
 _MANIFEST = "manifest.json"
 _ARTIFACT = re.compile(r"artifacts/([0-9a-f]{2})/(\1[0-9a-f]{62})")
@@ -57,6 +59,7 @@ _CHUNK = 1 << 20
 
 _EVENTS = TypeAdapter(tuple[ChainEvent, ...])
 _UPDATES = TypeAdapter(tuple[SignedUpdate, ...])
+_LEAVES = TypeAdapter(Leaves)
 _CALLDATA = TypeAdapter(dict[str, str])
 _BLOCKS = TypeAdapter(Blocks)
 
@@ -114,7 +117,9 @@ def _fill(
     archive: zipfile.ZipFile, evidence: Evidence, source: ArtifactSource | None, progress: Callable[[float, str], None]
 ) -> int:
     members: dict[str, Member] = {}
-    document = evidence.model_dump(mode="json")
+    document = evidence.model_dump(mode="json", exclude={"leaves"})
+    leaves = evidence.leaves_document()
+    document["leaves"] = None if leaves is None else leaves.model_dump(mode="json")
     for name in _PARTS:
         if document[name.removesuffix(".json")] is not None:
             members[name] = _put(archive, name, [_json(document[name.removesuffix(".json")])])
@@ -160,6 +165,15 @@ def _put(archive: zipfile.ZipFile, name: str, chunks: Any) -> Member:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def is_bundle(where: str) -> bool:
+    """Whether a file could be a bundle rather than a document of JSON."""
+    try:
+        with Path(where).open("rb") as file:
+            return file.read(2) == b"PK"
+    except OSError:
+        return False
 
 
 class Bundle:
@@ -248,12 +262,19 @@ class Bundle:
             job=self.manifest.job,
             events=self._part("events.json", _EVENTS),
             updates=self._part("updates.json", _UPDATES),
+            leaves=self._leaves() if "leaves.json" in has else None,
             calldata=self._part("calldata.json", _CALLDATA) if "calldata.json" in has else None,
             blocks=self._part("blocks.json", _BLOCKS) if "blocks.json" in has else None,
         )
         if tuple(evidence.artifacts()) != self.manifest.artifacts:
             self._find("the manifest names other files than the events")
         return evidence
+
+    def _leaves(self) -> tuple[Leaf, ...]:
+        told = self._part("leaves.json", _LEAVES)
+        if (told.job, told.domain) != (self.manifest.job, self.manifest.domain):
+            self._find("leaves.json is of another job or contract")
+        return told.leaves
 
     def _part(self, name: str, kind: TypeAdapter[T], *, check: bool = True) -> T:
         info = self._members[name]

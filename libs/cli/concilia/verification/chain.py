@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from concilia_aggregator.verification.roles import ROLE_EVENTS
 from concilia_kit import signing
+from concilia_kit.roles import Role
 from concilia_kit.wire.chain import EventName
 from eth_abi.abi import encode
 from eth_utils.address import to_checksum_address
@@ -46,7 +48,7 @@ def read(
         for event in _events(logs):
             is_of_job = event.arguments.get("job") == job
             over = over or (is_of_job and event.name == EventName.MODEL_PUBLISHED)
-            if everything or is_of_job or event.name in decoding.ROLE_EVENTS:
+            if everything or is_of_job or event.name in ROLE_EVENTS:
                 events.append(event)
         progress((end - first + 1) / (head - first + 1), f"block {end} of {head}")
         if over:
@@ -62,6 +64,48 @@ def read(
     return Evidence(
         origin="node", domain=domain, job=job, events=tuple(events), updates=tuple(updates), calldata=calldata
     )
+
+
+def about(
+    node: Node, job: str, hospital: str, contract: str | None, from_block: int | None, progress: Progress
+) -> tuple[signing.Domain, list[ChainEvent]]:
+    """A job's events and those of a hospital's role, and nothing else: logs by topic, which nodes find fast.
+
+    Raises `NodeProblem`, and `UsageError` where the chain holds no such contract or job.
+    """
+    chain, head = node.chain_id(), node.head()
+    address = _find(node, job, head, from_block, progress) if contract is None else str(to_checksum_address(contract))
+    if not node.code_exists(address):
+        raise UsageError(f"there is no contract at {address} on chain {chain}")
+    first = _deployed(node, address, head) if from_block is None else from_block
+    account = "0x" + bytes.fromhex(hospital[2:]).rjust(32, b"\0").hex()
+    events: list[ChainEvent] = []
+    for topics in ((None, "0x" + job), (None, "0x" + Role.HOSPITAL.identifier.hex(), account)):
+        for end, logs in node.logs(first, head, topics, address):
+            events += _events(logs)
+            progress((end - first + 1) / (head - first + 1), f"block {end} of {head}")
+    if not any(event.arguments.get("job") == job for event in events):
+        raise UsageError(f"the contract {address} on chain {chain} has no job {job}")
+    return signing.Domain(chain_id=chain, contract=address), events
+
+
+def with_wallets(node: Node, evidence: Evidence, progress: Progress) -> Evidence:
+    """The evidence, and of each leaf that no account signed whether its contract wallet did, at the commitment's block.
+
+    What the leaves themselves say about that is forgotten: the node is asked.
+    """
+    commitments, leaves = evidence.commitments(), evidence.leaves or ()
+    asked = []
+    for index, leaf in enumerate(leaves):
+        event = commitments.get(leaf.update.round)
+        wallet = (
+            event is not None
+            and _signer(leaf.update, evidence.domain, leaf.signature) != leaf.update.hospital
+            and wallet_accepts(node, evidence.domain, leaf.update, leaf.signature, event.block)
+        )
+        asked.append(leaf.model_copy(update={"wallet": wallet}))
+        progress(index / len(leaves), f"signature of {index + 1} of {len(leaves)} leaves")
+    return evidence.model_copy(update={"leaves": tuple(asked)})
 
 
 def with_blocks(node: Node, evidence: Evidence, progress: Progress) -> tuple[Evidence, str | None]:
@@ -166,7 +210,7 @@ def _signature(
             yield SignedUpdate(round=update.round, hospital=update.hospital, signature=signature)
             return
     if candidates:
-        wallet = any(_wallet_accepts(node, domain, update, signature, block) for signature in candidates)
+        wallet = any(wallet_accepts(node, domain, update, signature, block) for signature in candidates)
         yield SignedUpdate(round=update.round, hospital=update.hospital, signature=candidates[0], wallet=wallet)
 
 
@@ -177,7 +221,7 @@ def _signer(update: signing.Update, domain: signing.Domain, signature: str) -> s
         return None
 
 
-def _wallet_accepts(node: Node, domain: signing.Domain, update: signing.Update, signature: str, block: int) -> bool:
+def wallet_accepts(node: Node, domain: signing.Domain, update: signing.Update, signature: str, block: int) -> bool:
     """Ask a contract wallet (ERC-1271) as it was at a block."""
     if not node.code_exists(update.hospital, block):
         return False

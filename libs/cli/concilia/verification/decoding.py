@@ -67,9 +67,6 @@ class ChainEvent(Wire):
         return Finding(round=self.round, hospital=self.hospital, digest=named, what=what)
 
 
-ROLE_EVENTS = frozenset({"RoleGranted", "RoleRevoked"})
-
-
 def bases(events: Iterable[ChainEvent]) -> dict[int, str]:
     """The base of each round that one job's events open."""
     return {event.round: str(event.arguments["base"]) for event in events if event.name == EventName.ROUND_OPENED}

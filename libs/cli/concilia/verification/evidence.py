@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from concilia_aggregator.verification.roles import RoleChanged, RoleHistory
-from concilia_aggregator.verification.verifier import ArtifactSource, Progress, Verifier
+from concilia_aggregator.verification import roles
+from concilia_aggregator.verification.verifier import ArtifactSource, Folds, Place, Progress, Verifier
 from concilia_kit.digests import JobId
-from concilia_kit.roles import Role
 from concilia_kit.signing import Domain
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.chain import EventName, LedgerEvent, LedgerUpdate, Reason
@@ -21,14 +20,15 @@ from concilia_kit.wire.training import UpdateMetrics
 from concilia_kit.wire.verification import Finding, Verdict
 from pydantic import Field, ValidationError
 
+from concilia.connection import UsageError
 from concilia.verification import decoding
 from concilia.verification.blocks import Blocks
 from concilia.verification.blocks import check as check_blocks
 from concilia.verification.decoding import ChainEvent
+from concilia.verification.leaves import Leaf, Leaves
 
 _JOB_EVENTS = frozenset(EventName)
 _NO_FILE = frozenset({Reason.ARTIFACT_MISSING, Reason.DIGEST_MISMATCH})
-_HOSPITAL = Role.HOSPITAL.identifier.hex()
 
 
 class SignedUpdate(Wire):
@@ -41,11 +41,21 @@ class SignedUpdate(Wire):
     wallet: bool = False
 
 
+class NamedUpdate(NamedTuple):
+    """An update that the ledger records, or that is said to be under its commitment."""
+
+    round: int
+    hospital: str
+    digest: str
+    samples: int
+
+
 class Evidence(Wire):
     """A contract's events up to a job's end, and what goes with the job's updates.
 
-    `calldata` is by transaction, 0x-prefixed hexadecimal; `blocks` are the headers and receipts that show the events to
-    be those of a chain. Both are None where the services told the events.
+    `leaves` are the updates of Merkle rounds, which no event tells, None where nobody told them. `calldata` is by
+    transaction, 0x-prefixed hexadecimal; `blocks` are the headers and receipts that show the events to be those of a
+    chain. Both are None where the services told the events.
     """
 
     origin: Literal["node", "services"]
@@ -53,6 +63,7 @@ class Evidence(Wire):
     job: JobId
     events: tuple[ChainEvent, ...]
     updates: tuple[SignedUpdate, ...]
+    leaves: tuple[Leaf, ...] | None = None
     calldata: dict[str, str] | None = None
     blocks: Blocks | None = None
 
@@ -60,10 +71,39 @@ class Evidence(Wire):
         """The job's own events."""
         return (event for event in self.events if event.arguments.get("job") == self.job)
 
+    def commitments(self) -> dict[int, ChainEvent]:
+        """The event that commits a Merkle round's updates, by round."""
+        return {event.round: event for event in self.of_job() if event.name == EventName.UPDATES_COMMITTED}
+
+    def named(self) -> Iterator[NamedUpdate]:
+        """The job's updates, recorded and committed ones."""
+        for event in self.of_job():
+            if event.name == EventName.UPDATE_RECORDED:
+                samples = event.arguments.get("samples")
+                counted = samples if isinstance(samples, int) else 0
+                yield NamedUpdate(event.round, str(event.hospital), str(event.arguments.get("digest")), counted)
+        for leaf in self.leaves or ():
+            update = leaf.update
+            yield NamedUpdate(update.round, update.hospital, update.digest, update.samples)
+
+    def with_leaves(self, told: Leaves) -> Evidence:
+        """The same with other leaves. Raises `UsageError` where they are not this job's."""
+        if (told.job, told.domain) != (self.job, self.domain):
+            raise UsageError(
+                f"these are leaves of job {told.job} on contract {told.domain.contract}, chain {told.domain.chain_id}"
+            )
+        return self.model_copy(update={"leaves": told.leaves})
+
+    def leaves_document(self) -> Leaves | None:
+        """The leaves as a document of their own."""
+        return None if self.leaves is None else Leaves(domain=self.domain, job=self.job, leaves=self.leaves)
+
     def artifacts(self) -> list[str]:
-        """Digests of the files that the job's events name: sorted, each once."""
-        named = (event.arguments.get(key) for event in self.of_job() for key in ("base", "digest", "globalDigest"))
-        return sorted({digest for digest in named if isinstance(digest, str)})
+        """Digests of the files that the job's events and leaves name: sorted, each once."""
+        told = (event.arguments.get(key) for event in self.of_job() for key in ("base", "digest", "globalDigest"))
+        return sorted(
+            {digest for digest in (*told, *(each.digest for each in self.named())) if isinstance(digest, str)}
+        )
 
     def without_artifact(self) -> frozenset[str]:
         """Digests that no sound file need have: of updates that were rejected for having none."""
@@ -72,11 +112,7 @@ class Evidence(Wire):
             for event in self.of_job()
             if event.name == EventName.UPDATE_REJECTED and event.arguments.get("reason") in _NO_FILE
         }
-        return frozenset(
-            str(event.arguments.get("digest"))
-            for event in self.of_job()
-            if event.name == EventName.UPDATE_RECORDED and (event.round, event.hospital) in rejected
-        )
+        return frozenset(each.digest for each in self.named() if (each.round, each.hospital) in rejected)
 
 
 def examine(
@@ -86,6 +122,7 @@ def examine(
     folder: Path | None = None,
     *,
     offline: bool = False,
+    folds: Folds | None = None,
 ) -> Verdict:
     """The verdict over a job. `source` is None where no file is at hand, `offline` says that the evidence came in a
     bundle and nobody was asked. Raises what `Verifier.verify` raises."""
@@ -96,16 +133,19 @@ def examine(
     if evidence.blocks is not None:
         shown = check_blocks(evidence.blocks, evidence.domain.contract, trusted.events, findings)
     _calldata(trusted, findings)
-    signed = list(_signed(trusted, findings))
-    # A wallet's answer is the node's word. In a bundle it counts where the events are shown to be those of a chain: the
-    # contract had asked the wallet before it emitted them.
+    signed = [*_signed(trusted, findings), *_committed(trusted, findings)]
     wallets = {(item.round, item.hospital) for item in evidence.updates if item.wallet}
-    believed = wallets if evidence.origin == "node" and (shown or not offline) else frozenset()
-    verdict = Verifier(evidence.domain, source, progress, folder).verify(
-        evidence.job, _ledger_events(trusted), signed, roles=_roles(trusted), wallets=believed
+    leaf_wallets = {(leaf.update.round, leaf.update.hospital) for leaf in evidence.leaves or () if leaf.wallet}
+    believed: set[Place] = set()
+    # A wallet's answer is the node's word. In a bundle it counts where the events are shown to be those of a chain and
+    # the contract had asked the wallet before it emitted them; about a leaf it asks for `UpdateProven` only.
+    if evidence.origin == "node" and (shown or not offline):
+        believed = wallets | (leaf_wallets & _proven(trusted) if offline else leaf_wallets)
+    verdict = Verifier(evidence.domain, source, progress, folder, folds).verify(
+        evidence.job, ledger_events(trusted), signed, roles=roles.history(trusted.events), wallets=believed
     )
     merged = (*findings, *verdict.findings)
-    notes = tuple(_notes(evidence, source, len(wallets), offline))
+    notes = tuple(_notes(evidence, source, len(wallets | leaf_wallets), offline))
     return verdict.model_copy(update={"findings": merged, "ok": not merged, "notes": notes})
 
 
@@ -121,7 +161,8 @@ def _sound(events: Iterable[ChainEvent], findings: list[Finding]) -> Iterator[Ch
             yield event
 
 
-def _ledger_events(evidence: Evidence) -> list[LedgerEvent]:
+def ledger_events(evidence: Evidence) -> list[LedgerEvent]:
+    """The job's events as the aggregator's verifier takes them."""
     return [
         LedgerEvent(
             name=EventName(event.name),
@@ -137,12 +178,19 @@ def _ledger_events(evidence: Evidence) -> list[LedgerEvent]:
     ]
 
 
-def _roles(evidence: Evidence) -> RoleHistory:
-    return RoleHistory(
-        RoleChanged(event.block, event.log_index, str(event.arguments["account"]), event.name == "RoleGranted")
-        for event in evidence.events
-        if event.name in decoding.ROLE_EVENTS and event.arguments["role"] == _HOSPITAL
-    )
+def _proven(evidence: Evidence) -> set[Place]:
+    """Leaves of which the contract emitted that they are committed and signed, a wallet being asked then."""
+    leaves = {(leaf.update.round, leaf.index): leaf.update for leaf in evidence.leaves or ()}
+    proven = set()
+    for event in evidence.of_job():
+        if event.name != EventName.UPDATE_PROVEN:
+            continue
+        told = event.arguments
+        update = leaves.get((event.round, int(told["index"])))
+        said = (event.hospital, told["digest"], told["samples"], told["metrics"])
+        if update is not None and said == (update.hospital, update.digest, update.samples, update.metrics):
+            proven.add((event.round, update.hospital))
+    return proven
 
 
 def _calldata(evidence: Evidence, findings: list[Finding]) -> None:
@@ -202,10 +250,32 @@ def _signed(evidence: Evidence, findings: list[Finding]) -> Iterator[LedgerUpdat
             findings.append(event.finding("its signature is malformed"))
 
 
+def _committed(evidence: Evidence, findings: list[Finding]) -> Iterator[LedgerUpdate]:
+    commitments = evidence.commitments()
+    for leaf in evidence.leaves or ():
+        event = commitments.get(leaf.update.round)
+        if event is None:
+            what = "there is a leaf of a round that has no commitment"
+            findings.append(
+                Finding(round=leaf.update.round, hospital=leaf.update.hospital, digest=leaf.update.digest, what=what)
+            )
+            continue
+        yield LedgerUpdate(
+            update=leaf.update,
+            signature=leaf.signature,
+            metrics=leaf.metrics,
+            reason=None,
+            transaction=event.transaction,
+            block=event.block,
+            index=leaf.index,
+        )
+
+
 def _notes(evidence: Evidence, source: ArtifactSource | None, wallets: int, offline: bool) -> Iterator[str]:
     if source is None:
         yield "no file was at hand: digests only, nothing was folded again"
-    if unseen := sum(item.metrics is None for item in evidence.updates):
+    told = [*(item.metrics for item in evidence.updates), *(leaf.metrics for leaf in evidence.leaves or ())]
+    if unseen := told.count(None):
         yield f"the metrics of {unseen} updates were not at hand: their digests are signed, they were not compared"
     if wallets and offline:
         yield f"{wallets} updates are signed by contract wallets (ERC-1271): that these accepted is the bundle's word"

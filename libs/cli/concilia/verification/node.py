@@ -6,6 +6,7 @@ range is too much for it.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -43,6 +44,11 @@ class Node:
         self._url = url
         self._http = httpx.Client(timeout=TIMEOUT, transport=transport)
         self._asked = 0
+
+    @property
+    def name(self) -> str:
+        """SHA-256 of the address, which itself may hold a key."""
+        return hashlib.sha256(self._url.encode()).hexdigest()
 
     def close(self) -> None:
         """Close the connection."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -28,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from concilia.connection import UsageError
+from concilia.verification import saving
 from concilia.verification.evidence import Evidence
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -142,15 +141,7 @@ def envelope(made: Statement, account: LocalAccount) -> Envelope:
 
 def save(document: Statement | Envelope, path: Path) -> None:
     """Write a report, all at once. Raises `OSError`."""
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(6)}.partial")
-    try:
-        with partial.open("xb") as file:
-            file.write(_json(document) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    saving.save(_json(document) + b"\n", path)
 
 
 def load(path: Path) -> tuple[Statement, Sequence[str]]:
@@ -188,16 +179,9 @@ def _contributors(evidence: Evidence) -> list[Contributor]:
     closed = {event.round for event in evidence.of_job() if event.name == EventName.ROUND_CLOSED}
     rejected = {(event.round, event.hospital) for event in evidence.of_job() if event.name == EventName.UPDATE_REJECTED}
     return [
-        Contributor(
-            round=event.round,
-            hospital=str(event.hospital),
-            update=str(event.arguments.get("digest")),
-            samples=samples if isinstance(samples := event.arguments.get("samples"), int) else 0,
-        )
-        for event in evidence.of_job()
-        if event.name == EventName.UPDATE_RECORDED
-        and event.round in closed
-        and (event.round, event.hospital) not in rejected
+        Contributor(round=each.round, hospital=each.hospital, update=each.digest, samples=each.samples)
+        for each in sorted(evidence.named(), key=lambda each: each.round)
+        if each.round in closed and (each.round, each.hospital) not in rejected
     ]
 
 

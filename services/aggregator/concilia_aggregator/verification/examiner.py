@@ -16,10 +16,11 @@ from typing import Protocol
 import redis
 from concilia_kit import logs, signing
 from concilia_kit.problems import Problem
-from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate
+from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, RecordedEvent
 from concilia_kit.wire.verification import Verdict
 
 from concilia_aggregator.leases import lease
+from concilia_aggregator.verification import roles
 from concilia_aggregator.verification.records import Superseded, VerificationRow, Verifications
 from concilia_aggregator.verification.verifier import ArtifactSource, Verifier
 
@@ -45,7 +46,11 @@ class Records(Protocol):
         ...
 
     def signed(self, job: str) -> list[LedgerUpdate]:
-        """A job's updates with their signatures."""
+        """A job's updates with their signatures, those of a Merkle round by ascending index."""
+        ...
+
+    def role_events(self) -> list[RecordedEvent]:
+        """All grants and revocations of roles."""
         ...
 
 
@@ -137,4 +142,6 @@ class Examiner(threading.Thread):
 
         progress(0.0, "reading the ledger")
         events, signed = self._ledger.events(row.job), self._ledger.signed(row.job)
-        return Verifier(self._ledger.domain(), self._source, progress, folder).verify(row.job, events, signed)
+        history = roles.history(self._ledger.role_events())  # read last: it reaches as far as the job's events do
+        verifier = Verifier(self._ledger.domain(), self._source, progress, folder)
+        return verifier.verify(row.job, events, signed, roles=history)

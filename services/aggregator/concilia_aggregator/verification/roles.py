@@ -8,8 +8,34 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
+
+from concilia_kit.roles import Role
+
+ROLE_EVENTS = frozenset({"RoleGranted", "RoleRevoked"})
+
+_HOSPITAL = Role.HOSPITAL.identifier.hex()
+
+
+class RoleEvent(Protocol):
+    """An event of the contract at its place in the chain."""
+
+    @property
+    def name(self) -> str:
+        """As the contract names it."""
+
+    @property
+    def block(self) -> int:
+        """Its block's number."""
+
+    @property
+    def log_index(self) -> int:
+        """Its place within the block."""
+
+    @property
+    def arguments(self) -> Mapping[str, str | int]:
+        """By name, bytes32 as 64 hexadecimal characters."""
 
 
 class RoleChanged(NamedTuple):
@@ -34,3 +60,12 @@ class RoleHistory:
         changes = self._of.get(account, [])
         before = bisect.bisect_left(changes, (block, log_index, False))
         return before > 0 and changes[before - 1][2]
+
+
+def history(events: Iterable[RoleEvent]) -> RoleHistory:
+    """The hospital role over time, from any of the contract's events. Raises `KeyError` for a malformed role event."""
+    return RoleHistory(
+        RoleChanged(event.block, event.log_index, str(event.arguments["account"]), event.name == "RoleGranted")
+        for event in events
+        if event.name in ROLE_EVENTS and event.arguments["role"] == _HOSPITAL
+    )

@@ -2,16 +2,18 @@
 
 What is checked of every round: each update's signature against its hospital, the hospital's role at that place of the
 chain (where the role events are given), its metrics and its file against their digests, the ordered contribution list,
-and the global model folded again from the stored updates. One finding does not
-end the search; a service that does not answer does, because nothing follows from that.
+and the global model folded again from the stored updates; of a Merkle round before all that its leaves, against root
+and count. One finding does not end the search; a service that does not answer does, because nothing follows from that.
 """
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +25,7 @@ from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, Reason
 from concilia_kit.wire.verification import Finding, Verdict
 
 from concilia_aggregator.folding import Recipe, fold
+from concilia_aggregator.verification.commitment import unfold
 from concilia_aggregator.verification.lineage import BrokenLineage, Lineage, RecordedUpdate, Round, rebuild
 from concilia_aggregator.verification.roles import RoleHistory
 
@@ -35,6 +38,18 @@ class ArtifactSource(Protocol):
 
         Raises `Problem` or `OSError` where it is gone, `Problem` of 500 and above where that cannot be told.
         """
+        ...
+
+
+class Folds(Protocol):
+    """What was folded once: by a key that all that goes in determines, the digest of what came out."""
+
+    def recall(self, key: str) -> str | None:
+        """The digest that a fold had, None where it is not known."""
+        ...
+
+    def remember(self, key: str, digest: str) -> None:
+        """Keep a fold's digest."""
         ...
 
 
@@ -62,16 +77,23 @@ Place = tuple[int, str]
 class Verifier:
     """Checks one job. What must lie on disk meanwhile lies below `folder` (the system's own place where it is None).
 
-    Without a `source` no file is checked and nothing folded: the verdict counts no round.
+    Without a `source` no file is checked and nothing folded: the verdict counts no round. What `folds` recalls is not
+    folded again; all files are hashed in any case.
     """
 
     def __init__(
-        self, domain: signing.Domain, source: ArtifactSource | None, progress: Progress, folder: Path | None = None
+        self,
+        domain: signing.Domain,
+        source: ArtifactSource | None,
+        progress: Progress,
+        folder: Path | None = None,
+        folds: Folds | None = None,
     ) -> None:
         self._domain = domain
         self._source = source
         self._tell = progress
         self._folder = folder
+        self._folds = folds
         self._findings: list[Finding] = []
         self._tally = _Tally()
 
@@ -84,13 +106,17 @@ class Verifier:
         roles: RoleHistory | None = None,
         wallets: Collection[Place] = (),
     ) -> Verdict:
-        """Check a job's events and the signed updates that go with them. Raises `Problem` where a file's service does
-        not answer, and what `progress` raises.
+        """Check a job's events and the signed updates that go with them, a Merkle round's by ascending index. Raises
+        `Problem` where a file's service does not answer, and what `progress` raises.
 
         `wallets` names updates whose signature a contract wallet was asked about, and accepted (ERC-1271).
         """
         self._roles, self._wallets = roles, wallets
-        by_place = {(item.update.round, item.update.hospital): item for item in signed}
+        by_place: dict[Place, LedgerUpdate] = {}
+        leaves: dict[int, list[LedgerUpdate]] = defaultdict(list)
+        for each in signed:
+            by_place.setdefault((each.update.round, each.update.hospital), each)
+            leaves[each.update.round].append(each)
         try:
             lineage = rebuild(events)
         except BrokenLineage as broken:
@@ -98,6 +124,10 @@ class Verifier:
             lineage = Lineage()
         if not lineage.rounds and not self._findings:
             self._find(0, None, None, "the ledger has no round of this job")
+        for item in lineage.rounds:
+            if item.commitment is not None:
+                for fault in unfold(job, item, leaves[item.number], self._domain):
+                    self._find(item.number, *fault)
         self._tally.all = 1 + sum(len(item.updates) + bool(item.global_digest) for item in lineage.rounds)
         if lineage.rounds and self._source is not None:
             self._progress("initial weights")
@@ -109,20 +139,19 @@ class Verifier:
         self._progress("done")
         if lineage.rounds and lineage.published is None:
             self._find(lineage.rounds[-1].number, None, None, "the job's model is not published")
-        updates = [update for item in lineage.rounds for update in item.updates.values()]
         return Verdict(
             job=job,
             ok=not self._findings,
             rounds=len([item for item in lineage.rounds if item.global_digest and self._source is not None]),
-            updates=len(updates),
+            updates=sum(item.submitted for item in lineage.rounds),
             signatures=self._tally.signatures,
-            rejected=len([item for item in updates if item.reason]),
+            rejected=sum(item.rejected for item in lineage.rounds),
             bytes_read=self._tally.bytes_read,
             published=lineage.published,
             findings=tuple(self._findings),
         )
 
-    def _round(self, job: str, item: Round, signed: Mapping[tuple[int, str], LedgerUpdate]) -> None:
+    def _round(self, job: str, item: Round, signed: Mapping[Place, LedgerUpdate]) -> None:
         self._progress(f"round {item.number}: {len(item.updates)} signatures")
         for update in item.updates.values():
             self._signature(job, item, update, signed.get((item.number, update.hospital)))
@@ -137,6 +166,12 @@ class Verifier:
             self._tally.done += 1
         if item.global_digest is None:
             return
+        if item.commitment is not None and not item.updates:  # its leaves are needed, which is a finding already
+            if self._source is not None:
+                with self._place() as place:
+                    self._file(item.number, None, item.global_digest, place)
+            self._tally.done += 1
+            return
         contributions = in_order(Contribution(each.hospital, each.digest, each.samples) for each in item.accepted())
         if of_contributions(contributions) != item.contributions:
             self._find(item.number, None, item.contributions, "the ordered contribution list has another digest")
@@ -149,8 +184,15 @@ class Verifier:
 
     def _signature(self, job: str, item: Round, update: RecordedUpdate, signed: LedgerUpdate | None) -> None:
         where = (item.number, update.hospital, update.digest)
-        if self._roles is not None and not self._roles.held(update.hospital, update.block, update.log_index):
-            self._find(*where, "its signer did not hold the hospital role when it was recorded")
+        # The contract checks no role at a commitment. A leaf of no hospital that was rejected went nowhere: that is how
+        # one is left out whose hospital was expelled between the last look and the commitment.
+        if (
+            self._roles is not None
+            and not (item.commitment and update.reason)
+            and not self._roles.held(update.hospital, update.block, update.log_index)
+        ):
+            what = "recorded" if item.commitment is None else "committed"
+            self._find(*where, f"its signer did not hold the hospital role when it was {what}")
         if signed is None:
             self._find(*where, "there is no signature for it")
             return
@@ -171,7 +213,7 @@ class Verifier:
             pass  # recovering says nothing of a wallet's signature, and the wallet was asked
         elif recovered != update.hospital:
             self._find(*where, f"its signature is {recovered}'s")
-        elif not _accepted_form(signed.signature):
+        elif not accepted_form(signed.signature):
             self._find(*where, "its signature is in a form that the contract never accepts")
         else:
             self._tally.signatures += 1
@@ -195,12 +237,28 @@ class Verifier:
             return
         self._progress(f"round {item.number}: folding {len(files)} updates again")
         try:
-            again = fold(files, [each.samples for each in contributions], Recipe.of(models[0]), folder / "again")
+            again = self._folded(files, contributions, Recipe.of(models[0]), folder / "again")
         except (ValueError, KeyError) as error:
             self._find(item.number, None, item.global_digest, f"it cannot be folded again: {error}")
             return
         if again != item.global_digest:
             self._find(item.number, None, item.global_digest, f"folded again it is {again}")
+
+    def _folded(self, files: list[TensorFile], contributions: list[Contribution], recipe: Recipe, target: Path) -> str:
+        """The digest of a fold: the files are those of the contributions' digests, which was looked at just before."""
+        key = digests.of_json(
+            {
+                "contributions": of_contributions(contributions),
+                "recipe": recipe.metadata(),
+                "code": {name: version(name) for name in ("concilia-aggregator", "concilia-kit", "numpy")},
+            }
+        )
+        if self._folds is not None and (known := self._folds.recall(key)) is not None:
+            return known
+        again = fold(files, [each.samples for each in contributions], recipe, target)
+        if self._folds is not None:
+            self._folds.remember(key, again)
+        return again
 
     def _file(self, round_: int, hospital: str | None, digest: str, folder: Path) -> Path | None:
         """The artifact's path if its bytes hash to its digest; a finding and None otherwise."""
@@ -237,7 +295,7 @@ class Verifier:
         self._findings.append(Finding(round=round_, hospital=hospital, digest=digest, what=what))
 
 
-def _accepted_form(signature: str) -> bool:
+def accepted_form(signature: str) -> bool:
     """65 bytes, s in the lower half, v 27 or 28: of one signature's many spellings the one that the contract takes."""
     raw = bytes.fromhex(signature.removeprefix("0x"))
     return len(raw) == 65 and int.from_bytes(raw[32:64], "big") <= _HALF_ORDER and raw[64] in (27, 28)
