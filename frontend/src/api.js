@@ -10,6 +10,7 @@ export class Api {
   #session;
   #fetch;
   #tokens = new Map();
+  #asking = new Map(); // exchanges under way: a page's parts load side by side
 
   constructor(session, fetch = globalThis.fetch.bind(globalThis)) {
     this.#session = session;
@@ -36,12 +37,23 @@ export class Api {
     throw problem;
   }
 
-  /** A token for one service. Throws `Problem`. */
+  /** A token for one service; who asks while one is being asked for gets the same. Throws `Problem`. */
   async token(service, fresh = false) {
+    const session = this.#session.current;
     const known = this.#tokens.get(service);
-    if (!fresh && known && known.session === this.#session.current && known.ends - MARGIN_MS > Date.now()) {
-      return known.token;
+    if (!fresh && known && known.session === session && known.ends - MARGIN_MS > Date.now()) return known.token;
+    const asked = this.#asking.get(service);
+    if (!fresh && asked && asked.session === session) return asked.token;
+    const asking = { session, token: this.#exchanged(service) };
+    this.#asking.set(service, asking);
+    try {
+      return await asking.token;
+    } finally {
+      if (this.#asking.get(service) === asking) this.#asking.delete(service);
     }
+  }
+
+  async #exchanged(service) {
     const token = await this.#session.exchange(service);
     const ends = Date.parse(token.expires_at);
     this.#tokens.set(service, { token: token.token, ends, session: this.#session.current });

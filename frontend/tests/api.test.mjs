@@ -50,6 +50,35 @@ test("a token is asked for once a service and kept", async () => {
   assert.equal(calls[0].url, "/api/model/v1/models");
 });
 
+test("parts of a page that ask at once share one token, and one refusal", async () => {
+  assert.deepEqual(await Promise.all([api.token("model"), api.token("model"), api.token("chain")]), [
+    "token-1",
+    "token-1",
+    "token-2",
+  ]);
+  assert.deepEqual(session.exchanged, ["model", "chain"]);
+
+  session.current = { address: "0xb" };
+  session.exchange = async () => {
+    session.exchanged.push("refused");
+    throw new Problem("Not now.", { code: "away" });
+  };
+  const told = await Promise.allSettled([api.token("model"), api.token("model")]);
+  assert.deepEqual(
+    told.map(({ reason }) => reason.code),
+    ["away", "away"],
+  );
+  assert.equal(session.exchanged.length, 3);
+  await assert.rejects(api.token("model"), { code: "away" }); // a refusal is not kept
+  assert.equal(session.exchanged.length, 4);
+});
+
+test("who asks while another session's token is under way gets their own", async () => {
+  const earlier = api.token("model");
+  session.current = { address: "0xb" };
+  assert.deepEqual(await Promise.all([earlier, api.token("model")]), ["token-1", "token-2"]);
+});
+
 test("a token is renewed 15 seconds before its end, and not sooner", async () => {
   await api.token("model");
   mock.timers.tick(44_999);

@@ -9,6 +9,12 @@ test("downloads, uploads and transactions of a job", () => {
   assert.equal(sum.transactions, 3 * (2 + 4) + 1);
 });
 
+test("under a Merkle root a round's updates share one transaction", () => {
+  const sum = (hospitals) => estimate({ modelBytes: 10, hospitals, rounds: 3, recording: "merkle" });
+  assert.equal(sum(1000).transactions, 3 * 3 + 1);
+  assert.deepEqual({ ...sum(4), transactions: 19 }, estimate({ modelBytes: 10, hospitals: 4, rounds: 3 }));
+});
+
 test("one hospital, one round", () => {
   const sum = estimate({ modelBytes: MODEL_BYTES.resnet50, hospitals: 1, rounds: 1 });
   assert.equal(sum.bytes, 3 * MODEL_BYTES.resnet50);

@@ -52,6 +52,7 @@ export const view = (fields = {}) => ({
     quorum: 1,
     deadline_seconds: 600,
     target: null,
+    recording: "each",
     seed: 0,
     local: {},
     evaluation: {},
@@ -104,4 +105,32 @@ export const transaction = (block, seconds) => ({
   job: JOB,
   round: 1,
   hospital: null,
+});
+
+/** A Merkle job's view. */
+export const merkleView = (fields = {}) => {
+  const plain = view(fields);
+  return { ...plain, spec: { ...plain.spec, recording: "merkle" } };
+};
+
+/** The event of a Merkle round's commitment. */
+export const committed = (block, number = 1) => ({
+  ...recorded(ADA, block, number),
+  name: "UpdatesCommitted",
+  arguments: { job: JOB, round: number, root: "f".repeat(64), count: 2 },
+});
+
+/** A Merkle round as the chain service has it: with hospitals whose updates are collected, or committed. */
+export const merkleRound = ({ collected = [], updates = [], number = 1 }) => ({
+  job: JOB,
+  round: number,
+  merkle: true,
+  collected,
+  root: updates.length ? "f".repeat(64) : null,
+  updates: updates.map((hospital, index) => ({
+    update: { hospital },
+    index,
+    transaction: `0x${"9".padStart(64, "0")}`,
+    block: 9,
+  })),
 });

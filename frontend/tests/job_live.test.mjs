@@ -1,9 +1,22 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { hospitals, tally } from "../src/job/hospitals.js";
-import { NOTHING, reduce, wanted } from "../src/job/live.js";
+import { NOTHING, reduce, unread, wanted } from "../src/job/live.js";
 import { reasonWords } from "../src/reasons.js";
-import { ADA, BOB, node, progress, recorded, rejected, round, transaction, view } from "./job-fixtures.mjs";
+import {
+  ADA,
+  BOB,
+  committed,
+  merkleRound,
+  merkleView,
+  node,
+  progress,
+  recorded,
+  rejected,
+  round,
+  transaction,
+  view,
+} from "./job-fixtures.mjs";
 
 const play = (events, from = NOTHING) => events.reduce((state, event) => reduce(state, { at: 0, ...event }), from);
 const snapshot = (fields) => ({ name: "snapshot", data: view(fields) });
@@ -101,6 +114,59 @@ test("a latency is known once the transaction is", () => {
   assert.equal(hospitals(state, 1)[0].confirmed.latency, null);
   const known = play([{ name: "transactions", data: [transaction(7, 0.4)] }], state);
   assert.equal(hospitals(known, 1)[0].confirmed.latency, 0.4);
+});
+
+test("of a transaction that carries several, each hospital has its own latency", () => {
+  const rows = [
+    { ...transaction(7, 0.4), hospital: ADA },
+    { ...transaction(7, 2.5), hospital: BOB },
+  ];
+  const events = [ledger(recorded(ADA, 7, 1, 0)), ledger(recorded(BOB, 7, 1, 1))];
+  const state = play([snapshot(), ...events, { name: "transactions", data: rows.slice(0, 1) }]);
+  const latencies = (of) => hospitals(of, 1).map((row) => [row.address, row.confirmed.latency]);
+  assert.deepEqual(latencies(state), [
+    [ADA, 0.4],
+    [BOB, null],
+  ]);
+  assert.deepEqual(wanted(state, events[1]), ["transactions"]);
+  assert.deepEqual(latencies(play([{ name: "transactions", data: rows }], state)), [
+    [ADA, 0.4],
+    [BOB, 2.5],
+  ]);
+});
+
+test("an update that is collected waits for the commitment, and is on the ledger after it", () => {
+  const begun = [{ name: "snapshot", data: merkleView() }, progress(ADA, "submitting"), progress(BOB, "training", 0.5)];
+  const waiting = play([...begun, { name: "recorded", data: merkleRound({ collected: [ADA] }) }]);
+  const row = (state, address) => hospitals(state, 1).find((each) => each.address === address);
+  assert.deepEqual(
+    [row(waiting, ADA).stage, row(waiting, ADA).collected, row(waiting, ADA).uploaded, row(waiting, ADA).confirmed],
+    ["submitted", true, true, null],
+  );
+  assert.equal(row(waiting, BOB).collected, false);
+  assert.equal(tally(hospitals(waiting, 1)), "0 of 2 on the ledger, 1 collected");
+  const after = { name: "recorded", data: merkleRound({ updates: [ADA, BOB] }) };
+  const done = play([ledger(committed(9)), { name: "transactions", data: [transaction(9, 0.6)] }, after], waiting);
+  assert.deepEqual(row(done, BOB).confirmed, { block: 9, transaction: committed(9).transaction, latency: 0.6 });
+  assert.deepEqual([row(done, ADA).collected, row(done, BOB).stage], [false, "submitted"]);
+  assert.equal(tally(hospitals(done, 1)), "2 of 2 on the ledger");
+});
+
+test("a Merkle job's rounds are read while they are open and once they are committed", () => {
+  const start = play([{ name: "snapshot", data: merkleView() }]);
+  assert.deepEqual(unread(start), [1]);
+  assert.deepEqual(wanted(start, { name: "snapshot", data: merkleView() }), ["events", "transactions", "recorded"]);
+  assert.deepEqual(wanted(start, progress(ADA, "submitted", 1)), ["recorded"]);
+  assert.deepEqual(wanted(start, progress(ADA, "training", 0.1)), []);
+  assert.deepEqual(wanted(start, ledger(committed(9))), ["recorded", "transactions"]);
+  const two = { name: "events", data: [committed(9, 1), committed(19, 2)] };
+  assert.deepEqual(wanted(start, two), ["recorded"]);
+  const later = play([{ name: "snapshot", data: merkleView({ phase: "evaluating", round: 2 }) }, two]);
+  assert.deepEqual(unread(later), [2, 1]);
+  const read = play([{ name: "recorded", data: merkleRound({ updates: [ADA] }) }], later);
+  assert.deepEqual(unread(read), [2]);
+  const plain = play([snapshot(), two]);
+  assert.deepEqual([unread(plain), wanted(plain, progress(ADA, "submitted", 1))], [[], []]);
 });
 
 test("hospitals that are online and silent are shown while the round waits for them, by name", () => {

@@ -59,6 +59,11 @@ test("a description in the services' units", () => {
   assert.deepEqual(jobSpec(values(), "f".repeat(64)).strategy, { name: "fedavg" });
 });
 
+test("updates are recorded each by itself unless it is asked otherwise", () => {
+  assert.equal(jobSpec(values(), "f".repeat(64)).recording, "each");
+  assert.equal(jobSpec(values({ recording: "merkle" }), "f".repeat(64)).recording, "merkle");
+});
+
 test("a service's refusal stands beside its fields", () => {
   const errors = [
     { where: "body.local.epochs", what: "Input should be less than or equal to 100" },

@@ -12,10 +12,10 @@ export const MODEL_BYTES = {
  * The cost of a job in which every hospital takes part in every round.
  *
  * A hospital downloads each global model once, the initial one included (it is evaluated as round 0 and trained from in
- * round 1), and uploads one update a round. A round opens and closes with a transaction each and has one for each
- * update; publishing takes one more.
+ * round 1), and uploads one update a round. A round opens and closes with a transaction each and has at most one for each
+ * update (those that come together share one), or one for all under a Merkle root; publishing takes one more.
  */
-export function estimate({ modelBytes, hospitals, rounds }) {
+export function estimate({ modelBytes, hospitals, rounds, recording = "each" }) {
   const downloads = hospitals * (rounds + 1);
   const uploads = hospitals * rounds;
   return {
@@ -25,7 +25,7 @@ export function estimate({ modelBytes, hospitals, rounds }) {
     bytesUp: uploads * modelBytes,
     bytes: (downloads + uploads) * modelBytes,
     bytesEach: hospitals ? ((downloads + uploads) / hospitals) * modelBytes : 0,
-    transactions: rounds * (2 + hospitals) + 1,
+    transactions: rounds * (2 + (recording === "merkle" ? 1 : hospitals)) + 1,
   };
 }
 

@@ -55,6 +55,15 @@ export function fields({ values, faults, models, online }) {
             ["fedprox", "FedProx"],
           ]),
         )}
+        ${field(
+          "recording",
+          "How updates are recorded",
+          "Each by itself: the ledger checks and shows every one. Under one Merkle root: a round's updates wait for one transaction that stands for them all, which costs hundreds of hospitals hardly more than one; each can prove that its own is in it.",
+          select("recording", [
+            ["each", "each by itself"],
+            ["merkle", "under one Merkle root"],
+          ]),
+        )}
         ${values.strategy === "fedprox" ? field("mu", "FedProx: mu", "How strongly each hospital is held to the global model; 0 is FedAvg.", input("mu", { inputmode: "decimal" })) : nothing}
       </div>
     </fieldset>

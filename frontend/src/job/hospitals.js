@@ -2,7 +2,7 @@
 
 import { reasonWords } from "../reasons.js";
 import { isOnline } from "../sites.js";
-import { ledgerEvents } from "./live.js";
+import { ledgerEvents, transactionOf } from "./live.js";
 
 /** A node's stages in words. `uploaded` says that its bytes are with the consortium. */
 export const STAGES = {
@@ -21,9 +21,10 @@ export const STAGES = {
 export const siteOf = (state, address) => state.nodes.get(address)?.registration.site || null;
 
 /**
- * A round's hospitals, by name: `{address, site, stage, fraction, detail, uploaded, confirmed, rejected, evaluated}`.
+ * A round's hospitals, by name: `{address, site, stage, fraction, detail, uploaded, collected, confirmed, rejected,
+ * evaluated}`.
  *
- * `confirmed` is `{block, transaction, latency}` once the ledger has the update, with seconds or null while unknown;
+ * `collected` says that the update waits for its Merkle round's commitment; `confirmed` is `{block, transaction, latency}` once the ledger has the update, with seconds or null while unknown;
  * `rejected` the reason in words; `stage` null for a hospital that is online and was not heard of in this round.
  */
 export function hospitals(state, number) {
@@ -44,8 +45,14 @@ export function hospitals(state, number) {
   for (const { hospital, reason } of round?.rejected ?? []) row(hospital).rejected = reasonWords(reason);
   for (const event of ledgerEvents(state)) {
     if (event.round !== number) continue;
-    if (event.name === "UpdateRecorded") row(event.arguments.hospital).confirmed = confirmation(state, event);
-    if (event.name === "UpdateRejected") row(event.arguments.hospital).rejected = reasonWords(event.arguments.reason);
+    const { hospital } = event.arguments;
+    if (event.name === "UpdateRecorded") row(hospital).confirmed = confirmation(state, event, hospital);
+    if (event.name === "UpdateRejected") row(hospital).rejected = reasonWords(event.arguments.reason);
+  }
+  const merkle = state.rounds.get(number);
+  for (const address of merkle?.collected ?? []) row(address).collected = true;
+  for (const each of merkle?.updates ?? []) {
+    row(each.update.hospital).confirmed = confirmation(state, each, each.update.hospital);
   }
   for (const each of rows.values()) settle(each);
   return [...rows.values()].sort((a, b) =>
@@ -57,7 +64,9 @@ export function hospitals(state, number) {
 export function tally(rows) {
   const confirmed = rows.filter((row) => row.confirmed).length;
   const rejected = rows.filter((row) => row.rejected).length;
+  const collected = rows.filter((row) => row.collected).length;
   const parts = [`${confirmed} of ${rows.length} on the ledger`];
+  if (collected) parts.push(`${collected} collected`);
   if (rejected) parts.push(`${rejected} rejected`);
   return parts.join(", ");
 }
@@ -72,23 +81,26 @@ function blank(address, site) {
     fraction: 0,
     detail: "",
     uploaded: false,
+    collected: false,
     confirmed: null,
     rejected: null,
     evaluated: false,
   };
 }
 
-function confirmation(state, event) {
-  const known = state.transactions.get(event.transaction);
+function confirmation(state, { block, transaction }, hospital) {
+  const known = transactionOf(state, transaction, hospital);
   const latency = known ? (Date.parse(known.confirmed_at) - Date.parse(known.received_at)) / 1000 : null;
-  return { block: event.block, transaction: event.transaction, latency };
+  return { block, transaction, latency };
 }
 
 // The ledger may be ahead of what a node said last: an update that is on it was trained, uploaded and submitted.
 function settle(row) {
-  if (row.confirmed && (row.stage === null || !["submitted", "evaluating", "evaluated"].includes(row.stage))) {
+  if (row.confirmed) row.collected = false;
+  const submitted = ["submitted", "evaluating", "evaluated"].includes(row.stage);
+  if ((row.confirmed || row.collected) && !submitted) {
     Object.assign(row, { stage: "submitted", fraction: 1, detail: "" });
   }
   if (row.evaluated && row.stage === "evaluating") row.stage = "evaluated";
-  row.uploaded = row.confirmed !== null || Boolean(STAGES[row.stage]?.uploaded);
+  row.uploaded = row.confirmed !== null || row.collected || Boolean(STAGES[row.stage]?.uploaded);
 }

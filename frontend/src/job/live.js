@@ -1,6 +1,7 @@
 // What a live page knows of a job, and how each event changes it. Pure: state and event in, state out.
 //
-// Three sources tell of one job: the aggregator's view, its events, and the ledger. They may repeat themselves and come
+// Three sources tell of one job: the aggregator's view, its events, and the ledger (of a Merkle round, whose updates are no
+// events, its state as well). They may repeat themselves and come
 // in any order relative to each other; whatever that order, the same things known give the same state.
 
 import { ENDED } from "../jobs.js";
@@ -11,6 +12,7 @@ export const NOTHING = {
   read: false,
   ledger: new Map(),
   transactions: new Map(),
+  rounds: new Map(),
   nodes: new Map(),
   since: {},
   pending: null,
@@ -19,7 +21,7 @@ export const NOTHING = {
 /**
  * The state after an event. Events of the stream are `{name, data, at}` with the stream's own names, `at` being when the
  * page heard it (milliseconds). The page's own: `asking` (a view was asked for), `view` (it came), `events` (the ledger's,
- * from the chain service), `transactions`, `nodes`.
+ * from the chain service), `transactions`, `recorded` (a Merkle round as the chain service has it), `nodes`.
  */
 export function reduce(state, event) {
   const { name, data, at } = event;
@@ -39,7 +41,9 @@ export function reduce(state, event) {
     case "events":
       return { ...recorded(state, data), read: true };
     case "transactions":
-      return { ...state, transactions: joined(state.transactions, data, (item) => item.transaction) };
+      return { ...state, transactions: joined(state.transactions, data, carried) };
+    case "recorded":
+      return { ...state, rounds: new Map([...state.rounds, [data.round, data]]) };
     case "nodes":
       return { ...state, nodes: new Map(data.map((node) => [node.address, node])) };
     default:
@@ -51,11 +55,32 @@ export function reduce(state, event) {
 export function wanted(state, { name, data }) {
   if (name === "round" || name === "evaluation") return ["view"];
   if (name === "job") return ENDED.has(data.phase) ? ["view", "transactions"] : ["nodes"];
-  if (name === "ledger" && data.name === "UpdateRecorded" && !state.transactions.has(data.transaction)) {
-    return ["transactions"];
+  if (name === "ledger" && data.name === "UpdatesCommitted") return ["recorded", "transactions"];
+  if (name === "ledger" && data.name === "UpdateRecorded") {
+    return transactionOf(state, data.transaction, data.arguments.hospital) ? [] : ["transactions"];
   }
-  if (name === "snapshot") return ["events", "transactions"];
+  if (name === "snapshot") return isMerkle(state) ? ["events", "transactions", "recorded"] : ["events", "transactions"];
+  if (isMerkle(state) && (name === "events" || (name === "progress" && data.progress.stage === "submitted"))) {
+    return ["recorded"];
+  }
   return [];
+}
+
+const isMerkle = (state) => state.view?.spec.recording === "merkle";
+const carried = ({ transaction, hospital }) => `${transaction}:${hospital ?? ""}`;
+
+/** What is known of a transaction as far as it concerns a hospital: it may carry what several asked. */
+export const transactionOf = (state, transaction, hospital) =>
+  state.transactions.get(carried({ transaction, hospital })) ?? state.transactions.get(carried({ transaction }));
+
+/** Numbers of a Merkle job's rounds that should be read, the newest first: one that is open, and those committed. */
+export function unread(state) {
+  if (!isMerkle(state)) return [];
+  const known = (number) => Boolean(state.rounds.get(number)?.root);
+  const committed = ledgerEvents(state).filter((event) => event.name === "UpdatesCommitted");
+  const numbers = new Set(committed.map((event) => event.round));
+  if (state.view.round > 0 && state.view.phase === "training") numbers.add(state.view.round);
+  return [...numbers].filter((number) => !known(number)).sort((a, b) => b - a);
 }
 
 /** Events of the ledger in chain order. */

@@ -70,7 +70,11 @@ function deadline(state, number, now) {
       ? nothing
       : "Its deadline runs from its opening.";
   }
-  if (left <= 0) return "The deadline has passed; the last block's updates are still taken.";
+  if (left <= 0) {
+    return state.view.spec.recording === "merkle"
+      ? "The deadline has passed; what was collected is being committed."
+      : "The deadline has passed; the last block's updates are still taken.";
+  }
   return html`Hospitals have <span role="timer" aria-live="off" class="clock">${clock(left)}</span> left to submit;
     ${state.view.spec.quorum} of them are enough then.`;
 }
@@ -100,7 +104,7 @@ function onLedger(state, number, row, confirmed, rejected) {
   const link = `/update?job=${state.view.id}&round=${number}&hospital=${row.address}`;
   if (!confirmed && !state.read) return html`<span class="busy quiet">asking the ledger</span>`;
   if (!confirmed) {
-    return html`<span class="badge">${row.uploaded ? "uploaded, not yet on the ledger" : "not on the ledger yet"}</span>
+    return html`<span class="badge">${row.collected ? "collected, waits for the commitment" : row.uploaded ? "uploaded, not yet on the ledger" : "not on the ledger yet"}</span>
       ${rejected ? html`<span class="wrong">rejected: ${rejected}</span>` : nothing}`;
   }
   return html`<a class="badge ${rejected ? "bad" : "good"}" href=${link} data-confirmed>

@@ -15,6 +15,7 @@ export const DEFAULTS = {
   quorum: "1",
   deadline: "60",
   target: "",
+  recording: "each",
   epochs: "1",
   batch: "32",
   rate: "0.001",
@@ -53,6 +54,7 @@ const WHERE = {
   quorum: "quorum",
   deadline_seconds: "deadline",
   target: "target",
+  recording: "recording",
   seed: "seed",
   "local.epochs": "epochs",
   "local.batch_size": "batch",
@@ -116,6 +118,7 @@ export function jobSpec(values, initial) {
     quorum: Number(values.quorum),
     deadline_seconds: Math.round(Number(values.deadline) * 60),
     target: target === null ? null : target / 100,
+    recording: values.recording,
     seed: Number(values.seed),
     local: {
       epochs: Number(values.epochs),

@@ -49,6 +49,7 @@ function asked({ id, spec, created_at, created_by }) {
     ["Strategy", fedprox ? `FedProx, mu ${spec.strategy.proximal_mu}` : "FedAvg"],
     ["Rounds", count(spec.rounds)],
     ["Quorum", `${count(spec.quorum)} ${spec.quorum === 1 ? "hospital" : "hospitals"} a round`],
+    ["Recording", spec.recording === "merkle" ? "a round's updates under one Merkle root" : "each update by itself"],
     ["Deadline", `${duration(spec.deadline_seconds)} a round`],
     [
       "Local training",

@@ -3,7 +3,7 @@
 import { ENDED } from "../jobs.js";
 import { Problem } from "../problem.js";
 import { follow } from "../stream.js";
-import { NOTHING, reduce, wanted } from "./live.js";
+import { NOTHING, reduce, unread, wanted } from "./live.js";
 
 const SETTLE_MS = 120; // events come in bursts; one fetch answers for all of a burst
 const NODES_MS = 1_000;
@@ -33,10 +33,14 @@ export async function watch(api, job, changed, signal, followed = follow) {
     if (name === "view") take("asking");
     take(name, await api.json(service, path, { signal: both }));
   };
+  const readRounds = async () => {
+    for (const number of unread(state)) await get("recorded", "chain", `/v1/jobs/${job}/rounds/${number}`)();
+  };
   const ask = {
     view: fetcher(get("view", "aggregator", `/v1/jobs/${job}`), SETTLE_MS, both),
     events: fetcher(get("events", "chain", `/v1/jobs/${job}/events`), SETTLE_MS, both),
     transactions: fetcher(get("transactions", "chain", `/v1/transactions?job=${job}&limit=1000`), SETTLE_MS, both),
+    recorded: fetcher(readRounds, SETTLE_MS, both),
     nodes: fetcher(get("nodes", "aggregator", "/v1/nodes"), NODES_MS, both),
   };
   const askAll = () => Object.values(ask).forEach((each) => void each());

@@ -145,7 +145,7 @@ function cost({ values, online, sizes }) {
   const hospitals = Math.max(online ?? 0, Math.trunc(Number(values.quorum)) || 1, 1);
   const exact = initialRequest(values) ? undefined : sizes.get(chosenArtifact(values));
   const modelBytes = exact ?? MODEL_BYTES[values.architecture];
-  const sum = estimate({ modelBytes, hospitals, rounds });
+  const sum = estimate({ modelBytes, hospitals, rounds, recording: values.recording });
   return html`<section class="panel cost" aria-labelledby="cost-title">
     <h2 id="cost-title">What it will cost</h2>
     <p class="quiet">
@@ -157,11 +157,12 @@ function cost({ values, online, sizes }) {
       <div><dt>Uploads</dt><dd>${count(sum.uploads)} <span class="quiet">${bytes(sum.bytesUp)}</span></dd></div>
       <div><dt>In all</dt><dd id="cost-bytes"><strong>${bytes(sum.bytes)}</strong></dd></div>
       <div><dt>For each hospital</dt><dd>${bytes(sum.bytesEach)}</dd></div>
-      <div><dt>Ledger transactions</dt><dd id="cost-transactions">${count(sum.transactions)}</dd></div>
+      <div><dt>Ledger transactions</dt><dd>${values.recording === "merkle" ? nothing : "at most "}<span id="cost-transactions">${count(sum.transactions)}</span></dd></div>
     </dl>
     <p class="quiet">
       Every hospital downloads the initial model, which is evaluated first, and the new one of each round; it uploads one
-      update a round. A round opens and closes on the ledger, with one transaction for each update; publishing is one more.
+      update a round. A round opens and closes on the ledger, with one transaction for
+      ${values.recording === "merkle" ? "all its updates" : "each update, or for several that come together"}; publishing is one more.
     </p>
   </section>`;
 }

@@ -11,18 +11,22 @@ from concilia_kit.roles import Role
 from concilia_kit.signing import Domain
 from concilia_kit.wire.chain import (
     ContractInfo,
+    EventPage,
     LedgerEvent,
     LedgerJob,
     LedgerRound,
     LedgerUpdate,
     Member,
     Publication,
+    RecordedEvent,
     Rejection,
     RoundClosure,
     RoundOpening,
     Transaction,
 )
 from pydantic import TypeAdapter
+
+from concilia_aggregator.verification.roles import ROLE_EVENTS
 
 _EVENTS = TypeAdapter(list[LedgerEvent])
 _MEMBERS = TypeAdapter(list[Member])
@@ -41,15 +45,19 @@ class Ledger(Protocol):
         ...
 
     def transactions(self, job: str) -> list[Transaction]:
-        """A job's transactions."""
+        """What was asked about a job, each with the transaction that carried it; several may name the same."""
         ...
 
     def open(self, opening: RoundOpening) -> None:
         """Open a round."""
         ...
 
+    def commit(self, job: str, round_: int) -> None:
+        """Commit a Merkle round's collected updates. Raises `Problem` 'nothing_collected'."""
+        ...
+
     def reject(self, job: str, round_: int, rejection: Rejection) -> None:
-        """Leave an update out."""
+        """Leave a recorded or committed update out."""
         ...
 
     def close(self, job: str, round_: int, closure: RoundClosure) -> None:
@@ -89,6 +97,10 @@ class ChainLedger:
         """See `Ledger`."""
         call(self._chain, "POST", "/v1/rounds", json=opening.model_dump(mode="json"))
 
+    def commit(self, job: str, round_: int) -> None:
+        """See `Ledger`."""
+        call(self._chain, "POST", f"/v1/rounds/{job}/{round_}/commitment")
+
     def reject(self, job: str, round_: int, rejection: Rejection) -> None:
         """See `Ledger`."""
         call(self._chain, "POST", f"/v1/rounds/{job}/{round_}/rejections", json=rejection.model_dump(mode="json"))
@@ -119,6 +131,17 @@ class ChainLedger:
         found = self._found(f"/v1/jobs/{job}")
         known = LedgerJob.model_validate_json(found).rounds if found else ()
         return [update for item in known for update in item.updates]
+
+    def role_events(self) -> list[RecordedEvent]:
+        """See `Records`."""
+        found: list[RecordedEvent] = []
+        params: dict[str, str | int | list[str]] = {"name": sorted(ROLE_EVENTS), "limit": 1000}
+        while True:
+            page = EventPage.model_validate_json(call(self._chain, "GET", "/v1/events", params=params).content)
+            found += page.events
+            if page.before is None:
+                return found
+            params["before"] = page.before
 
     def _found(self, path: str) -> bytes | None:
         """What the ledger says, None where it knows nothing of it."""

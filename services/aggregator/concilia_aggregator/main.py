@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from concilia_aggregator.verification.records import Verifications
 from concilia_aggregator.verification.sources import FolderSource
 from concilia_aggregator.wakeup import QUEUE, Listener, Wakeup
 
+PACKAGE = "concilia-aggregator"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -84,7 +86,10 @@ def assemble(settings: AggregatorSettings) -> Parts:
     registry = metrics.registry()
     measured = RoundMetrics(registry)
     folder = Folder(artifacts, ledger, settings.directory, limits, measured)
-    coordinator = Coordinator(store, ledger, artifacts, folder, send, settings.node_seconds, measured, changes)
+    version = settings.code_version or importlib.metadata.version(PACKAGE)
+    coordinator = Coordinator(
+        store, ledger, artifacts, folder, send, settings.node_seconds, f"{PACKAGE} {version}", measured, changes
+    )
     verifications = Verifications(engine, store, changes)
     source = FolderSource(Path(mount.path)) if is_mounted else Downloads(model)
     examiner = Examiner(verifications, ledger, source, client, settings.directory / "verifications")

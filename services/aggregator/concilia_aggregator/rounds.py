@@ -7,9 +7,12 @@ Rules, in the order they apply:
 2. The initial model is evaluated first (round 0), then rounds are opened one after another on the job's head.
 3. A round is planned (cohort and deadline written down) before it is opened on the chain, so that a crash between the
    two repeats the same opening; a plan whose deadline passed unopened is made anew.
-4. A round is folded when all of its cohort has submitted, or at its deadline if its quorum has.
-5. After screening, too few accepted updates send the round back to waiting if its deadline allows, else it is aborted.
-   After `MAX_ABORTED` aborted rounds in a row the job fails.
+4. A round is folded when all of its cohort has submitted, or at its deadline if its quorum has. In a Merkle round
+   updates are collected until then, and committed first, at most `COMMIT_GRACE` after the deadline; what is committed
+   goes on as if it had been recorded, whoever committed it and however many it are.
+5. After screening, too few accepted updates send the round back to waiting if its deadline allows, else it is aborted;
+   a committed round takes no further update and is aborted at once. After `MAX_ABORTED` aborted rounds in a row the
+   job fails.
 6. A closed round's model is evaluated by whoever is there, at most until the evaluation's deadline.
 7. Target reached or all rounds closed: the model is published and the job is finished.
 
@@ -26,6 +29,8 @@ from concilia_kit.wire.jobs import JobSpec, Phase
 MAX_ABORTED = 3
 GRACE_SECONDS = 2
 """A deadline is over this much later, so that an update in the deadline's last block is seen before it is judged."""
+COMMIT_GRACE = 3600
+"""Seconds after its deadline until which the contract takes a round's commitment; its constant of that name."""
 
 PAUSED = "paused by an administrator"
 
@@ -54,7 +59,10 @@ class JobState:
 
 @dataclass(frozen=True, slots=True)
 class RoundFacts:
-    """The current round as the ledger shows it: `recorded` hospitals in it, `accepted` of them not rejected."""
+    """The current round as the ledger shows it: `recorded` hospitals in it, `accepted` of them not rejected.
+
+    In a `merkle` round that is not `committed` yet: those collected, and as many of them as would be committed now.
+    """
 
     status: RoundStatus
     base: str
@@ -62,6 +70,8 @@ class RoundFacts:
     recorded: frozenset[str]
     accepted: int
     global_digest: str | None = None
+    merkle: bool = False
+    committed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +114,11 @@ class OpenRound:
 
 
 @dataclass(frozen=True, slots=True)
+class Commit:
+    """Commit what was collected on the chain; the state stays, the ledger tells that it was done."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fold:
     """Screen what was recorded, fold what is accepted, close the round on the chain."""
 
@@ -122,7 +137,7 @@ class Publish:
     state: JobState
 
 
-Move = Wait | Enter | AskEvaluations | OpenRound | Fold | AbortRound | Publish
+Move = Wait | Enter | AskEvaluations | OpenRound | Commit | Fold | AbortRound | Publish
 
 
 def begin(initial: str) -> JobState:
@@ -199,25 +214,36 @@ def _train(spec: JobSpec, state: JobState, facts: Facts) -> Move:
         return Wait("the ledger does not show the round yet")
     if facts.ledger.status is RoundStatus.ABORTED:
         return Enter(after_abort(state, "the round was aborted on the ledger"))
-    if facts.ledger.status is RoundStatus.CLOSED or state.cohort <= facts.ledger.recorded:
-        return _fold_or_give_up(spec, state, facts, facts.ledger, over=state.cohort <= facts.ledger.recorded)
-    if facts.now <= state.deadline + GRACE_SECONDS:
+    over = state.cohort <= facts.ledger.recorded or facts.ledger.committed
+    if facts.ledger.status is RoundStatus.OPEN and not over and facts.now <= state.deadline + GRACE_SECONDS:
         missing = len(state.cohort - facts.ledger.recorded)
         return Wait(f"{missing} of {len(state.cohort)} hospitals still train")
-    return _fold_or_give_up(spec, state, facts, facts.ledger, over=True)
+    return _end(spec, state, facts, facts.ledger)
 
 
-def _fold_or_give_up(spec: JobSpec, state: JobState, facts: Facts, ledger: RoundFacts, over: bool) -> Move:
-    if ledger.status is RoundStatus.CLOSED or ledger.accepted >= spec.quorum:
+def _end(spec: JobSpec, state: JobState, facts: Facts, ledger: RoundFacts) -> Move:
+    """The move of a round that nobody of its cohort is waited for any more."""
+    if ledger.status is RoundStatus.CLOSED:
         return Enter(replace(state, phase=Phase.FOLDING, detail=""))
-    if not over or (facts.now <= state_deadline(state) + GRACE_SECONDS and _others_may_come(state, facts, ledger)):
+    if ledger.accepted >= spec.quorum:
+        return _fold_or_commit(state, facts, ledger)
+    if facts.now <= state_deadline(state) + GRACE_SECONDS and _others_may_come(state, facts, ledger):
         return Wait(f"{ledger.accepted} accepted updates, {spec.quorum} needed; waiting for others")
     detail = f"round {state.round}: {ledger.accepted} accepted updates at its end, {spec.quorum} needed"
     return AbortRound(after_abort(state, detail))
 
 
+def _fold_or_commit(state: JobState, facts: Facts, ledger: RoundFacts) -> Move:
+    if not ledger.merkle or ledger.committed:
+        return Enter(replace(state, phase=Phase.FOLDING, detail=""))
+    if facts.now <= ledger.deadline + COMMIT_GRACE:
+        return Commit()
+    detail = f"round {state.round}: its updates could not be committed within an hour after its deadline"
+    return AbortRound(after_abort(state, detail))
+
+
 def _others_may_come(state: JobState, facts: Facts, ledger: RoundFacts) -> bool:
-    return bool((state.cohort | facts.live) - ledger.recorded)
+    return not ledger.committed and bool((state.cohort | facts.live) - ledger.recorded)
 
 
 def state_deadline(state: JobState) -> int:

@@ -10,12 +10,23 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from concilia_kit import logs
 from concilia_kit.digests import Contribution, of_contributions
 from concilia_kit.problems import Problem
 from concilia_kit.wire.chain import LedgerRound, Publication, RoundClosure, RoundOpening, RoundStatus
-from concilia_kit.wire.jobs import Change, EvaluationChange, JobChange, JobSpec, Phase, ProgressChange, RoundChange
+from concilia_kit.wire.jobs import (
+    Change,
+    EvaluationChange,
+    JobChange,
+    JobManifest,
+    JobSpec,
+    Phase,
+    ProgressChange,
+    Recording,
+    RoundChange,
+)
 from concilia_kit.wire.models import ModelRegistration
 from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, EvaluationReport, Progress, TrainTask
 
@@ -46,6 +57,7 @@ class Coordinator:
         folder: Folder,
         send: Send,
         node_seconds: float,
+        code: str,
         metrics: RoundMetrics | None = None,
         tell: Tell = nobody,
     ) -> None:
@@ -56,15 +68,23 @@ class Coordinator:
         self._folder = folder
         self._send = send
         self._node_seconds = node_seconds
+        self._code = code
         self._metrics = metrics or RoundMetrics()
 
     def create(self, spec: JobSpec, creator: str) -> str:
-        """Start a job; returns its id. Raises `InitialMissing`."""
+        """Start a job; returns its id, which is its manifest's. Raises `InitialMissing`."""
         if not self._artifacts.exists(spec.initial):
             raise InitialMissing(f"no artifact {spec.initial[:12]}…: upload the initial weights first")
-        job = secrets.token_hex(32)
-        self._store.add_job(job, spec, rounds.begin(spec.initial), creator)
-        _log.info("job created", job=job, architecture=spec.architecture.value, rounds=spec.rounds)
+        manifest = JobManifest(
+            spec=spec.model_dump(mode="json"),
+            created_by=creator,
+            created_at=datetime.now(UTC).isoformat(),
+            code=self._code,
+            salt=secrets.token_hex(16),
+        )
+        job = manifest.id()
+        self._store.add_job(job, spec, rounds.begin(spec.initial), creator, manifest)
+        _log.info("job created", job=job, architecture=spec.architecture.value, rounds=spec.rounds, code=self._code)
         return job
 
     def stop(self, job: str) -> None:
@@ -113,13 +133,15 @@ class Coordinator:
     def _facts(self, row: JobRow, state: JobState) -> rounds.Facts:
         now = time.time()
         live: frozenset[str] = frozenset()
+        members: frozenset[str] = frozenset()
         if state.phase in {Phase.BASELINE, Phase.OPENING, Phase.EVALUATING, Phase.TRAINING}:
             heard = {node.address for node in self._store.nodes() if now - node.seen_at <= self._node_seconds}
-            live = self._ledger.hospitals() & heard
+            members = self._ledger.hospitals()
+            live = members & heard
         ledger = None
         if state.phase in {Phase.OPENING, Phase.TRAINING} or state.stopping:
             recorded = self._ledger.round(row.id, state.round) if state.round else None
-            ledger = _round_facts(recorded) if recorded else None
+            ledger = _round_facts(recorded, members) if recorded else None
         reports: list[EvaluationReport] = []
         evaluated: frozenset[str] = frozenset()
         if state.phase in {Phase.BASELINE, Phase.EVALUATING}:
@@ -143,6 +165,11 @@ class Coordinator:
                 self._save(row, new, tasks=_evaluations(row.id, spec, new))
             case rounds.OpenRound(new):
                 self._open(row, spec, new)
+            case rounds.Commit():
+                self._ledger.commit(row.id, state.round)
+                shown = self._ledger.round(row.id, state.round)
+                if shown is None or shown.root is None:
+                    return False  # the chain service's reading is behind its writing: the event wakes the job
             case rounds.Fold():
                 self._fold(row, spec, state)
             case rounds.AbortRound(new):
@@ -166,7 +193,14 @@ class Coordinator:
     def _open(self, row: JobRow, spec: JobSpec, new: JobState) -> None:
         deadline = rounds.state_deadline(new)
         self._ledger.open(
-            RoundOpening(job=row.id, round=new.round, base=new.head, deadline=deadline, quorum=spec.quorum)
+            RoundOpening(
+                job=row.id,
+                round=new.round,
+                base=new.head,
+                deadline=deadline,
+                quorum=spec.quorum,
+                merkle=spec.recording is Recording.MERKLE,
+            )
         )
         opened = RoundRow(
             job=row.id, round=new.round, base=new.head, deadline=deadline, opened_at=time.time(), summary={}
@@ -264,14 +298,20 @@ def _shown(state: JobState) -> JobChange:
     return JobChange(phase=state.phase, round=state.round, detail=state.detail, paused=state.paused)
 
 
-def _round_facts(recorded: LedgerRound) -> rounds.RoundFacts:
+def _round_facts(recorded: LedgerRound, members: frozenset[str]) -> rounds.RoundFacts:
+    """What the state machine needs of a round; who lost its role since its update was collected is not committed."""
+    is_collecting = recorded.merkle and recorded.root is None
     return rounds.RoundFacts(
         status=recorded.status,
         base=recorded.base,
         deadline=recorded.deadline,
-        recorded=frozenset(item.update.hospital for item in recorded.updates),
-        accepted=len(recorded.accepted()),
+        recorded=frozenset(
+            recorded.collected if is_collecting else (item.update.hospital for item in recorded.updates)
+        ),
+        accepted=len(members & set(recorded.collected) if is_collecting else recorded.accepted()),
         global_digest=recorded.global_digest,
+        merkle=recorded.merkle,
+        committed=recorded.root is not None,
     )
 
 
@@ -302,12 +342,19 @@ def _evaluations(job: str, spec: JobSpec, state: JobState) -> list[OutboxRow]:
 
 
 def _seconds(recorded: LedgerRound, ledger: Ledger) -> dict[str, float]:
-    """Seconds by phase, as nodes and relay measured them."""
+    """Seconds by phase, as nodes and chain service measured them.
+
+    Of a transaction that carried several orders the longest latency counts, once: what the one that came first waited.
+    """
+    latencies: dict[str, float] = {}
+    for item in ledger.transactions(recorded.job):
+        if item.round == recorded.round:
+            latencies[item.transaction] = max(item.latency, latencies.get(item.transaction, 0.0))
     metrics = [item.metrics for item in recorded.updates if item.metrics is not None]
     return {
         TRAINING: max((item.seconds_training for item in metrics), default=0.0),
         MOVING: sum(item.seconds_download + item.seconds_upload for item in metrics),
-        CHAIN: sum(item.latency for item in ledger.transactions(recorded.job) if item.round == recorded.round),
+        CHAIN: sum(latencies.values()),
     }
 
 

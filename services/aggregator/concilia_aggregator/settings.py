@@ -25,6 +25,9 @@ class AggregatorSettings(ServiceSettings):
     keystore: Path = Field(description="keystore v3 of the aggregator's own address, a coordinator on the contract")
     password_file: Path = Field(description="file with the keystore's password")
     directory: Path = Field(description="folder for models being folded and downloads being screened")
+    code_version: str = Field(
+        default="", max_length=100, description="version of this code, kept with each job; empty: the package's"
+    )
     node_seconds: float = Field(default=60.0, gt=0, description="a node not heard of for so long is not in a cohort")
     tick_seconds: float = Field(default=1.0, gt=0, description="how often deadlines are looked at")
     max_streams: int = Field(default=200, ge=1, description="most readers that follow jobs at a time, by process")

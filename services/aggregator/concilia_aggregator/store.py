@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from concilia_kit.wire.jobs import JobSpec, Phase
+from concilia_kit.wire.jobs import JobManifest, JobSpec, Phase
 from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progress
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -26,7 +26,7 @@ class Base(DeclarativeBase):
 
 
 class JobRow(Base):
-    """A job: what was asked for, and its state as `rounds.JobState`."""
+    """A job: what was asked for, and its state as `rounds.JobState`; no manifest where it is from before there were."""
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
@@ -36,6 +36,7 @@ class JobRow(Base):
     version: Mapped[int] = mapped_column(sa.Integer)
     created_at: Mapped[float] = mapped_column(sa.Float)
     created_by: Mapped[str] = mapped_column(sa.String(42))
+    manifest: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
 
 
 class RoundRow(Base):
@@ -102,16 +103,20 @@ class Store:
     def __init__(self, database: sa.Engine) -> None:
         self._database = database
 
-    def add_job(self, job: str, spec: JobSpec, state: JobState, creator: str) -> None:
-        """Remember a new job."""
+    def add_job(
+        self, job: str, spec: JobSpec, state: JobState, creator: str, manifest: JobManifest | None = None
+    ) -> None:
+        """Remember a new job, as created when its manifest says."""
+        created_at = datetime.fromisoformat(manifest.created_at).timestamp() if manifest else time.time()
         row = JobRow(
             id=job,
             spec=spec.model_dump(mode="json"),
             state=_dump(state),
             phase=state.phase.value,
             version=0,
-            created_at=time.time(),
+            created_at=created_at,
             created_by=creator,
+            manifest=manifest.model_dump(mode="json") if manifest else None,
         )
         with Session(self._database) as session, session.begin():
             session.add(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from concilia_kit.wire.jobs import JobView, Phase, Rejected, RoundView, SiteScores
+from concilia_kit.wire.jobs import JobManifest, JobView, Phase, Rejected, RoundView, SiteScores
 from concilia_kit.wire.training import EvaluationReport, Node, NodeRegistration, Progress
 
 from concilia_aggregator import scores
@@ -48,6 +48,7 @@ def job(store: Store, row: JobRow) -> JobView:
             _round(item, reports.get(item.round, {}), progresses.get(item.round, {}), sites)
             for item in store.rounds(row.id)
         ),
+        manifest=JobManifest.model_validate(row.manifest) if row.manifest else None,
     )
 
 

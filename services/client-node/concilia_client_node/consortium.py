@@ -14,7 +14,7 @@ from concilia_kit import http
 from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.signing import Domain
 from concilia_kit.wire.auth import Application
-from concilia_kit.wire.chain import ContractInfo, LedgerRound, Receipt, UpdateSubmission
+from concilia_kit.wire.chain import Acknowledgement, ContractInfo, LedgerRound, Receipt, UpdateSubmission
 from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progress
 
 from concilia_client_node.errors import WeightsError
@@ -62,10 +62,12 @@ class Consortium:
         """A round as the ledger has it."""
         return LedgerRound.model_validate_json(self._call(self.chain, "GET", _round(job, number)).content)
 
-    def submit(self, submission: UpdateSubmission) -> Receipt:
-        """Have a signed update recorded."""
+    def submit(self, submission: UpdateSubmission) -> Receipt | Acknowledgement:
+        """Have a signed update recorded; in a Merkle round it is collected, to be committed with the others."""
         body = submission.model_dump_json()
         answer = self._call(self.chain, "POST", "/v1/updates", content=body, headers=_JSON)
+        if answer.status_code == 202:
+            return Acknowledgement.model_validate_json(answer.content)
         return Receipt.model_validate_json(answer.content)
 
     def fetch(self, digest: str, path: Path, check: Callable[[], None]) -> int:

@@ -1,9 +1,9 @@
 """The life of a task at a hospital.
 
 Training: ask the ledger whether the round is open on this base, fetch the base by digest, train, write and hash the
-update, upload it, sign the statement about it, have it recorded. Each finished step is kept on disk; a task that comes
-again goes on from there, and an update that was made is sent again byte for byte (signatures are deterministic,
-RFC 6979). What the ledger refuses is not tried again.
+update, upload it, sign the statement about it, have it recorded or, in a Merkle round, collected. Each finished step is
+kept on disk; a task that comes again goes on from there, and an update that was made is sent again byte for byte
+(signatures are deterministic, RFC 6979). What the ledger refuses is not tried again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from concilia_kit import digests, logs, signing
+from concilia_kit import digests, logs, merkle, signing
 from concilia_kit.problems import Problem
-from concilia_kit.wire.chain import LedgerRound, RoundStatus, UpdateSubmission
+from concilia_kit.wire.chain import Acknowledgement, LedgerRound, RoundStatus, UpdateSubmission
 from concilia_kit.wire.training import EvaluateTask, EvaluationReport, Progress, Stage, TrainTask, UpdateMetrics
 from eth_account.signers.local import LocalAccount
 
@@ -85,10 +85,15 @@ class Hospital:
         kept = self.folder.trained(task.job, task.round)
         if kept is not None and kept.base != task.base:
             kept = None
-        if self._recorded(task, self._open_round(task)):
+        found = self._open_round(task)
+        if self._recorded(task, found):
             self._end(task, Stage.SUBMITTED, "the update was on the ledger already")
             return
         metrics = self.folder.metrics(task.job, task.round) if kept is not None else None
+        if metrics is None and self.account.address in found.collected:
+            # Nobody says which update it is before the commitment; one that is kept here is sent again, to be told.
+            self._end(task, Stage.SUBMITTED, "an update of this hospital was collected already")
+            return
         if kept is None or (metrics is None and not self.folder.update(task.job, task.round).exists()):
             kept, metrics = self._make(task), None
         if metrics is None:
@@ -179,15 +184,29 @@ class Hospital:
             samples=kept.images,
             metrics=digests.of_json(metrics.model_dump(mode="json")),
         )
-        signature = signing.sign(update, self.consortium.domain(), self.account)
+        domain = self.consortium.domain()
+        signature = signing.sign(update, domain, self.account)
+        words = f"update of {kept.images} images"
         try:
-            self.consortium.submit(UpdateSubmission(update=update, metrics=metrics, signature=signature))
+            answer = self.consortium.submit(UpdateSubmission(update=update, metrics=metrics, signature=signature))
         except Problem as problem:
             # An answer that was lost on its way: the ledger knows whether it is ours that is there.
-            found = self.consortium.round if problem.problem_code == "already_submitted" else None
+            found = self.consortium.round if problem.problem_code in _THERE_ALREADY else None
             if found is None or not self._recorded(task, found(task.job, task.round)):
                 raise
-        self._end(task, Stage.SUBMITTED, f"update of {kept.images} images")
+        else:
+            if isinstance(answer, Acknowledgement):
+                self._acknowledged(answer, merkle.leaf(merkle.update_data(update, domain, signature)).hex())
+                words += ", collected for the round's commitment"
+        self._end(task, Stage.SUBMITTED, words)
+
+    def _acknowledged(self, answer: Acknowledgement, leaf: str) -> None:
+        """Log what was collected, by which its place in the commitment can be found. Raises `Refused`."""
+        if answer.leaf != leaf:
+            raise Refused(f"leaf {answer.leaf[:12]}… was collected, and not this update's, {leaf[:12]}…")
+        _log.info(
+            "collected", job=answer.job, round=answer.round, leaf=leaf, received_at=answer.received_at.isoformat()
+        )
 
     def _evaluate(self, task: EvaluateTask) -> None:
         began = time.monotonic()
@@ -252,4 +271,5 @@ class Hospital:
         self.metrics.tasks.labels(TRAIN if isinstance(task, TrainTask) else EVALUATE, outcome).inc()
 
 
+_THERE_ALREADY = frozenset({"already_submitted", "already_committed"})
 _LEVELS = {Stage.REFUSED: 30, Stage.FAILED: 40}

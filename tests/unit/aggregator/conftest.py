@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from concilia_aggregator.artifacts import ArtifactNotFound
-from concilia_kit.problems import Conflict
+from concilia_kit import merkle
+from concilia_kit.problems import Conflict, NotFound
 from concilia_kit.signing import Update
 from concilia_kit.wire.chain import (
     LedgerRound,
@@ -42,12 +43,16 @@ METRICS = UpdateMetrics(
 )
 
 
+COMMIT_GRACE = 3600  # the contract's
+
+
 @dataclass
 class MemoryLedger:
-    """`Ledger` with the contract's rules, in memory."""
+    """`Ledger` with the contract's rules, in memory, and those of the chain service that collects for it."""
 
     members: set[str] = field(default_factory=set)
     rounds: dict[tuple[str, int], LedgerRound] = field(default_factory=dict)
+    collected: dict[tuple[str, int], list[LedgerUpdate]] = field(default_factory=dict)
     published: dict[str, str] = field(default_factory=dict)
     clock: Any = time.time
 
@@ -64,7 +69,8 @@ class MemoryLedger:
         key = (opening.job, opening.round)
         if key in self.rounds:
             known = self.rounds[key]
-            if (known.base, known.deadline, known.quorum) != (opening.base, opening.deadline, opening.quorum):
+            asked = (opening.base, opening.deadline, opening.quorum, opening.merkle)
+            if (known.base, known.deadline, known.quorum, known.merkle) != asked:
                 raise Conflict("another opening", code="round_out_of_order")
             return
         if opening.deadline <= self.clock():
@@ -81,22 +87,46 @@ class MemoryLedger:
             global_digest=None,
             contributions=None,
             updates=(),
+            merkle=opening.merkle,
         )
 
     def submit(self, job: str, round_: int, hospital: str, digest: str, samples: int = 10) -> None:
         known = self._open(job, round_)
         if self.clock() > known.deadline:
             raise Conflict("too late", code="deadline_passed")
-        if any(item.update.hospital == hospital for item in known.updates):
+        if known.root is not None:
+            raise Conflict("committed", code="already_committed")
+        waiting = self.collected.setdefault((job, round_), [])
+        if any(item.update.hospital == hospital for item in (*known.updates, *waiting)):
             raise Conflict("twice", code="already_submitted")
         update = Update(
             hospital=hospital, job=job, round=round_, base=known.base, digest=digest, samples=samples, metrics="0" * 64
         )
         item = LedgerUpdate(update=update, signature="0x00", metrics=METRICS, reason=None, transaction="0x", block=1)
-        self._set(known, submitted=known.submitted + 1, updates=(*known.updates, item))
+        if known.merkle:
+            waiting.append(item)
+            self._set(known, collected=tuple(item.update.hospital for item in waiting))
+        else:
+            self._set(known, submitted=known.submitted + 1, updates=(*known.updates, item))
+
+    def commit(self, job: str, round_: int) -> None:
+        known = self._open(job, round_)
+        if known.root is not None:
+            return
+        counted = [item for item in self.collected.get((job, round_), ()) if item.update.hospital in self.members]
+        waiting = sorted(counted, key=lambda item: int(item.update.hospital, 16))
+        if not waiting:
+            raise Conflict("nobody", code="nothing_collected")
+        if self.clock() > known.deadline + COMMIT_GRACE:
+            raise Conflict("too late", code="deadline_passed")
+        updates = tuple(item.model_copy(update={"index": index}) for index, item in enumerate(waiting))
+        root = merkle.root(merkle.leaf(item.update.digest.encode()) for item in updates).hex()
+        self._set(known, submitted=len(updates), updates=updates, collected=(), root=root)
 
     def reject(self, job: str, round_: int, rejection: Rejection) -> None:
         known = self._open(job, round_)
+        if all(item.update.hospital != rejection.hospital for item in known.updates):
+            raise NotFound("no such update", code="update_not_found")
         updates = tuple(
             item.model_copy(update={"reason": rejection.reason}) if item.update.hospital == rejection.hospital else item
             for item in known.updates

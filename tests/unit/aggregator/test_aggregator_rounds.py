@@ -8,7 +8,7 @@ import pytest
 from concilia_aggregator import rounds
 from concilia_aggregator.rounds import Facts, JobState, RoundFacts, decide
 from concilia_kit.wire.chain import RoundStatus
-from concilia_kit.wire.jobs import JobSpec, Phase
+from concilia_kit.wire.jobs import JobSpec, Phase, Recording
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -30,6 +30,10 @@ def training(**changes: object) -> JobState:
 
 def ledger(*recorded: str, accepted: int | None = None, status: RoundStatus = RoundStatus.OPEN) -> RoundFacts:
     return RoundFacts(status, BASE, 1100, frozenset(recorded), len(recorded) if accepted is None else accepted)
+
+
+def collected(*hospitals: str, accepted: int | None = None, committed: bool = False) -> RoundFacts:
+    return replace(ledger(*hospitals, accepted=accepted), merkle=True, committed=committed)
 
 
 def test_waits_for_enough_hospitals_before_the_baseline() -> None:
@@ -84,6 +88,42 @@ def test_an_opening_that_is_on_the_ledger_is_taken_over_with_its_deadline() -> N
 )
 def test_training(facts: Facts, expected: type) -> None:
     assert isinstance(decide(spec(), training(), facts), expected)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (Facts(1000, ledger=collected(A, B)), rounds.Wait),  # quorum, and C has time left
+        (Facts(1102, ledger=collected(A, B)), rounds.Wait),  # within the grace
+        (Facts(1103, ledger=collected(A, B)), rounds.Commit),
+        (Facts(1000, ledger=collected(A, B, C)), rounds.Commit),
+        (Facts(1103, ledger=collected(A)), rounds.AbortRound),
+        (Facts(1100 + rounds.COMMIT_GRACE, ledger=collected(A, B, C)), rounds.Commit),
+        (Facts(1101 + rounds.COMMIT_GRACE, ledger=collected(A, B, C)), rounds.AbortRound),
+        (Facts(1000, ledger=collected(A, B, C, committed=True)), rounds.Enter),
+        (Facts(1000, ledger=collected(A, B, committed=True)), rounds.Enter),  # C cannot come any more
+        (Facts(1101 + rounds.COMMIT_GRACE, ledger=collected(A, B, committed=True)), rounds.Enter),
+        (Facts(1000, ledger=collected(A, committed=True)), rounds.AbortRound),
+        (Facts(1000, frozenset({A, "0xd"}), collected(A, B, C, accepted=1, committed=True)), rounds.AbortRound),
+        (Facts(1000, ledger=replace(collected(A, committed=True), status=RoundStatus.CLOSED)), rounds.Enter),
+        (Facts(1000, ledger=replace(collected(A, B), status=RoundStatus.ABORTED)), rounds.Enter),
+    ],
+)
+def test_training_in_a_merkle_round(facts: Facts, expected: type) -> None:
+    move = decide(spec(), training(), facts)
+    assert isinstance(move, expected)
+    if facts.ledger and facts.ledger.committed and isinstance(move, rounds.Enter):
+        assert move.state.phase is Phase.FOLDING
+
+
+@pytest.mark.parametrize("state", [training(stopping=True), training(stopping=True, paused=True)])
+def test_stopping_gives_up_a_merkle_round_whether_committed_or_not(state: JobState) -> None:
+    for facts in (collected(A, B, C), collected(A, B, C, committed=True)):
+        assert isinstance(decide(spec(), state, Facts(1000, ledger=facts)), rounds.AbortRound)
+
+
+def test_a_paused_job_commits_what_was_collected() -> None:
+    assert decide(spec(), training(paused=True), Facts(1000, ledger=collected(A, B, C))) == rounds.Commit()
 
 
 def test_aborted_rounds_in_a_row_fail_the_job() -> None:
@@ -172,9 +212,10 @@ def test_an_ended_job_makes_no_move(phase: Phase) -> None:
 class JobWalk(RuleBasedStateMachine):
     """A job in a world where hospitals come, go, submit, are rejected, and the process crashes between effects."""
 
-    @initialize(quorum=st.integers(1, 3), total=st.integers(1, 3))
-    def start(self, quorum: int, total: int) -> None:
-        self.spec = spec(quorum=quorum, rounds=total)
+    @initialize(quorum=st.integers(1, 3), total=st.integers(1, 3), recording=st.sampled_from(Recording))
+    def start(self, quorum: int, total: int, recording: Recording) -> None:
+        self.spec = spec(quorum=quorum, rounds=total, recording=recording)
+        self.merkle = recording is Recording.MERKLE
         self.state = rounds.begin(BASE)
         self.now = 1000.0
         self.live: set[str] = set()
@@ -187,14 +228,16 @@ class JobWalk(RuleBasedStateMachine):
     def come_or_go(self, who: str, there: bool) -> None:
         (self.live.add if there else self.live.discard)(who)
 
-    @rule(seconds=st.integers(1, 80))
+    @rule(seconds=st.one_of(st.integers(1, 80), st.just(rounds.COMMIT_GRACE)))
     def time_passes(self, seconds: int) -> None:
         self.now += seconds
 
     @rule(who=st.sampled_from([A, B, C]), good=st.booleans())
     def submit(self, who: str, good: bool) -> None:
         current = self.chain.get(self.state.round)
-        if current and current["status"] is RoundStatus.OPEN and self.now <= current["deadline"]:  # type: ignore[operator]
+        if not current or current["status"] is not RoundStatus.OPEN or current["committed"]:
+            return
+        if self.now <= current["deadline"]:  # type: ignore[operator]
             current["updates"].setdefault(who, good)  # type: ignore[attr-defined]
 
     @rule(who=st.sampled_from([A, B, C]))
@@ -219,6 +262,8 @@ class JobWalk(RuleBasedStateMachine):
                 current["deadline"],  # type: ignore[arg-type]
                 frozenset(updates),
                 accepted,
+                merkle=self.merkle,
+                committed=bool(current["committed"]),
             )
         return Facts(self.now, frozenset(self.live), seen, frozenset(self.evaluated))
 
@@ -246,9 +291,17 @@ class JobWalk(RuleBasedStateMachine):
                         "deadline": after.deadline,
                         "updates": {},
                         "rejected": set(),
+                        "committed": False,
                     },
                 )
                 assert known["deadline"] == after.deadline
+            case rounds.Commit():
+                current = self.chain[self.state.round]
+                assert self.merkle
+                assert not current["committed"]
+                assert len(current["updates"]) >= self.spec.quorum  # type: ignore[arg-type]
+                assert self.now <= current["deadline"] + rounds.COMMIT_GRACE  # type: ignore[operator]
+                current["committed"] = True
             case rounds.Fold():
                 after = self.fold()
             case rounds.AbortRound(after):
@@ -261,6 +314,7 @@ class JobWalk(RuleBasedStateMachine):
     def fold(self) -> JobState:
         current = self.chain[self.state.round]
         if current["status"] is RoundStatus.OPEN:
+            assert current["committed"] is self.merkle, "folded what nobody committed"
             updates: dict[str, bool] = current["updates"]  # type: ignore[assignment]
             current["rejected"] = {who for who, good in updates.items() if not good}
             if sum(updates.values()) < self.spec.quorum:
@@ -290,6 +344,12 @@ class JobWalk(RuleBasedStateMachine):
             if item["status"] is RoundStatus.CLOSED:
                 good = sum(item["updates"].values())  # type: ignore[attr-defined]
                 assert good >= self.spec.quorum
+
+    @precondition(lambda self: self.state.phase is Phase.TRAINING)
+    @invariant()
+    def a_committed_round_is_never_waited_for(self) -> None:
+        if self.chain[self.state.round]["committed"]:
+            assert not isinstance(decide(self.spec, self.state, self.facts()), rounds.Wait | rounds.Commit)
 
     @invariant()
     def what_is_finished_was_published_after_all_its_rounds(self) -> None:

@@ -14,23 +14,41 @@ from concilia_aggregator import main, rounds
 from concilia_aggregator.artifacts import Downloads
 from concilia_aggregator.errors import JobNotFound, VerificationNotFound
 from concilia_aggregator.leases import lease
+from concilia_aggregator.ledger import ChainLedger
 from concilia_aggregator.store import Store
 from concilia_aggregator.verification import examiner as background
+from concilia_aggregator.verification import roles
 from concilia_aggregator.verification.examiner import MOST_ATTEMPTS, Examiner
 from concilia_aggregator.verification.records import Superseded, VerificationRow, Verifications, shown
 from concilia_aggregator.verification.sources import FolderSource
 from concilia_aggregator.verification.verifier import ArtifactSource, Verifier
 from concilia_kit import database, signing
 from concilia_kit.problems import Unavailable
-from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate
+from concilia_kit.roles import Role
+from concilia_kit.wire.chain import EventPage, LedgerEvent, LedgerUpdate, RecordedEvent
 from concilia_kit.wire.jobs import Change, JobSpec
 from concilia_kit.wire.verification import Verification, VerificationState
 
 from .conftest import address
-from .test_aggregator_verifier import DOMAIN, JOB, Job, finished
+from .test_aggregator_verifier import DOMAIN, JOB, KEYS, Job, finished
 
 CALLER = address(7)
 OTHER = "b" * 64
+
+
+def role_event(place: int, account: str, name: str = "RoleGranted", role: Role = Role.HOSPITAL) -> RecordedEvent:
+    """As the chain service tells it; all within block 0, before the job."""
+    return RecordedEvent(
+        name=name,
+        job=None,
+        round=None,
+        account=account,
+        block=0,
+        log_index=place,
+        transaction="0x" + "22" * 32,
+        at=None,
+        arguments={"role": role.identifier.hex(), "account": account, "sender": account},
+    )
 
 
 class Ledger:
@@ -39,6 +57,7 @@ class Ledger:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.error: Exception | None = None
+        self.roles = [role_event(index, key.address) for index, key in enumerate(KEYS)]
 
     def domain(self) -> signing.Domain:
         return DOMAIN
@@ -50,6 +69,9 @@ class Ledger:
 
     def signed(self, job: str) -> list[LedgerUpdate]:
         return self.job.signed if job == JOB else []
+
+    def role_events(self) -> list[RecordedEvent]:
+        return self.roles
 
 
 class World:
@@ -140,6 +162,39 @@ def test_files_over_the_network_leave_nothing_behind(world: World) -> None:
     verdict = world.outcome(row).verdict
     assert verdict is not None
     assert [(item.hospital, item.digest) for item in verdict.findings] == [(gone.hospital, gone.digest)]
+
+
+def test_a_signer_who_was_no_hospital_is_found(world: World) -> None:
+    """Expelled before the job; that it was made a clinician since is another role."""
+    hospital = KEYS[0].address
+    world.ledger.roles += [role_event(8, hospital, "RoleRevoked"), role_event(9, hospital, role=Role.CLINICIAN)]
+    row = world.ask()
+    world.examiner().look()
+    verdict = world.outcome(row).verdict
+    assert verdict is not None
+    assert [(each.round, each.hospital) for each in verdict.findings] == [(1, hospital), (2, hospital)]
+    assert all("did not hold the hospital role" in each.what for each in verdict.findings)
+
+
+def test_role_events_are_asked_for_by_name_page_by_page() -> None:
+    told = [role_event(place, KEYS[0].address, name) for place, name in enumerate(["RoleGranted", "RoleRevoked"] * 3)]
+    asked: list[list[str]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.url.path == "/v1/events"
+        asked.append(request.url.params.get_list("name"))
+        start = int(request.url.params.get("before", 0))
+        more = str(start + 2) if start + 2 < len(told) else None
+        page = EventPage(events=tuple(told[::-1][start : start + 2]), before=more)
+        return httpx.Response(200, content=page.model_dump_json())
+
+    chain = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://chain")
+    found = ChainLedger(chain).role_events()
+    assert found == told[::-1]
+    assert asked == [["RoleGranted", "RoleRevoked"]] * 3
+    history = roles.history(found)
+    assert not history.held(KEYS[0].address, 0, 6)
+    assert history.held(KEYS[0].address, 0, 5)
 
 
 def test_a_job_that_the_ledger_does_not_know(world: World) -> None:

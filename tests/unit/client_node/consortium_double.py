@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import uvicorn
-from concilia_kit import digests, signing, web
+from concilia_kit import digests, merkle, signing, web
 from concilia_kit.problems import Conflict, Forbidden, NotFound, Problem, Unauthorized, Unprocessable
 from concilia_kit.roles import Role
 from concilia_kit.signing import Domain
@@ -29,7 +29,15 @@ from concilia_kit.wire.auth import (
     SignIn,
     TokenRequest,
 )
-from concilia_kit.wire.chain import ContractInfo, LedgerRound, LedgerUpdate, Receipt, RoundStatus, UpdateSubmission
+from concilia_kit.wire.chain import (
+    Acknowledgement,
+    ContractInfo,
+    LedgerRound,
+    LedgerUpdate,
+    Receipt,
+    RoundStatus,
+    UpdateSubmission,
+)
 from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progress
 from eth_account import Account
 from eth_account.messages import encode_defunct
@@ -47,6 +55,7 @@ class ConsortiumDouble:
     url: str = ""
     artifacts: dict[str, bytes] = field(default_factory=dict)
     rounds: dict[tuple[str, int], LedgerRound] = field(default_factory=dict)
+    collected: dict[tuple[str, int], dict[str, UpdateSubmission]] = field(default_factory=dict)
     submissions: list[bytes] = field(default_factory=list)
     evaluations: list[EvaluationReport] = field(default_factory=list)
     registrations: list[tuple[str, NodeRegistration]] = field(default_factory=list)
@@ -58,7 +67,7 @@ class ConsortiumDouble:
     lose_receipts: int = 0
     upload_lengths: list[str] = field(default_factory=list)
 
-    def open_round(self, job: str, number: int, base: str, seconds: float = 600) -> None:
+    def open_round(self, job: str, number: int, base: str, seconds: float = 600, *, merkle: bool = False) -> None:
         self.rounds[job, number] = LedgerRound(
             job=job,
             round=number,
@@ -71,6 +80,7 @@ class ConsortiumDouble:
             global_digest=None,
             contributions=None,
             updates=(),
+            merkle=merkle,
         )
 
     def keep(self, content: bytes) -> str:
@@ -78,8 +88,8 @@ class ConsortiumDouble:
         self.artifacts[digest] = content
         return digest
 
-    def record(self, submission: UpdateSubmission) -> None:
-        """The contract's rules, in its order."""
+    def take(self, submission: UpdateSubmission) -> Receipt | Acknowledgement:
+        """The contract's rules, in its order, and the gateway's: what comes again is what came before."""
         update = submission.update
         found = self.rounds.get((update.job, update.round))
         if found is None or found.status is not RoundStatus.OPEN:
@@ -92,17 +102,39 @@ class ConsortiumDouble:
             raise Unprocessable("not signed by the hospital", code="invalid_signature")
         if digests.of_json(submission.metrics.model_dump(mode="json")) != update.metrics:
             raise Unprocessable("other metrics", code="metrics_mismatch")
-        if any(item.update.hospital == update.hospital for item in found.updates):
+        return self._collect(found, submission) if found.merkle else self._record(found, submission)
+
+    def _record(self, found: LedgerRound, submission: UpdateSubmission) -> Receipt:
+        if any(item.update.hospital == submission.update.hospital for item in found.updates):
             raise Conflict("the hospital has already submitted", code="already_submitted")
-        recorded = LedgerUpdate(
-            update=update,
-            signature=submission.signature,
-            metrics=submission.metrics,
-            reason=None,
-            transaction="0x1",
-            block=1,
+        self._set(found, updates=(*found.updates, _ledger_update(submission)))
+        now = datetime.now(UTC)
+        return Receipt(transaction="0x1", block=1, gas=1, received_at=now, sent_at=now, confirmed_at=now)
+
+    def _collect(self, found: LedgerRound, submission: UpdateSubmission) -> Acknowledgement:
+        if found.root is not None:
+            raise Conflict("the round's updates are committed", code="already_committed")
+        update, here = submission.update, self.collected.setdefault((found.job, found.round), {})
+        if here.setdefault(update.hospital, submission) != submission:
+            raise Conflict("the hospital has already submitted", code="already_submitted")
+        self._set(found, collected=tuple(here))
+        return Acknowledgement(
+            job=update.job,
+            round=update.round,
+            hospital=update.hospital,
+            leaf=_leaf(submission).hex(),
+            received_at=datetime.now(UTC),
         )
-        self.rounds[update.job, update.round] = found.model_copy(update={"updates": (*found.updates, recorded)})
+
+    def commit(self, job: str, number: int) -> None:
+        here = self.collected[job, number]
+        ordered = [here[hospital] for hospital in sorted(here, key=lambda address: int(address, 16))]
+        updates = tuple(_ledger_update(item, index) for index, item in enumerate(ordered))
+        root = merkle.root(map(_leaf, ordered)).hex()
+        self._set(self.rounds[job, number], updates=updates, collected=(), submitted=len(updates), root=root)
+
+    def _set(self, found: LedgerRound, **changes: Any) -> None:
+        self.rounds[found.job, found.round] = found.model_copy(update=changes)
 
     def app(self) -> FastAPI:
         app = web.application("consortium double", ready={}, streamed=("/v1/artifacts",))
@@ -175,16 +207,16 @@ class ConsortiumDouble:
             return self.rounds[job, number]
 
         @app.post("/v1/updates")
-        async def submit(request: Request) -> Receipt:
+        async def submit(request: Request, response: Response) -> Receipt | Acknowledgement:
             enter("submit", request, Audience.CHAIN)
             content = await request.body()
             self.submissions.append(content)
-            self.record(UpdateSubmission.model_validate_json(content))
+            answer = self.take(UpdateSubmission.model_validate_json(content))
             if self.lose_receipts:
                 self.lose_receipts -= 1
                 raise Problem("the answer got lost", status=503, code="receipt_timeout")
-            now = datetime.now(UTC)
-            return Receipt(transaction="0x1", block=1, gas=1, received_at=now, sent_at=now, confirmed_at=now)
+            response.status_code = 202 if isinstance(answer, Acknowledgement) else 201
+            return answer
 
         @app.put("/v1/nodes/{address}", status_code=204)
         def register(address: str, body: NodeRegistration, request: Request) -> None:
@@ -212,6 +244,22 @@ class ConsortiumDouble:
             self.evaluations.append(body)
 
         return app
+
+
+def _leaf(submission: UpdateSubmission) -> bytes:
+    return merkle.leaf(merkle.update_data(submission.update, DOMAIN, submission.signature))
+
+
+def _ledger_update(submission: UpdateSubmission, index: int | None = None) -> LedgerUpdate:
+    return LedgerUpdate(
+        update=submission.update,
+        signature=submission.signature,
+        metrics=submission.metrics,
+        reason=None,
+        transaction="0x1",
+        block=1,
+        index=index,
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from concilia_client_node import dataset, networks, presence, training
+from concilia_client_node import dataset, networks, presence, service, training
 from concilia_client_node.consortium import Consortium, FileBody
 from concilia_client_node.errors import Stopped
 from concilia_client_node.local_data import LocalData
@@ -20,7 +20,7 @@ from concilia_client_node.presence import Heartbeat, ProgressReporter
 from concilia_client_node.service import Hospital
 from concilia_client_node.split import SiteChoice
 from concilia_client_node.store import NodeFolder
-from concilia_kit import digests, http, signing
+from concilia_kit import digests, http, merkle, signing
 from concilia_kit.problems import Conflict, Problem, Unavailable, Unprocessable
 from concilia_kit.roles import Role
 from concilia_kit.signing import Domain
@@ -212,6 +212,98 @@ def test_another_update_in_our_name_is_told(
     hospital.train(task)
     assert stages(consortium, hospital)[-1] is Stage.REFUSED
     assert "another update" in consortium.progress[-1].detail
+
+
+@pytest.fixture
+def merkle_task(consortium: Any, task: TrainTask) -> TrainTask:
+    consortium.open_round(JOB, 1, task.base, merkle=True)
+    return task
+
+
+def test_an_update_of_a_merkle_round_is_collected(
+    consortium: Any, hospital: Hospital, merkle_task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[dict[str, object]] = []
+    monkeypatch.setattr(service._log, "info", lambda event, **fields: said.append({"event": event, **fields}))
+    hospital.train(merkle_task)
+    assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
+    assert "collected" in consortium.progress[-1].detail
+    assert consortium.rounds[JOB, 1].collected == (ACCOUNT.address,)
+    submission = UpdateSubmission.model_validate_json(consortium.submissions[0])
+    leaf = merkle.leaf(merkle.update_data(submission.update, domain(), submission.signature))
+    assert [item["leaf"] for item in said if item["event"] == "collected"] == [leaf.hex()]
+    consortium.commit(JOB, 1)
+    assert consortium.rounds[JOB, 1].root == leaf.hex(), "a tree of one leaf"
+
+
+def test_a_collected_update_may_be_sent_again(
+    consortium: Any, make_hospital: HospitalMaker, merkle_task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_hospital().train(merkle_task)
+    never_train(monkeypatch)
+    hospital = make_hospital()
+    hospital.train(merkle_task)
+    assert consortium.submissions[0] == consortium.submissions[1]
+    assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
+    elsewhere = make_hospital("a lost disk")
+    elsewhere.train(merkle_task)
+    assert len(consortium.submissions) == 2
+    assert stages(consortium, elsewhere)[-1] is Stage.SUBMITTED
+    consortium.commit(JOB, 1)
+    hospital.train(merkle_task)
+    assert len(consortium.submissions) == 2
+    assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
+
+
+def test_an_acknowledgement_that_was_lost_while_the_round_was_committed(
+    consortium: Any, make_hospital: HospitalMaker, merkle_task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consortium.lose_receipts = 1
+    before = consortium.rounds[JOB, 1]
+    with pytest.raises(Problem):
+        make_hospital().train(merkle_task)
+    consortium.commit(JOB, 1)
+    answers = iter([before, consortium.rounds[JOB, 1]])
+    never_train(monkeypatch)
+    hospital = make_hospital()
+    monkeypatch.setattr(Consortium, "round", lambda *_: next(answers))
+    hospital.train(merkle_task)
+    assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
+
+
+def test_an_update_that_came_after_the_commitment_is_refused(
+    consortium: Any, hospital: Hospital, merkle_task: TrainTask
+) -> None:
+    consortium.rounds[JOB, 1] = consortium.rounds[JOB, 1].model_copy(update={"root": "0" * 64})
+    hospital.train(merkle_task)
+    assert stages(consortium, hospital)[-1] is Stage.REFUSED
+    assert "already_committed" in consortium.progress[-1].detail
+
+
+def test_another_update_that_was_collected_in_our_name_is_told(
+    consortium: Any, hospital: Hospital, merkle_task: TrainTask
+) -> None:
+    hospital.train(merkle_task)
+    metrics = hospital.folder.metrics(JOB, 1)
+    assert metrics is not None
+    hospital.folder.keep_metrics(JOB, 1, metrics.model_copy(update={"seconds_upload": 99.0}))
+    hospital.train(merkle_task)
+    assert stages(consortium, hospital)[-1] is Stage.REFUSED
+    assert "already_submitted" in consortium.progress[-1].detail
+
+
+def test_an_acknowledgement_of_something_else_is_no_success(
+    consortium: Any, hospital: Hospital, merkle_task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Consortium.submit
+
+    def mistaken(services: Consortium, submission: UpdateSubmission) -> object:
+        return plain(services, submission).model_copy(update={"leaf": "0" * 64})
+
+    monkeypatch.setattr(Consortium, "submit", mistaken)
+    hospital.train(merkle_task)
+    assert stages(consortium, hospital)[-1] is Stage.REFUSED
+    assert "not this update's" in consortium.progress[-1].detail
 
 
 @pytest.mark.parametrize(
