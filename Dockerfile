@@ -95,6 +95,8 @@ USER 10001:10001
 ENTRYPOINT ["python", "-m", "concilia_chain"]
 
 FROM light AS aggregator
+ARG CODE_VERSION=
+ENV CONCILIA_AGGREGATOR_CODE_VERSION=${CODE_VERSION}
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels /usr/local/bin/python3 -m pip --python /opt/concilia/bin/python \
     install --no-index --no-deps --no-cache-dir /wheels/concilia_kit-*.whl /wheels/concilia_aggregator-*.whl
 USER 10001:10001

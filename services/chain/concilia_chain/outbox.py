@@ -27,7 +27,11 @@ from concilia_chain.tables import sendings as _sendings
 
 
 class Outbox:
-    """The orders and sendings of one ledger; each method is one transaction of the database, but `put`."""
+    """The orders and sendings of one ledger; each method is one transaction of the database, but `put`.
+
+    Whatever changes a sending, or drops an order, raises `LeaseHeld` where another process may send by now: one that
+    hung in a call to its node must not undo what its successor has done since.
+    """
 
     def __init__(self, database: sa.Engine, deployment: int, lease: Lease) -> None:
         self._database = database
@@ -78,6 +82,7 @@ class Outbox:
     def drop(self, order: int) -> None:
         """Forget an order that was refused, or that had its effect before; one that is carried is kept."""
         with self._database.begin() as connection:
+            self._lease.require(connection)
             connection.execute(sa.delete(_orders).where(_orders.c.id == order, _orders.c.sending.is_(None)))
 
     def standing(self, order: int) -> Standing | None:
@@ -153,6 +158,7 @@ class Outbox:
         """A sending is in a block; the orders that it carries. Those of one without effect wait again."""
         state = State.MINED if mined.good else State.REVERTED
         with self._database.begin() as connection:
+            self._lease.require(connection)
             connection.execute(
                 sa.update(_sendings)
                 .where(_sendings.c.id == sending)
@@ -177,12 +183,14 @@ class Outbox:
     def final(self, sending: int) -> list[int]:
         """A sending stays on the chain; the orders that it carries."""
         with self._database.begin() as connection:
+            self._lease.require(connection)
             connection.execute(sa.update(_sendings).where(_sendings.c.id == sending).values(state=State.FINAL.value))
             return self._orders_of(connection, sending)
 
     def reopen(self, sending: int) -> None:
         """A sending's block was dropped from the chain: it is to be mined again."""
         with self._database.begin() as connection:
+            self._lease.require(connection)
             connection.execute(
                 sa.update(_sendings)
                 .where(_sendings.c.id == sending, _sendings.c.state != State.VOID.value)
@@ -192,12 +200,14 @@ class Outbox:
     def void(self, sending: int) -> None:
         """A sending will never be mined; its orders wait again."""
         with self._database.begin() as connection:
+            self._lease.require(connection)
             connection.execute(sa.update(_sendings).where(_sendings.c.id == sending).values(state=State.VOID.value))
             connection.execute(sa.update(_orders).where(_orders.c.sending == sending).values(sending=None))
 
     def withdraw(self, sending: int) -> None:
         """A sending that no node ever took is as if it had not been; its orders wait again."""
         with self._database.begin() as connection:
+            self._lease.require(connection)
             connection.execute(sa.update(_orders).where(_orders.c.sending == sending).values(sending=None))
             connection.execute(sa.delete(_attempts).where(_attempts.c.sending == sending))
             connection.execute(sa.delete(_sendings).where(_sendings.c.id == sending))
