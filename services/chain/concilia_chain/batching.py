@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 
 from concilia_chain.orders import Order
 
+_WINDOWS = 20
+"""How many windows the first of a batch waits at most."""
+
 
 def batches(orders: Iterable[Order], most: int) -> list[list[Order]]:
     """Orders as they came, updates of one round (and base) together, at most `most` in a batch.
@@ -25,7 +28,10 @@ def batches(orders: Iterable[Order], most: int) -> list[list[Order]]:
 
 
 def due_in(batch: Sequence[Order], most: int, window: float, now: float) -> float:
-    """Seconds until a batch goes: none for one that is no update, or full; else until its first waited long enough."""
+    """Seconds until a batch goes: none for one that is no update, or full.
+
+    Else a window after the last one that came, and while they keep coming some windows after the first.
+    """
     if batch[0].submission is None or len(batch) >= most:
         return 0.0
-    return max(0.0, batch[0].received_at + window - now)
+    return max(0.0, min(batch[-1].received_at + window, batch[0].received_at + _WINDOWS * window) - now)

@@ -27,6 +27,7 @@ from concilia_chain.sender import Sender
 
 _UNDER_WAY_SECONDS = 0.02
 """How soon to look again while a transaction is on its way to a block: development chains make one at once."""
+_BREATH_SECONDS = 0.005
 _TROUBLE_SECONDS = 0.5
 _log = logs.get(__name__)
 
@@ -97,6 +98,7 @@ class Gateway(threading.Thread):
     def run(self) -> None:
         """Take turns until stopped."""
         while not self._stopping.is_set():
+            self._stopping.wait(_BREATH_SECONDS)  # whoever comes at the same time is served in the same turn
             self._kicked.clear()
             try:
                 self._lease.hold()

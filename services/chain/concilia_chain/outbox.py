@@ -37,6 +37,7 @@ class Outbox:
         self._database = database
         self._deployment = deployment
         self._lease = lease
+        self._read: dict[int, Order] = {}  # of those that wait
 
     # orders
 
@@ -71,13 +72,19 @@ class Outbox:
     def waiting(self, limit: int) -> list[Order]:
         """The oldest orders that no sending carries."""
         query = (
-            sa.select(_orders)
+            sa.select(_orders.c.id, _orders.c.reverts)
             .where(_orders.c.deployment == self._deployment, _orders.c.sending.is_(None))
             .order_by(_orders.c.id)
             .limit(limit)
         )
         with self._database.begin() as connection:
-            return [_order(row) for row in connection.execute(query).mappings()]
+            waiting = [tuple(row) for row in connection.execute(query)]
+            # Looked at every turn, and read once: reading a thousand updates takes longer than a turn should.
+            unread = [order for order, _ in waiting if order not in self._read]
+            read = sa.select(_orders).where(_orders.c.id.in_(unread))
+            fresh = {row["id"]: _order(row) for row in connection.execute(read).mappings()} if unread else {}
+        self._read = {order: fresh.get(order) or self._read[order] for order, _ in waiting}
+        return [self._read[order]._replace(reverts=reverts) for order, reverts in waiting]
 
     def drop(self, order: int) -> None:
         """Forget an order that was refused, or that had its effect before; one that is carried is kept."""
@@ -87,8 +94,12 @@ class Outbox:
 
     def standing(self, order: int) -> Standing | None:
         """How an order stands; None for one that there is not."""
-        found = self._standings(_orders.c.id == order)
+        found = self._standings(_orders.c.id == order, limit=1)
         return found[0] if found else None
+
+    def carried(self, sending: int) -> list[Standing]:
+        """How the orders stand that a sending carries."""
+        return self._standings(_orders.c.sending == sending)
 
     # sendings
 
@@ -154,8 +165,8 @@ class Outbox:
             found = connection.execute(query).scalar()
         return None if found is None else int(found)
 
-    def mined(self, sending: int, mined: Mined, now: float) -> list[int]:
-        """A sending is in a block; the orders that it carries. Those of one without effect wait again."""
+    def mined(self, sending: int, mined: Mined, now: float) -> None:
+        """A sending is in a block. The orders of one without effect wait again."""
         state = State.MINED if mined.good else State.REVERTED
         with self._database.begin() as connection:
             self._lease.require(connection)
@@ -171,21 +182,18 @@ class Outbox:
                     mined_at=now,
                 )
             )
-            orders = self._orders_of(connection, sending)
             if not mined.good:
                 connection.execute(
                     sa.update(_orders)
                     .where(_orders.c.sending == sending)
                     .values(sending=None, reverts=_orders.c.reverts + 1)
                 )
-        return orders
 
-    def final(self, sending: int) -> list[int]:
-        """A sending stays on the chain; the orders that it carries."""
+    def final(self, sending: int) -> None:
+        """A sending stays on the chain."""
         with self._database.begin() as connection:
             self._lease.require(connection)
             connection.execute(sa.update(_sendings).where(_sendings.c.id == sending).values(state=State.FINAL.value))
-            return self._orders_of(connection, sending)
 
     def reopen(self, sending: int) -> None:
         """A sending's block was dropped from the chain: it is to be mined again."""
@@ -221,10 +229,10 @@ class Outbox:
             wanted.append(_orders.c.job == job)
         return self._with_calls(*wanted, limit=limit)
 
-    def _standings(self, *wanted: sa.ColumnElement[bool]) -> list[Standing]:
-        return [standing for standing, _ in self._with_calls(*wanted, limit=1)]
+    def _standings(self, *wanted: sa.ColumnElement[bool], limit: int | None = None) -> list[Standing]:
+        return [standing for standing, _ in self._with_calls(*wanted, limit=limit)]
 
-    def _with_calls(self, *wanted: sa.ColumnElement[bool], limit: int) -> list[tuple[Standing, Call]]:
+    def _with_calls(self, *wanted: sa.ColumnElement[bool], limit: int | None) -> list[tuple[Standing, Call]]:
         beside = _orders.alias()
         together = (
             sa.select(sa.func.count()).where(beside.c.sending == _sendings.c.id).correlate(_sendings).scalar_subquery()
@@ -270,10 +278,6 @@ class Outbox:
             )
             for row in rows
         ]
-
-    @staticmethod
-    def _orders_of(connection: sa.Connection, sending: int) -> list[int]:
-        return list(connection.execute(sa.select(_orders.c.id).where(_orders.c.sending == sending)).scalars())
 
 
 def _called(call: Call) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class Reading:
 
     def is_merkle(self, job: str, number: int) -> bool:
         """Whether a round takes its updates as a commitment; by the events followed so far."""
-        return _first(self._store.events_of_job(job, number), EventName.MERKLE_ROUND_OPENED) is not None
+        return self._store.has_event(EventName.MERKLE_ROUND_OPENED, job, number)
 
     # events and transactions
 

@@ -212,23 +212,22 @@ class Sender:
     def _remember(self, sending: Sending, mined: Mined, head: int) -> None:
         self._catch_up(mined.block)  # whoever is told finds the events
         now = time.time()
-        orders = self._outbox.mined(sending.id, mined, now)
+        self._outbox.mined(sending.id, mined, now)
         self._broadcast_at.pop(sending.id, None)
         function = sending.call.function
         if not mined.good:
-            _log.warning("mined and reverted", transaction=mined.transaction, function=function, orders=len(orders))
+            _log.warning("mined and reverted", transaction=mined.transaction, function=function)
             return
-        _log.info("mined", transaction=mined.transaction, function=function, orders=len(orders), block=mined.block)
         self._metrics.gas.labels(function).observe(mined.gas)
         final = self._is_final(mined.block, head)
         if final:
             self._outbox.final(sending.id)
-        for order in orders:
-            standing = self._outbox.standing(order)
-            assert standing is not None, "an order that is carried is kept"
+        orders = self._outbox.carried(sending.id)
+        _log.info("mined", transaction=mined.transaction, function=function, orders=len(orders), block=mined.block)
+        for standing in orders:
             self._metrics.transactions.labels(function, CONFIRMED).inc()
             self._metrics.seconds.labels(function).observe(now - standing.received_at)
-            self._answers.settle(order, Outcome(standing), final=final)
+            self._answers.settle(standing.id, Outcome(standing), final=final)
 
     def _confirm(self, sending: Sending, head: int) -> None:
         """Look again at what is in a block that may still be dropped."""
@@ -238,8 +237,9 @@ class Sender:
             _log.warning("its block was dropped from the chain", transaction=sending.transaction, nonce=sending.nonce)
             self._outbox.reopen(sending.id)
         elif self._is_final(mined.block, head):
-            for order in self._outbox.final(sending.id):
-                self._answers.settle(order, Outcome(self._outbox.standing(order)), final=True)
+            self._outbox.final(sending.id)
+            for standing in self._outbox.carried(sending.id):
+                self._answers.settle(standing.id, Outcome(standing), final=True)
 
     def _is_final(self, block: int, head: int) -> bool:
         return max(block, head) - block >= self._pace.confirmations  # the head was read before the block, perhaps

@@ -53,7 +53,10 @@ class ChainSettings(ServiceSettings):
         "block for a transaction only",
     )
     coalesce_seconds: float = Field(
-        default=0.05, ge=0, le=60, description="how long an update waits for others of its round to share a transaction"
+        default=0.05,
+        ge=0,
+        le=60,
+        description="wait for a next update of a round to share a transaction; 20 times this at most",
     )
     batch_updates: int = Field(default=100, ge=1, le=1000, description="most updates in a transaction")
     bump_seconds: float = Field(

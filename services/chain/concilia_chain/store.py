@@ -141,6 +141,13 @@ class Store:
             conditions.append(_events.c.round == number)
         return self._select(*conditions)
 
+    def has_event(self, name: str, job: str, number: int) -> bool:
+        """Whether a round has an event of a name."""
+        place = (_events.c.job == job, _events.c.round == number, _events.c.name == name)
+        query = sa.select(_events.c.block).where(_events.c.deployment == self.deployment.id, *place).limit(1)
+        with self._database.begin() as connection:
+            return connection.execute(query).first() is not None
+
     def effect_of(self, call: Call) -> Event | None:
         """The event by which a call's effect is known, if it is there: the first of those that fit."""
         if call.job is None or call.effect is None:

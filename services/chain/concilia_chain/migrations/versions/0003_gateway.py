@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("block_hash", sa.String(66)),
         sa.Column("gas", sa.BigInteger),
         sa.Column("mined_at", sa.Double),
+        sqlite_autoincrement=True,  # the number of a row that was deleted means no other one
     )
     op.create_index("sendings_by_state", "sendings", ["deployment", "state", "nonce"])
     op.create_table(
@@ -56,6 +57,7 @@ def upgrade() -> None:
         sa.Column("reverts", sa.Integer, nullable=False),
         sa.Column("sending", sa.Integer, sa.ForeignKey("sendings.id")),
         sa.UniqueConstraint("deployment", "key"),
+        sqlite_autoincrement=True,
     )
     op.create_index("orders_by_sending", "orders", ["deployment", "sending"])
     op.create_index("orders_of_sending", "orders", ["sending"])
