@@ -14,6 +14,7 @@ KEEP ?=
 PORT ?=
 ROUNDS ?=
 DEMO_FLAGS ?=
+BENCH_FLAGS ?=
 pages := frontend/dist
 demo_options = $(if $(KEEP),--pages $(pages)) $(if $(DATA),--data $(DATA)) $(if $(ARCH),--architecture $(ARCH)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
 	$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PORT),--port $(PORT)) $(if $(KEEP),--keep) $(DEMO_FLAGS)
@@ -101,6 +102,10 @@ test-unit: $(VENV)/.ready-dev ## run the unit tests alone (under a minute)
 test-contracts: $(VENV)/.ready-dev contracts/node_modules/.ready ## run the contract's tests on an in-process EVM
 	@$(BIN)/pytest contracts/tests
 
+.PHONY: test-chain-faults
+test-chain-faults: $(VENV)/.ready-dev contracts/node_modules/.ready ## break chain, network and gateway under a hundred updates; table in var/chain-faults.txt
+	@$(BIN)/pytest tests/chain_faults -n 4 -q
+
 .PHONY: test-compose
 test-compose: $(VENV)/.ready-dev ## build the images and run the deployment's tests (needs a Docker engine)
 	@$(BIN)/pytest tests/compose
@@ -110,8 +115,8 @@ test-pages: frontend/node_modules/.ready ## check the pages' modules and run the
 	@$(with_npm); $$npm --prefix frontend run --silent check && $$npm --prefix frontend run --silent test
 
 .PHONY: test-browser
-test-browser: $(VENV)/.ready-dev $(pages)/.ready browser ## use the pages in a real browser, against a stack that runs
-	@$(BIN)/pytest tests/browser
+test-browser: $(VENV)/.ready-dev $(pages)/.ready browser ## use the pages in a real browser, against stacks that run
+	@$(BIN)/pytest tests/browser -n 2 --dist worksteal
 
 .PHONY: browser
 browser: $(VENV)/.ready-dev ## see to it that there is a Chromium
@@ -122,9 +127,20 @@ browser: $(VENV)/.ready-dev ## see to it that there is a Chromium
 	$(BIN)/playwright install chromium >>var/browser.log 2>&1 && exit 0; \
 	echo "no Chromium is to be had (var/browser.log says why): install your system's package 'chromium'" >&2; exit 2
 
+# ----------------------------------------------------------------------------------------------------- benchmarks
+
+benchmarks/node_modules/.ready: benchmarks/package-lock.json | $(VENV)/.ready
+	@$(with_npm); $$npm --prefix benchmarks ci --silent --no-audit --no-fund
+	@touch $@
+
+.PHONY: bench-chain
+bench-chain: $(VENV)/.ready-dev contracts/node_modules/.ready benchmarks/node_modules/.ready ## gas and seconds an update on Ganache and Anvil, to 1,000 hospitals (BENCH_FLAGS=)
+	@$(with_npm); $(BIN)/python -m benchmarks.chain $(BENCH_FLAGS)
+
 # ----------------------------------------------------------------------------------------------------- deployment
 
 COMPOSE := docker compose --profile demo
+export CODE_VERSION ?= $(shell git describe --always --dirty 2>/dev/null)
 
 .PHONY: up
 up: ## build, make secrets once, start everything with four demo hospitals, wait until all is healthy

@@ -167,5 +167,5 @@ def open_person(
         viewport={"width": width, "height": HEIGHTS[width < PHONE_WIDTH]},
         reduced_motion="reduce",  # a colour in the middle of a transition is nobody's contrast
     )
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(30_000)
     return Person(context, key, wallet, scheme)

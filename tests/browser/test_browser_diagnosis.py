@@ -342,6 +342,7 @@ def test_no_model_yet(person: MakePerson, who: str, step: str) -> None:
     expect(page.locator(".drop")).to_be_visible()
 
 
+@pytest.mark.alone
 def test_a_revoked_role_ends_predictions_at_once(
     person: MakePerson, stack: BrowserStack, record_property: Callable[[str, object], None]
 ) -> None:
@@ -446,6 +447,7 @@ def test_the_picture_is_kept_nowhere(person: MakePerson, stack: BrowserStack, tm
 # ------------------------------------------------------------------------------------------------------- its looks
 
 
+@pytest.mark.alone  # what moves half a second after a click counts as a shift, so an answer must not come late
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_looks_and_accessibility(person: MakePerson, stack: BrowserStack, scheme: str, width: int) -> None:

@@ -12,7 +12,7 @@ from concilia_kit.wire.jobs import JobView, Phase
 from playwright.sync_api import Page, expect
 
 from .person import Person
-from .stack import ENDED, HOSPITALS, BrowserStack
+from .stack import ENDED, HOSPITALS, BrowserStack, until
 
 MakePerson = Callable[..., Person]
 
@@ -121,6 +121,7 @@ def test_a_paused_job_goes_on_and_a_stopped_one_ends(person: MakePerson, stack: 
 # ----------------------------------------------------------------------------------------------------------- promptness
 
 
+@pytest.mark.alone
 def test_a_confirmation_is_shown_within_a_second_of_its_event(person: MakePerson, stack: BrowserStack) -> None:
     job = stack.new_job(name="To be timed", rounds=3)
     page = person("admin", signed_in=True).go(f"/job?id={job.id}")
@@ -152,10 +153,9 @@ def test_a_connection_cut_for_ten_seconds_loses_nothing(person: MakePerson, stac
     page.evaluate("() => globalThis.__cut()")
     expect(page.locator("#connection")).to_have_text("reconnecting…, nothing is lost")
     page.wait_for_timeout(10_000)
-    missed = len(stack.admin.events(job.id)) - before
+    until(lambda: len(stack.admin.events(job.id)) > before, JOB_SECONDS)  # else nothing could be lost
     ada.context.set_offline(False)
     expect(page.locator("#connection")).to_have_text("live")
-    assert missed > 0, "nothing happened while the connection was cut"
     assert streams[-1].get("last-event-id"), "the stream was not resumed where it broke off"
 
     view = stack.await_job(job.id, lambda view: view.phase is Phase.FINISHED, JOB_SECONDS)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -24,12 +26,12 @@ NODES = {
 SUITE = ("test_chain_door.py", "test_chain_journeys.py", "test_chain_records.py", "test_chain_refusals.py")
 
 
-@pytest.fixture(params=sorted(NODES))
-def rpc_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A fresh node in a container."""
-    port, name = free_port(), f"concilia-test-{request.param}"
+@contextlib.contextmanager
+def running(node: str) -> Iterator[str]:
+    """The URL of a fresh node in a container."""
+    port, name = free_port(), f"concilia-test-{node}"
     subprocess.run(["docker", "rm", "-f", name], capture_output=True, check=False)
-    started = ["docker", "run", "-d", "--rm", "--name", name, "-p", f"127.0.0.1:{port}:8545", *NODES[request.param]]
+    started = ["docker", "run", "-d", "--rm", "--name", name, "-p", f"127.0.0.1:{port}:8545", *NODES[node]]
     subprocess.run(started, check=True, capture_output=True)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -38,7 +40,7 @@ def rpc_url(request: pytest.FixtureRequest) -> Iterator[str]:
                 break
             time.sleep(0.2)
         else:
-            pytest.fail(f"{request.param} did not answer within 20 s")
+            pytest.fail(f"{node} did not answer within 20 s")
         yield url
     finally:
         subprocess.run(["docker", "rm", "-f", name], capture_output=True, check=False)
@@ -54,17 +56,32 @@ def _answers(url: str) -> bool:
         return False
 
 
-def test_the_suite_passes_on_a_real_node(rpc_url: str) -> None:
+def suite(node: str) -> subprocess.CompletedProcess[str]:
     files = [str(ROOT / "tests" / "integration" / "chain" / name) for name in SUITE]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *files],
-        cwd=ROOT,
-        env={**os.environ, "CONCILIA_TEST_RPC_URL": rpc_url},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    with running(node) as url:
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", *files],
+            cwd=ROOT,
+            env={**os.environ, "CONCILIA_TEST_RPC_URL": url},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+
+
+@pytest.fixture(scope="module")
+def suites() -> Iterator[Mapping[str, Future[subprocess.CompletedProcess[str]]]]:
+    """The suite on every node, at the same time: each mostly waits for blocks."""
+    with ThreadPoolExecutor(len(NODES)) as pool:
+        yield {node: pool.submit(suite, node) for node in NODES}
+
+
+@pytest.mark.parametrize("node", sorted(NODES))
+def test_the_suite_passes_on_a_real_node(
+    suites: Mapping[str, Future[subprocess.CompletedProcess[str]]], node: str
+) -> None:
+    done = suites[node].result()
     print(done.stdout[-300:])
     assert done.returncode == 0, done.stdout[-4000:]
     assert " skipped" not in done.stdout

@@ -35,6 +35,17 @@ def hospitals(to: Client, job: str) -> list[set[str]]:
     ]
 
 
+def await_live(to: Client, count: int) -> None:
+    """Wait until cohorts are of so many: nodes that went are in them until they were not heard of for a while."""
+    deadline = time.monotonic() + 4 * NODE_SECONDS
+    while True:
+        live = [node.address for node in to.nodes() if node.seen_seconds_ago <= NODE_SECONDS]
+        if len(live) == count:
+            return
+        assert time.monotonic() < deadline, f"{len(live)} live nodes, not {count}"
+        time.sleep(0.5)
+
+
 def test_everything_is_healthy_and_runs_as_nobody(stack: Stack) -> None:
     lines = stack.compose("ps", "--format", "json").splitlines()
     containers = [json.loads(line) for line in lines]
@@ -94,7 +105,7 @@ def test_scaling_during_a_job(stack: Stack) -> None:
                 f"round {item.round} closed long after its deadline"
             )
 
-    time.sleep(NODE_SECONDS)
+    await_live(to, 2)
     stack.scale(4)
     wait_for(to, job.id, lambda _: len(hospitals(to, job.id)[-1]) == 4, 120)
     assert {node.address for node in to.nodes()} == everybody, "a returning site has another address"
@@ -105,7 +116,7 @@ def test_scaling_during_a_job(stack: Stack) -> None:
 
 def test_restarting_each_service_and_all_of_them_during_a_job(stack: Stack) -> None:
     to = stack.client()
-    time.sleep(NODE_SECONDS)
+    await_live(to, 4)
     job = stack.create(to, rounds=16, quorum=4, deadline_seconds=180)
     wait_for(to, job.id, lambda view: view.phase is Phase.TRAINING, 120)
     for service in (*SERVICES, ""):
