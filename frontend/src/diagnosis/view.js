@@ -81,7 +81,7 @@ function noModel(on, admin) {
 
 function picturePanel(state, on) {
   const { picture, objection, asking, answer } = state;
-  // The map and its controls come last: what is already there must not move when the answer arrives.
+  // The map and its controls come last, in room that is kept for them: nothing may move when the answer arrives.
   return html`<section class="panel picture" aria-labelledby="picture-title">
     <h2 id="picture-title">Picture</h2>
     <input
@@ -105,7 +105,7 @@ function picturePanel(state, on) {
           </div>`
         : nothing
     }
-    ${shownMap(state) ? mapPart(state, on) : nothing}
+    ${shownMap(state) || asking ? html`<div class="map-part">${shownMap(state) ? mapPart(state, on) : nothing}</div>` : nothing}
   </section>`;
 }
 

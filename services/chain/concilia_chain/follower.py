@@ -84,6 +84,14 @@ class Follower:
         self._follow(block)
         self._kicked.set()
 
+    def catch_up_surely(self) -> None:
+        """Store all events up to the newest block. Raises `ChainUnavailable` also where the chain has become shorter
+        than what is stored, and it is not known yet whether it stays so.
+        """
+        self.catch_up()
+        if self._short_since is not None:
+            raise ChainUnavailable("the node shows a shorter chain than before")
+
     def require_current(self) -> None:
         """Wait until what is stored was brought up to date since this start and since the last reorganisation.
 

@@ -91,7 +91,7 @@ def build(settings: ChainSettings, client: Web3 | None = None) -> FastAPI:
     answers = Answers()
 
     def effect_of(call: Call) -> Event | None:
-        follower.catch_up()
+        follower.catch_up_surely()
         return store.effect_of(call)
 
     pace = Pace(confirmations, settings.bump_seconds, settings.coalesce_seconds, settings.batch_updates)

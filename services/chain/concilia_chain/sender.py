@@ -145,11 +145,14 @@ class Sender:
 
     def _refused(self, order: Order, refused: Refused, head: int) -> None:
         """The contract refuses an order: perhaps until something else is mined, perhaps since its effect is there."""
+        try:
+            effect = self._effect(order.call)
+        except ChainUnavailable:
+            return  # refused by a chain that is not what it was: nothing is judged until it is known what it is
         under_way = frozenset(each.id for each in self._outbox.sendings(State.PENDING))
         if self._held.setdefault(order.id, under_way) & under_way:
             return
         del self._held[order.id]
-        effect = None if order.call.effect is None else self._effect(order.call)
         if effect is not None:
             final = self._is_final(effect.block, head)
             self._metrics.transactions.labels(order.call.function, REPEATED).inc()
