@@ -108,6 +108,7 @@ class Outbox:
 
         Raises `LeaseHeld` where another process may send by now: this nonce may be its.
         """
+        self._lease.hold()  # a turn with many batches may take longer than the lease
         with self._database.begin() as connection:
             self._lease.require(connection)
             made = connection.execute(
@@ -156,6 +157,12 @@ class Outbox:
         with self._database.begin() as connection:
             return [_sending(row) for row in connection.execute(query).mappings()]
 
+    def last_sending(self) -> int:
+        """The newest sending's number; 0 where there is none."""
+        query = sa.select(sa.func.max(_sendings.c.id)).where(_sendings.c.deployment == self._deployment)
+        with self._database.begin() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
     def last_nonce(self) -> int | None:
         """The highest nonce that was given to a sending which may still come, or came."""
         query = sa.select(sa.func.max(_sendings.c.nonce)).where(
@@ -168,6 +175,7 @@ class Outbox:
     def mined(self, sending: int, mined: Mined, now: float) -> None:
         """A sending is in a block. The orders of one without effect wait again."""
         state = State.MINED if mined.good else State.REVERTED
+        self._lease.hold()
         with self._database.begin() as connection:
             self._lease.require(connection)
             connection.execute(

@@ -74,7 +74,7 @@ class Sender:
         self._pace = pace
         self._metrics = metrics
         self._broadcast_at: dict[int, float] = {}  # by sending, monotonic
-        self._held: dict[int, frozenset[int]] = {}
+        self._held: dict[int, int] = {}  # orders that were refused, by the last sending of that moment
         self._looked_at = (-1, 0.0)  # at which head, and when
 
     @property
@@ -149,10 +149,12 @@ class Sender:
             effect = self._effect(order.call)
         except ChainUnavailable:
             return  # refused by a chain that is not what it was: nothing is judged until it is known what it is
-        under_way = frozenset(each.id for each in self._outbox.sendings(State.PENDING))
-        if self._held.setdefault(order.id, under_way) & under_way:
+        # What was sent before this was first refused may be what it waits for; also if a reorganisation reopens it now.
+        last = self._held.setdefault(order.id, self._outbox.last_sending())
+        if any(each.id <= last for each in self._outbox.sendings(State.PENDING)):
             return
-        del self._held[order.id]
+        if effect is None or self._is_final(effect.block, head):
+            del self._held[order.id]
         if effect is not None:
             final = self._is_final(effect.block, head)
             self._metrics.transactions.labels(order.call.function, REPEATED).inc()
@@ -253,7 +255,8 @@ class Sender:
         for sending, attempts in missing:
             if sending.nonce < latest:
                 # Something has its nonce. It may be the sending itself, mined since it was looked for.
-                if not self._found(sending, attempts, head) and sending.nonce < spent:
+                gone = sending.nonce < spent and not any(self._relay.knows(each.transaction) for each in attempts)
+                if not self._found(sending, attempts, head) and gone:
                     _log.warning("something else was sent with its nonce", nonce=sending.nonce)
                     self._outbox.void(sending.id)
                 continue

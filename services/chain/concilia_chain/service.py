@@ -22,7 +22,7 @@ from concilia_kit.wire.chain import (
 from concilia_chain.answers import Outcome
 from concilia_chain.calls import Call
 from concilia_chain.commitments import Commitment, Commitments
-from concilia_chain.errors import MetricsMismatch
+from concilia_chain.errors import MetricsMismatch, ReceiptTimeout
 from concilia_chain.gateway import Gateway
 from concilia_chain.ledger import LedgerContract
 from concilia_chain.reading import Reading, receipt
@@ -135,9 +135,13 @@ class ChainService:
         return Ordered(*self._gateway.put(call, final=True))
 
     def _receipt_of(self, transaction: str) -> Receipt:
-        """The receipt of a transaction that another sent, or this one before its database was lost."""
+        """The receipt of a transaction that another sent, or this one before its database was lost.
+
+        Raises `ReceiptTimeout`.
+        """
         mined = self._relay.mined(transaction)
-        assert mined is not None, "its event was followed"
+        if mined is None:  # its event was followed: the node is behind itself
+            raise ReceiptTimeout("the node has no receipt of what it shows events of; ask again")
         moment = datetime.fromtimestamp(self._relay.time_of(mined.block), UTC)
         return Receipt(
             transaction=transaction,
