@@ -43,7 +43,7 @@ class ChainSettings(ServiceSettings):
     auth_url: str = Field(description="base URL of the auth service, for its published keys")
     poll_seconds: float = Field(default=0.5, gt=0, le=60, description="how often new blocks are asked for")
     receipt_seconds: float = Field(
-        default=60.0, gt=0, le=3600, description="longest that a caller waits for a transaction's block"
+        default=45.0, gt=0, le=3600, description="longest that a caller waits for an answer; services hang up after 60"
     )
     confirmations: OptionalInt = Field(
         default=None,
