@@ -160,7 +160,7 @@ def test_a_node_that_ends_in_the_middle_of_training_leaves_the_task_to_the_next(
     with running(environment) as process:
         until(lambda: training(consortium), process)
         process.send_signal(how)
-        assert process.wait(10) == (0 if how is signal.SIGTERM else -signal.SIGKILL)
+        assert process.wait(60) == (0 if how is signal.SIGTERM else -signal.SIGKILL)
     assert consortium.submissions == []
     consortium.progress.clear()
     with running(environment) as process:
