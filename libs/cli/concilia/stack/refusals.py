@@ -103,7 +103,7 @@ def _submissions(
     yield "an update that started from another base", "BaseMismatch", signed(key, base=wrong)
     yield "an update for a closed round", "RoundNotOpen", signed(key, job=finished.id, round=1, base=old.base)
     yield "a good update", None, signed(key)
-    yield "the same update again", "AlreadySubmitted", signed(key)
+    yield "the same update again, which is there already", None, signed(key)
     yield "another update of the same hospital", "AlreadySubmitted", signed(key, digest=wrong)
 
 
