@@ -23,6 +23,7 @@ _STREAM_LENGTH = 100_000
 _BLOCKS_A_COMMIT = 64
 _EVENTS_A_ROUND = 500
 _SHORTENED_SECONDS = 3.0
+_LOOK_SECONDS = 1.0
 _CURRENT_SECONDS = 2.0  # shorter than other services wait for an answer about roles
 _log = logs.get(__name__)
 
@@ -51,6 +52,7 @@ class Follower:
         self._current = threading.Event()
         self._failure: Exception | None = None
         self._short_since: float | None = None
+        self._looked_at = float("-inf")
         self._head = self._stored = store.deployment.block
         self._well_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
@@ -85,9 +87,12 @@ class Follower:
         self._kicked.set()
 
     def catch_up_surely(self) -> None:
-        """Store all events up to the newest block. Raises `ChainUnavailable` also where the chain has become shorter
-        than what is stored, and it is not known yet whether it stays so.
+        """Store all events up to the newest block, which is looked at even if its number is the one that is stored.
+
+        Raises `ChainUnavailable` also where the chain has become shorter than what is stored, and it is not known yet
+        whether it stays so.
         """
+        self._looked_at = float("-inf")
         self.catch_up()
         if self._short_since is not None:
             raise ChainUnavailable("the node shows a shorter chain than before")
@@ -134,11 +139,19 @@ class Follower:
             self._short_since = self._short_since or time.monotonic()
             if time.monotonic() - self._short_since < _SHORTENED_SECONDS:
                 return cursor
-        elif (found := self._ledger.block(head)) is None or found.hash == cursor.block_hash:
+        elif not self._is_another(cursor):
             self._short_since = None
             return cursor
         self._short_since = None
         return self._step_back(cursor)
+
+    def _is_another(self, cursor: Cursor) -> bool:
+        """Whether the chain has another block at the cursor's place; asked now and then only, for it rarely has."""
+        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
+            return False
+        self._looked_at = time.monotonic()
+        found = self._ledger.block(cursor.block)
+        return found is not None and found.hash != cursor.block_hash
 
     def _step(self, cursor: Cursor, head: int) -> Cursor:
         """Store the events of some blocks after the cursor, or step back where the chain changed its mind."""

@@ -115,6 +115,8 @@ class Gateway(threading.Thread):
             _log.warning("the lease was not released", error=type(error).__name__)
 
     def _turn(self) -> float:
+        if self._outbox.is_idle():
+            return self._poll_seconds
         head = self._relay.head()
         self._sender.settle(head)
         soonest = self._sender.send(head)

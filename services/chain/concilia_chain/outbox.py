@@ -101,6 +101,16 @@ class Outbox:
         """How the orders stand that a sending carries."""
         return self._standings(_orders.c.sending == sending)
 
+    def is_idle(self) -> bool:
+        """Whether no order waits, and nothing that was sent may still change."""
+        waiting = sa.select(_orders.c.id).where(_orders.c.deployment == self._deployment, _orders.c.sending.is_(None))
+        sent = sa.select(_sendings.c.id).where(
+            _sendings.c.deployment == self._deployment,
+            _sendings.c.state.in_((State.PENDING.value, State.MINED.value)),
+        )
+        with self._database.begin() as connection:
+            return all(connection.execute(query.limit(1)).first() is None for query in (waiting, sent))
+
     # sendings
 
     def carry(self, orders: Sequence[Order], nonce: int, call: Call, gas: int, signed: Signed, now: float) -> Sending:
