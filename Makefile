@@ -115,8 +115,8 @@ test-pages: frontend/node_modules/.ready ## check the pages' modules and run the
 	@$(with_npm); $$npm --prefix frontend run --silent check && $$npm --prefix frontend run --silent test
 
 .PHONY: test-browser
-test-browser: $(VENV)/.ready-dev $(pages)/.ready browser ## use the pages in a real browser, against stacks that run
-	@$(BIN)/pytest tests/browser -n 2 --dist worksteal
+test-browser: $(VENV)/.ready-dev $(pages)/.ready browser ## use the pages in a real browser, against a stack that runs
+	@$(BIN)/pytest tests/browser
 
 .PHONY: browser
 browser: $(VENV)/.ready-dev ## see to it that there is a Chromium

@@ -28,16 +28,12 @@
   who is signed in when nobody is (401 of /browser-session) is always expected.
 - Starting the stack takes half a minute to two. While you write tests, keep one: with BROWSER_STACK=<folder> in the
   environment it is started there once, runs on afterwards, and is used again; it serves frontend/dist as it is built at
-  the moment. `python -m concilia demo stop --directory <folder>` stops it. With `-n 2` there are two,
-  <folder>/gw0 and <folder>/gw1.
-- `make test-browser` runs two processes of tests, each with a stack of its own. A test that measures time is marked
-  `@pytest.mark.alone` and then runs while no other does.
+  the moment. `python -m concilia demo stop --directory <folder>` stops it.
 - Never sleep: Playwright's `expect(…)` and `ada.page.wait_for_function` wait for what should be.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -48,7 +44,6 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from .person import Person, open_person
 from .stack import BrowserStack, kept_stack, running_stack
-from .turns import turn
 from .wallet import METAMASK, Wallet
 
 CHROMIUM = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
@@ -56,38 +51,18 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 expect.set_options(timeout=30_000)  # a machine that does much else takes its time
 
 MakePerson = Callable[..., Person]
 
 
 @pytest.fixture(scope="session")
-def floor(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of this run share, for their turns."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if WORKER else base
-
-
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, floor: Path) -> Iterator[BrowserStack]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserStack]:
     """The whole stack, with one job finished."""
     kept = os.environ.get("BROWSER_STACK")
-    if kept:
-        made = kept_stack(Path(kept).resolve() / WORKER, WORKER)
-    else:
-        made = running_stack(tmp_path_factory.mktemp("stack"), WORKER)
-    with contextlib.ExitStack() as running:
-        with turn(floor):
-            stack = running.enter_context(made)
-        yield stack
-
-
-@pytest.fixture(autouse=True)
-def takes_turns(request: pytest.FixtureRequest, floor: Path) -> Iterator[None]:
-    """Run beside tests of other processes; alone where the test is marked so."""
-    with turn(floor, alone=request.node.get_closest_marker("alone") is not None):
-        yield
+    made = kept_stack(Path(kept).resolve()) if kept else running_stack(tmp_path_factory.mktemp("stack"))
+    with made as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

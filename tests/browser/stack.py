@@ -202,14 +202,11 @@ class BrowserStack:
 
 
 @contextlib.contextmanager
-def running_stack(directory: Path, worker: str = "") -> Iterator[BrowserStack]:
-    """Start everything in a folder, make the first job, and stop everything whatever happens.
-
-    `worker` is pytest-xdist's name of this process (gw0, gw1 …), empty where it is the only one.
-    """
+def running_stack(directory: Path) -> Iterator[BrowserStack]:
+    """Start everything in a folder, make the first job, and stop everything whatever happens."""
     with contextlib.ExitStack() as ending:
         try:
-            layout = Layout(directory, _free_ports(worker), _copy_of_pages(directory))
+            layout = Layout(directory, _free_ports(), _copy_of_pages(directory))
             supervising = Supervisor(layout)
             ending.callback(supervising.stop)
             stack = _start(layout, supervising)
@@ -222,7 +219,7 @@ def running_stack(directory: Path, worker: str = "") -> Iterator[BrowserStack]:
 
 
 @contextlib.contextmanager
-def kept_stack(directory: Path, worker: str = "") -> Iterator[BrowserStack]:
+def kept_stack(directory: Path) -> Iterator[BrowserStack]:
     """A stack that runs on from one run of the tests to the next, with the pages as they are built now."""
     remembered = directory / "port"
     if supervisor.running(directory):
@@ -230,7 +227,7 @@ def kept_stack(directory: Path, worker: str = "") -> Iterator[BrowserStack]:
     else:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        layout = Layout(directory, _free_ports(worker), _pages())
+        layout = Layout(directory, _free_ports(), _pages())
         remembered.write_text(str(layout.port))
         _kept.append(Supervisor(layout))
         stack = _start(layout, _kept[-1])
@@ -279,15 +276,11 @@ def until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.1)
 
 
-def _free_ports(worker: str) -> int:
-    """The first of the ports of a stack: all free, and below those that the system gives out itself.
-
-    Processes of tests look at the same time: each has a range of its own.
-    """
+def _free_ports() -> int:
+    """The first of the ports of a stack: all free, and below those that the system gives out itself."""
     count = len(Layout(Path(), 1, PAGES).ports(HOSPITALS))
-    low = 12_000 + 2_000 * (int(worker.removeprefix("gw") or 0) % 10)
     for _ in range(200):
-        first = random.randrange(low, low + 2_000 - count)
+        first = random.randrange(12_000, 32_000 - count)
         with contextlib.suppress(UsageError):
             supervisor.require_free(dict.fromkeys(range(first, first + count), "a test"))
             return first

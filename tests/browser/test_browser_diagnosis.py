@@ -343,7 +343,6 @@ def test_no_model_yet(person: MakePerson, who: str, step: str) -> None:
     expect(page.locator(".drop")).to_be_visible()
 
 
-@pytest.mark.alone
 def test_a_revoked_role_ends_predictions_at_once(
     person: MakePerson, stack: BrowserStack, record_property: Callable[[str, object], None]
 ) -> None:

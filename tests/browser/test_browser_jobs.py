@@ -121,7 +121,6 @@ def test_a_paused_job_goes_on_and_a_stopped_one_ends(person: MakePerson, stack: 
 # ----------------------------------------------------------------------------------------------------------- promptness
 
 
-@pytest.mark.alone
 def test_a_confirmation_is_shown_within_a_second_of_its_event(person: MakePerson, stack: BrowserStack) -> None:
     job = stack.new_job(name="To be timed", rounds=3)
     page = person("admin", signed_in=True).go(f"/job?id={job.id}")

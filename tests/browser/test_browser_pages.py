@@ -95,7 +95,6 @@ def test_who_is_not_signed_in_is_asked_to(person: MakePerson, stack: BrowserStac
     assert eve.axe() == []
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_is_quick_and_keeps_still(person: MakePerson, stack: BrowserStack, name: str) -> None:
     """The median of three first visits, with nothing cached."""
