@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from concilia_aggregator.verification import roles
-from concilia_aggregator.verification.verifier import accepted_form
 from concilia_kit import merkle, signing
 from concilia_kit.digests import JobId
 from concilia_kit.signing import Address, Domain
@@ -144,7 +143,7 @@ def _signed(
         signer = signing.signer(update, domain, proof.signature)
     except ValueError:
         signer = "nobody"
-    if signer == update.hospital and accepted_form(proof.signature):
+    if signer == update.hospital and signing.is_canonical(proof.signature):
         facts.append(f"hospital {update.hospital} signed it")
     elif signer == update.hospital:
         faults.append("its signature is in a form that the contract never accepts")

@@ -67,9 +67,6 @@ Progress = Callable[[float, str], None]
 _NO_SOUND_FILE = frozenset({Reason.ARTIFACT_MISSING, Reason.DIGEST_MISMATCH})
 """Updates that were rejected because there was no file of their digest: there is none to check."""
 
-_HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
-"""Half the order of secp256k1: no accepted signature has a higher s (EIP-2, and OpenZeppelin's ECDSA)."""
-
 Place = tuple[int, str]
 """A round and a hospital."""
 
@@ -213,7 +210,7 @@ class Verifier:
             pass  # recovering says nothing of a wallet's signature, and the wallet was asked
         elif recovered != update.hospital:
             self._find(*where, f"its signature is {recovered}'s")
-        elif not accepted_form(signed.signature):
+        elif not signing.is_canonical(signed.signature):
             self._find(*where, "its signature is in a form that the contract never accepts")
         else:
             self._tally.signatures += 1
@@ -293,9 +290,3 @@ class Verifier:
 
     def _find(self, round_: int, hospital: str | None, digest: str | None, what: str) -> None:
         self._findings.append(Finding(round=round_, hospital=hospital, digest=digest, what=what))
-
-
-def accepted_form(signature: str) -> bool:
-    """65 bytes, s in the lower half, v 27 or 28: of one signature's many spellings the one that the contract takes."""
-    raw = bytes.fromhex(signature.removeprefix("0x"))
-    return len(raw) == 65 and int.from_bytes(raw[32:64], "big") <= _HALF_ORDER and raw[64] in (27, 28)
