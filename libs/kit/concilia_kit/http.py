@@ -5,10 +5,12 @@ Constructing a client opens no connection.
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Callable, Generator
+from functools import cache
+from typing import Any, TypeVar
 
 import httpx
 import tenacity
@@ -20,6 +22,7 @@ from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.wire.auth import AccessToken, Audience, Challenge, Session
 
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+_Outcome = TypeVar("_Outcome")
 _SAFE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _RETRY_STATUS = frozenset({429, 502, 503, 504})
 _MARGIN = 10.0  # seconds before a token's end at which a new one is taken
@@ -33,8 +36,19 @@ def client(base_url: str, auth: httpx.Auth | None = None, transport: httpx.BaseT
             request.headers["X-Request-ID"] = request_id
 
     return httpx.Client(
-        base_url=base_url, auth=auth, timeout=TIMEOUT, transport=transport, event_hooks={"request": [stamp]}
+        base_url=base_url,
+        auth=auth,
+        timeout=TIMEOUT,
+        transport=transport,
+        verify=_authorities(),
+        event_hooks={"request": [stamp]},
     )
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Who vouches for servers: read once for all clients, each of which would keep a megabyte of it."""
+    return httpx.create_ssl_context()
 
 
 def call(http: httpx.Client, method: str, path: str, *, retry_seconds: float = 30.0, **kwargs: Any) -> httpx.Response:
@@ -44,29 +58,35 @@ def call(http: httpx.Client, method: str, path: str, *, retry_seconds: float = 3
     Raises `Problem` for an answer of 400 and above, `Unavailable` where no answer came.
     """
 
+    return _patiently(lambda: _once(http, method, path, **kwargs), http, retry_seconds, method in _SAFE)
+
+
+def _once(http: httpx.Client, method: str, path: str, **kwargs: Any) -> httpx.Response:
+    response = http.request(method, path, **kwargs)
+    raise_for_problem(response)
+    return response
+
+
+def _patiently(attempt: Callable[[], _Outcome], http: httpx.Client, seconds: float, repeatable: bool) -> _Outcome:
+    """What `attempt` returns, tried again for `seconds`: where no connection came about, and where it may be repeated
+    also after an answer that was lost or said "later"."""
+
     def worth_another_try(error: BaseException) -> bool:
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             return True
-        if method not in _SAFE:
-            return False
-        return isinstance(error, httpx.TransportError) or (
-            isinstance(error, Problem) and error.problem_status in _RETRY_STATUS
+        return repeatable and (
+            isinstance(error, httpx.TransportError)
+            or (isinstance(error, Problem) and error.problem_status in _RETRY_STATUS)
         )
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(worth_another_try),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
-        stop=tenacity.stop_after_delay(retry_seconds),
+        stop=tenacity.stop_after_delay(seconds),
         reraise=True,
     )
-
-    def once() -> httpx.Response:
-        response = http.request(method, path, **kwargs)
-        raise_for_problem(response)
-        return response
-
     try:
-        return retrying(once)
+        return retrying(attempt)
     except httpx.TransportError as error:
         raise Unavailable(f"{http.base_url} does not answer ({type(error).__name__})") from error
 
@@ -86,8 +106,11 @@ def raise_for_problem(response: httpx.Response) -> None:
 class WalletAuth(httpx.Auth):
     """Signs in at the auth service with a key (EIP-4361) and keeps a fresh access token for one audience."""
 
-    def __init__(self, auth: httpx.Client, account: LocalAccount, audience: Audience) -> None:
+    def __init__(
+        self, auth: httpx.Client, account: LocalAccount, audience: Audience, retry_seconds: float = 30.0
+    ) -> None:
         self._auth = auth
+        self._retry_seconds = retry_seconds
         self._account = account
         self._audience = audience
         self._lock = threading.Lock()
@@ -108,7 +131,8 @@ class WalletAuth(httpx.Auth):
         """An access token with some life left. Raises `Problem` where sign-in is refused."""
         with self._lock:
             if fresh or self._token is None or self._token.expires_at.timestamp() - time.time() < _MARGIN:
-                self._token = self._exchange()
+                # Nothing is done twice by signing in twice: each attempt signs a challenge of its own.
+                self._token = _patiently(self._exchange, self._auth, self._retry_seconds, repeatable=True)
             return self._token.token
 
     def _exchange(self) -> AccessToken:
@@ -123,10 +147,10 @@ class WalletAuth(httpx.Auth):
             return self._access(self._session)
 
     def _sign_in(self) -> Session:
-        asked = call(self._auth, "POST", "/v1/challenges", json={"address": self._account.address})
+        asked = _once(self._auth, "POST", "/v1/challenges", json={"address": self._account.address})
         challenge = Challenge.model_validate_json(asked.content)
         signed = self._account.sign_message(encode_defunct(text=challenge.message))
-        answer = call(
+        answer = _once(
             self._auth,
             "POST",
             "/v1/sessions",
@@ -135,7 +159,7 @@ class WalletAuth(httpx.Auth):
         return Session.model_validate_json(answer.content)
 
     def _access(self, session: Session) -> AccessToken:
-        answer = call(
+        answer = _once(
             self._auth,
             "POST",
             "/v1/tokens",

@@ -6,6 +6,7 @@ Source: EIP-712 (typed structured data), EIP-55 (address checksum).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Any
 
 from eth_account import Account
@@ -33,6 +34,12 @@ _UPDATE = [
     {"name": "samples", "type": "uint64"},
     {"name": "metrics", "type": "bytes32"},
 ]
+_UPDATE_HASH = keccak(text="Update(" + ",".join(f"{each['type']} {each['name']}" for each in _UPDATE) + ")")
+_ANY_UPDATE = {
+    "hospital": "0x" + "00" * 20,
+    **dict.fromkeys(("job", "base", "digest", "metrics"), bytes(32)),
+    **dict.fromkeys(("round", "samples"), 0),
+}
 _ROLE_CHANGE = [
     {"name": "role", "type": "bytes32"},
     {"name": "account", "type": "address"},
@@ -42,6 +49,7 @@ _ROLE_CHANGE = [
 ]
 
 
+@lru_cache(maxsize=16_384)  # a service meets the same addresses again and again, and a checksum is a hash
 def _checksummed(value: str) -> str:
     if not value.startswith("0x") or not is_address(value):
         raise ValueError("not an Ethereum address")
@@ -93,17 +101,29 @@ class Update(BaseModel):
     metrics: Digest
 
     def signable(self, domain: Domain) -> SignableMessage:
-        """The EIP-712 message to sign or to recover from."""
-        message = {
-            "hospital": self.hospital,
-            "job": bytes.fromhex(self.job),
-            "round": self.round,
-            "base": bytes.fromhex(self.base),
-            "digest": bytes.fromhex(self.digest),
-            "samples": self.samples,
-            "metrics": bytes.fromhex(self.metrics),
-        }
-        return encode_typed_data(domain.typed(), {"Update": _UPDATE}, message)
+        """The EIP-712 message to sign or to recover from.
+
+        All members are of one word each: `hashStruct` is the hash of the type's hash and these words. Put together
+        here, since the general encoder takes ten times as long, which a service that checks every update would notice.
+        """
+        body = keccak(
+            _UPDATE_HASH
+            + bytes.fromhex(self.hospital[2:]).rjust(32, b"\0")
+            + bytes.fromhex(self.job)
+            + self.round.to_bytes(32, "big")
+            + bytes.fromhex(self.base)
+            + bytes.fromhex(self.digest)
+            + self.samples.to_bytes(32, "big")
+            + bytes.fromhex(self.metrics)
+        )
+        return SignableMessage(b"\x01", _separator(domain.chain_id, domain.contract), body)
+
+
+@lru_cache(maxsize=64)
+def _separator(chain_id: int, contract: str) -> bytes:
+    """The domain separator, as the general encoder makes it: an update's header."""
+    domain = Domain(chain_id=chain_id, contract=contract)
+    return encode_typed_data(domain.typed(), {"Update": _UPDATE}, _ANY_UPDATE).header
 
 
 class RoleChange(BaseModel):

@@ -1,8 +1,4 @@
-"""safetensors files, read and written block by block over memory maps.
-
-Header checks follow the format's description and the findings of its published audit: a bounded header, no duplicate
-keys, no holes, no overlap, no trailing bytes, sizes that agree with shapes. Nothing is allocated by what a header
-claims before the claim was checked against the file's size.
+"""safetensors files, read and written block by block over memory maps; `tensorheader` checks what they say they hold.
 
 Written files equal the reference implementation's byte for byte (`safetensors.numpy.save`): tensors by descending
 alignment then name, compact JSON, header padded with spaces to eight bytes. Source: safetensors format, version 0.
@@ -13,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +22,14 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
-MAX_HEADER = 4 * 2**20
-"""Bytes of header accepted: a hundred thousand tensors, far beyond any model here."""
+from concilia_kit import tensorheader
+from concilia_kit.tensorheader import MalformedFile as MalformedFile
+from concilia_kit.tensorheader import header_length
+
+_STRETCH = 1 << 21
+"""Bytes of a file that the system maps at once where it can. Giving back a part of them has it take the rest to pieces,
+page by page, which costs more than reading them did."""
+_FLUSHED = 16 * 2**20  # bytes that are on their way to the disk while more are written
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -41,10 +45,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # The reference implementation orders by this rank, descending (its `Dtype` enumeration), then by name.
 _RANK = {name: rank for rank, name in enumerate(("BOOL", "U8", "I8", "I16", "F16", "I32", "F32", "F64", "I64"))}
-
-
-class MalformedFile(ValueError):
-    """Bytes that are no acceptable safetensors file; the message says what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,67 +81,11 @@ def parse_header(prefix: bytes, file_size: int) -> Header:
 
     Raises `MalformedFile`.
     """
-    length = header_length(prefix, file_size)
-    if len(prefix) < 8 + length:
-        raise MalformedFile("the header is incomplete")
-    try:
-        document = json.loads(prefix[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise MalformedFile("the header is not JSON") from error
-    if not isinstance(document, dict) or not prefix[8:9] == b"{":
-        raise MalformedFile("the header is not a JSON object")
-    metadata = document.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise MalformedFile("__metadata__ must map names to text")
-    tensors = {name: _spec(name, entry) for name, entry in document.items()}
-    ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end, item[0])))
-    position = 0
-    for name, spec in ordered.items():
-        if spec.begin != position:
-            raise MalformedFile(f"tensor {name!r} leaves a hole or overlaps another")
-        position = spec.end
-    if 8 + length + position != file_size:
-        raise MalformedFile(f"the file has {file_size} bytes, its header describes {8 + length + position}")
-    return Header(ordered, metadata, 8 + length)
-
-
-def header_length(prefix: bytes, file_size: int) -> int:
-    """Bytes of JSON that the first eight bytes announce. Raises `MalformedFile` where they cannot be true."""
-    if len(prefix) < 8:
-        raise MalformedFile("shorter than the eight bytes that state the header's length")
-    length = int.from_bytes(prefix[:8], "little")
-    if length > MAX_HEADER:
-        raise MalformedFile(f"the header claims {length} bytes, more than the {MAX_HEADER} accepted")
-    if length < 2 or 8 + length > file_size:
-        raise MalformedFile("the header's length does not fit the file")
-    return length
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise MalformedFile("the header names a key twice")
-    return result
-
-
-def _spec(name: str, entry: Any) -> TensorSpec:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise MalformedFile(f"tensor {name!r} must have dtype, shape and data_offsets, and nothing else")
-    dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
-    if dtype is None:
-        raise MalformedFile(f"tensor {name!r} has an unknown dtype")
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or len(shape) > 8:
-        raise MalformedFile(f"tensor {name!r} has a malformed shape or range")
-    spec = TensorSpec(dtype, tuple(shape), offsets[0], offsets[1])
-    if spec.end - spec.begin != spec.nbytes:
-        raise MalformedFile(f"tensor {name!r} has a range that does not fit its shape")
-    return spec
-
-
-def _naturals(value: Any) -> bool:
-    # bool is an int in Python, and no number in JSON
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**48 for item in value)
+    raw = tensorheader.parse(prefix, file_size)
+    tensors = {
+        name: TensorSpec(_DTYPES[each.dtype], each.shape, each.begin, each.end) for name, each in raw.tensors.items()
+    }
+    return Header(tensors, raw.metadata, raw.data_start)
 
 
 @dataclass(frozen=True)
@@ -151,20 +95,20 @@ class TensorFile:
     path: Path
     header: Header
     _data: npt.NDArray[np.uint8] = field(repr=False)
+    _map: mmap.mmap | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Check and map a file. Raises `MalformedFile` and `OSError`."""
-        size = path.stat().st_size
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             prefix = file.read(8)
             prefix += file.read(header_length(prefix, size))
-        header = parse_header(prefix, size)
-        if size == header.data_start:
-            data = np.empty(0, np.uint8)  # an empty range cannot be mapped
-        else:
-            data = np.memmap(path, np.uint8, mode="r", offset=header.data_start)
-        return cls(path, header, data)
+            header = parse_header(prefix, size)
+            if size == header.data_start:
+                return cls(path, header, np.empty(0, np.uint8))
+            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        return cls(path, header, np.frombuffer(mapped, np.uint8, offset=header.data_start), mapped)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.header.tensors)
@@ -178,6 +122,24 @@ class TensorFile:
         spec = self.header.tensors[name]
         # frombuffer, unlike .view, accepts data that is not aligned to the dtype
         return np.frombuffer(self._data, spec.dtype, spec.size, spec.begin) if spec.nbytes else np.empty(0, spec.dtype)
+
+    def raw(self) -> memoryview:
+        """The whole file, header and all, as read-only bytes."""
+        return memoryview(self.path.read_bytes() if self._map is None else self._map)
+
+    def forget(self, begin: int = 0, end: int | None = None) -> int:
+        """Give back the memory of the pages between bytes `begin` and `end` of the data (to the last for None).
+
+        They stay in the system's cache, and are there again when they are read again. Returns the first byte that was
+        not given back: the stretch of 2 MB with `end` stays, of which more may be needed.
+        """
+        if self._map is None:
+            return begin
+        first = (self.header.data_start + begin) // _STRETCH * _STRETCH
+        last = len(self._map) if end is None else (self.header.data_start + end) // _STRETCH * _STRETCH
+        if last > first:
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+        return max(last - self.header.data_start, begin)
 
 
 def layout(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> tuple[bytes, list[str]]:
@@ -202,10 +164,18 @@ class TensorWriter:
     """Writes a safetensors file front to back under a temporary name, and renames it when all of it is on disk.
 
     Use as a context manager; call `append` with one-dimensional blocks in the order of `order`. An error inside the
-    context leaves no file. `digest` is the SHA-256 of what was written so far, taken in passing.
+    context leaves no file. `digest` is the SHA-256 of what was written so far, taken in passing. A `lasting` file is on
+    the disk when the context is left: it goes there while the rest is made. Another may be gone after a power cut.
     """
 
-    def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        specs: Mapping[str, TensorSpec],
+        metadata: Mapping[str, str] | None = None,
+        *,
+        lasting: bool = True,
+    ) -> None:
         self._header, self.order = layout(specs, metadata)
         self._expected = sum(spec.nbytes for spec in specs.values())
         self._written = 0
@@ -214,6 +184,9 @@ class TensorWriter:
         self._partial = path.with_name(f"{path.name}.{secrets.token_hex(6)}.partial")
         self._file: BinaryIO | None = None
         self._hasher = hashlib.sha256(self._header)
+        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush") if lasting else None
+        self._flush: Future[None] | None = None
+        self._flushed = 0
 
     @property
     def digest(self) -> str:
@@ -233,6 +206,9 @@ class TensorWriter:
         self._file.write(data)
         self._hasher.update(data)
         self._written += block.nbytes
+        if self._flusher and self._written - self._flushed >= _FLUSHED and (self._flush is None or self._flush.done()):
+            self._await_flush()
+            self._flush, self._flushed = self._flusher.submit(os.fdatasync, self._file.fileno()), self._written
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -243,11 +219,28 @@ class TensorWriter:
             if kind is None:
                 if self._written != self._expected:
                     raise ValueError(f"{self._written} bytes of tensors written, {self._expected} announced")
+                self._await_flush()
                 self._file.flush()
-                os.fsync(self._file.fileno())
+                if self._flusher:
+                    os.fsync(self._file.fileno())
             self._file.close()
             if kind is None:
                 self._partial.replace(self._path)
         finally:
+            if self._flusher:
+                self._flusher.shutdown()  # before its file is closed
             self._file.close()
             self._partial.unlink(missing_ok=True)
+
+    def _await_flush(self) -> None:
+        if self._flush is not None:
+            self._flush.result()
+
+
+def write(path: Path, tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str] | None = None) -> str:
+    """Write whole tensors, taken one by one; equal tensors give equal bytes. Returns the SHA-256. Raises `OSError`."""
+    specs = {name: TensorSpec(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    with TensorWriter(path, specs, metadata) as writer:
+        for name in writer.order:
+            writer.append(tensors[name].reshape(-1))
+    return writer.digest

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,12 @@ ISSUER = "concilia-auth"
 
 Standing = Callable[[str, float], frozenset[Role]]
 """The roles that an address holds, as of some moment after the one given (Unix seconds)."""
+
+AtOnce = Callable[[str, float], frozenset[Role] | None]
+"""The same for those who cannot wait: None where nobody knows without asking."""
+
+_REMEMBERED = 4096
+"""Tokens whose signature is not looked at again; each takes a kilobyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,9 @@ class TokenVerifier:
     `fetch_keys` returns a JSON Web Key Set. It is called for a key that is unknown, at most every `refetch_seconds`, so
     that a forged key id cannot make the service hammer auth; and once `max_age_seconds` have passed, so that a key that
     is no longer published is no longer trusted. `standing` says which roles an address holds at this moment: a role
-    that was taken since a token was issued is not in its `Principal`.
+    that was taken since a token was issued is not in its `Principal`; `at_once`, or `standing`'s method of that name,
+    says it where it need not ask. A token that was verified is remembered for as long as the keys are: its signature
+    does not change.
     """
 
     def __init__(
@@ -51,14 +60,17 @@ class TokenVerifier:
         refetch_seconds: float = 5.0,
         max_age_seconds: float = 300.0,
         standing: Standing | None = None,
+        at_once: AtOnce | None = None,
     ) -> None:
         self._audience = audience
         self._standing = standing
+        self._at_once: AtOnce | None = at_once or getattr(standing, "at_once", None)
         self._fetch_keys = fetch_keys
         self._refetch_seconds = refetch_seconds
         self._max_age_seconds = max_age_seconds
         self._lock = threading.Lock()
         self._keys: dict[str, jwt.PyJWK] = {}
+        self._verified: OrderedDict[str, tuple[Principal, float]] = OrderedDict()
         self._asked = self._fetched = float("-inf")
 
     def verify(self, token: str) -> Principal:
@@ -73,10 +85,38 @@ class TokenVerifier:
         # A token says whole seconds: what was known a second later is no older than the token.
         return replace(caller, roles=caller.roles & self._standing(caller.address, issued_at + 1))
 
+    def verify_at_once(self, token: str) -> Principal | None:
+        """The caller of a token that was verified before, where nobody need be asked; None elsewhere."""
+        known = self._known(token)
+        if known is None:
+            return None
+        caller, issued_at = known
+        if self._standing is None or not caller.roles:
+            return caller
+        held = None if self._at_once is None else self._at_once(caller.address, issued_at + 1)
+        return None if held is None else replace(caller, roles=caller.roles & held)
+
+    def _known(self, token: str) -> tuple[Principal, float] | None:
+        """A token that was verified with the keys of now, and has not expired."""
+        known = self._verified.get(token)
+        return None if known is None or self._stale() or known[0].expires_at <= time.time() else known
+
     def _claimed(self, token: str) -> tuple[Principal, float]:
         """The caller by the token alone, and when it was issued (Unix seconds, rounded down)."""
+        if (known := self._known(token)) is not None:
+            return known
+        found = self._decoded(token)
+        with self._lock:
+            if found[2] == self._fetched:  # else other keys came meanwhile
+                self._verified[token] = found[:2]
+            while len(self._verified) > _REMEMBERED:
+                self._verified.popitem(last=False)
+        return found[:2]
+
+    def _decoded(self, token: str) -> tuple[Principal, float, float]:
+        """What a token's signed bytes say, and when (monotonic seconds) the keys came that they were verified with."""
         try:
-            key = self._key(str(jwt.get_unverified_header(token).get("kid")))
+            fetched, key = self._key(str(jwt.get_unverified_header(token).get("kid")))
             claims = jwt.decode(
                 token,
                 key,
@@ -86,23 +126,26 @@ class TokenVerifier:
                 options={"require": ["exp", "iat", "sub", "aud", "iss"]},
             )
             roles = frozenset(Role(role) for role in claims["roles"])
-            return Principal(claims["sub"], roles, float(claims["exp"])), float(claims["iat"])
+            return Principal(claims["sub"], roles, float(claims["exp"])), float(claims["iat"]), fetched
         except jwt.ExpiredSignatureError as error:
             raise Unauthorized("the access token has expired", code="token_expired") from error
         except (jwt.PyJWTError, KeyError, TypeError, ValueError) as error:
             raise Unauthorized("the access token is not valid here", code="token_invalid") from error
 
-    def _key(self, key_id: str) -> jwt.PyJWK:
+    def _key(self, key_id: str) -> tuple[float, jwt.PyJWK]:
+        """A published key, and when the keys came that it is one of."""
         # Callers with a known, fresh key take no lock and never wait for a slow auth service.
         if key_id not in self._keys or self._stale():
             with self._lock:
                 if (key_id not in self._keys or self._stale()) and self._may_ask():
                     fetched = self._fetch_keys()["keys"]
                     self._keys = {str(entry.get("kid")): jwt.PyJWK.from_dict(entry) for entry in fetched}
+                    self._verified.clear()
                     self._fetched = time.monotonic()
             if self._stale():
                 raise Unavailable("the published keys cannot be had at the moment", code="keys_unavailable")
-        return self._keys[key_id]
+        with self._lock:
+            return self._fetched, self._keys[key_id]
 
     def _stale(self) -> bool:
         return time.monotonic() - self._fetched > self._max_age_seconds

@@ -6,10 +6,12 @@ Source: RFC 9457 (problem details), RFC 6750 (bearer tokens).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import socket
-import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
 
@@ -17,6 +19,7 @@ import fastapi
 import uvicorn
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import Depends, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -24,8 +27,11 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
-from concilia_kit import logs, metrics
+from concilia_kit import logs, metrics, serving
 from concilia_kit.bodies import BodyLimit
+from concilia_kit.health import Check, readiness
+from concilia_kit.listening import bind as bind
+from concilia_kit.listening import bind_or_end
 from concilia_kit.problems import MEDIA_TYPE, Forbidden, Problem, Unauthorized, Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.settings import ServiceSettings
@@ -37,7 +43,6 @@ _log = logs.get(__name__)
 LAST_ANSWERS_SECONDS = 8
 """How long answers under way may take after a service was told to stop; containers are given ten."""
 
-Check = Callable[[], object]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -86,14 +91,9 @@ def application(
     @app.get("/readyz", tags=["health"])
     def readyz(response: fastapi.Response) -> dict[str, str]:
         """Each dependency by name, 'ok' or what is wrong; 503 where one is missing."""
-        states: dict[str, str] = {}
-        for name, check in ready.items():
-            try:
-                check()
-                states[name] = "ok"
-            except Exception as error:  # whatever a dependency raises, the answer is the same
-                states[name] = type(error).__name__
-                response.status_code = 503
+        states, is_ready = readiness(ready)
+        if not is_ready:
+            response.status_code = 503
         return states
 
     @app.get("/metrics", include_in_schema=False)
@@ -109,25 +109,46 @@ def run(app: FastAPI, settings: ServiceSettings) -> None:
 
     A port that cannot be had ends the process with one line and exit code 2.
     """
-    listener = _bind_or_end(settings)
+    _Server(app).run(sockets=[_listener(app, settings)])
+
+
+@contextlib.contextmanager
+def running_beside(app: FastAPI, settings: ServiceSettings) -> Iterator[None]:
+    """Serve from a thread while the block runs, which the main thread is busy with. Should serving end before, the
+    process is told to stop (SIGTERM): half of it would be worse than none.
+
+    A port that cannot be had ends the process with one line and exit code 2.
+    """
+    listener, server = _listener(app, settings), _Server(app)
+
+    def serve() -> None:
+        try:
+            server.run(sockets=[listener])
+        finally:
+            if not server.should_exit:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=serve, name="api")
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _listener(app: FastAPI, settings: ServiceSettings) -> socket.socket:
+    listener = bind_or_end(settings)
+    serving.settle_memory()
     app.root_path = settings.root_path  # for the links in /docs; paths arrive without it
-    _Server(app).run(sockets=[listener])
-
-
-def run_beside(app: FastAPI, settings: ServiceSettings) -> None:
-    """Serve from a daemon thread: health and metrics of a process whose work is something else. Ends as `run` does."""
-    listener = _bind_or_end(settings)
-    server = _Server(app)
-    threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="health", daemon=True).start()
+    return listener
 
 
 class _Server(uvicorn.Server):
     """Tells the application that it closes before waiting for answers under way."""
 
     def __init__(self, app: FastAPI) -> None:
-        super().__init__(
-            uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=LAST_ANSWERS_SECONDS)
-        )
+        super().__init__(serving.config(app, timeout_graceful_shutdown=LAST_ANSWERS_SECONDS))
         self._app = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -135,31 +156,11 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def bind(settings: ServiceSettings) -> socket.socket:
-    """A service's port, taken and not yet served. Raises `OSError` where it cannot be had."""
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _bind_or_end(settings: ServiceSettings) -> socket.socket:
-    try:
-        return bind(settings)
-    except OSError as error:
-        print(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-
-
 def _service_name(title: str) -> str:
     return title.lower().removeprefix("concilia ").replace(" ", "-")
 
 
-def principal(
+async def principal(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Principal:
     """The caller. Raises `Unauthorized`."""
@@ -168,14 +169,16 @@ def principal(
             "an access token is needed: 'Authorization: Bearer …'", headers={"WWW-Authenticate": "Bearer"}
         )
     verifier: TokenVerifier = request.app.state.verifier
-    return verifier.verify(credentials.credentials)
+    # A thread only where somebody must be asked: handing over to one costs more than a look at what is known.
+    known = verifier.verify_at_once(credentials.credentials)
+    return await run_in_threadpool(verifier.verify, credentials.credentials) if known is None else known
 
 
-def require(*roles: Role) -> Callable[[Principal], Principal]:
+def require(*roles: Role) -> Callable[[Principal], Awaitable[Principal]]:
     """A dependency: the caller, who must hold one of `roles` (any role where none is named)."""
     accepted = frozenset(roles or Role)
 
-    def check(caller: Annotated[Principal, Depends(principal)]) -> Principal:
+    async def check(caller: Annotated[Principal, Depends(principal)]) -> Principal:
         if not caller.roles & accepted:
             names = ", ".join(sorted(accepted))
             raise Forbidden(f"this needs one of the roles: {names}", code="role_missing")

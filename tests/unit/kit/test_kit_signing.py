@@ -13,6 +13,7 @@ from concilia_kit.digests import Contribution
 from concilia_kit.roles import Role
 from concilia_kit.signing import Domain, RoleChange, Update
 from eth_account import Account
+from eth_account.messages import encode_typed_data
 from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +31,31 @@ def test_a_signature_recovers_to_its_signer() -> None:
     assert signing.signer(UPDATE, DOMAIN, signing.sign(UPDATE, DOMAIN, KEY)) == KEY.address
     change = RoleChange(role=Role.HOSPITAL, account=KEY.address, granted=True, nonce=0, deadline=1)
     assert signing.signer(change, DOMAIN, signing.sign(change, DOMAIN, KEY)) == KEY.address
+
+
+_digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
+_addresses = st.binary(min_size=20, max_size=20).map(lambda raw: "0x" + raw.hex())
+
+
+@given(
+    st.builds(
+        Update,
+        hospital=_addresses,
+        job=_digests,
+        round=st.integers(1, 2**32 - 1),
+        base=_digests,
+        digest=_digests,
+        samples=st.integers(0, 2**64 - 1),
+        metrics=_digests,
+    ),
+    st.builds(Domain, chain_id=st.integers(1, 2**64), contract=_addresses),
+)
+def test_an_update_is_encoded_as_the_general_encoder_does(update: Update, domain: Domain) -> None:
+    message = {
+        name: bytes.fromhex(value) if name in ("job", "base", "digest", "metrics") else value
+        for name, value in update.model_dump().items()
+    }
+    assert update.signable(domain) == encode_typed_data(domain.typed(), {"Update": signing._UPDATE}, message)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import pytest
 from concilia_kit import http, standing
 from concilia_kit.problems import MEDIA_TYPE, NotFound, Unavailable
 from concilia_kit.roles import Role
-from concilia_kit.standing import CurrentRoles
-from concilia_kit.wire.chain import AccountRoles
+from concilia_kit.standing import CurrentRoles, CurrentRoll
+from concilia_kit.wire.chain import AccountRoles, Roll
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -231,3 +231,93 @@ def test_standing_does_not_hammer_a_chain_service_that_does_not_answer() -> None
     for _ in range(5):
         assert roles(ADDRESS, as_of=chain.now) == {Role.CLINICIAN}
     assert chain.asked[ADDRESS] == 2
+
+
+# Everybody's roles together
+
+
+@dataclass
+class RollDouble:
+    """The chain service's roll as it shows it, with its entity tag, and a clock."""
+
+    held: dict[str, frozenset[Role]] = field(default_factory=dict)
+    trouble: Callable[[], httpx.Response] | None = None
+    statuses: list[int] = field(default_factory=list)
+    now: float = 1000.0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        assert (request.method, request.url.path) == ("GET", "/v1/roles")
+        answer = self.trouble() if self.trouble is not None else self._answer(request)
+        self.statuses.append(answer.status_code)
+        return answer
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        content = Roll(roles={address: tuple(sorted(held)) for address, held in self.held.items()}).model_dump_json()
+        tag = f'"{hash(content)}"'
+        if request.headers.get("If-None-Match") == tag:
+            return httpx.Response(304)
+        return httpx.Response(200, content=content, headers={"ETag": tag})
+
+    def roles(self, fresh: float = 1.0, stale: float = 60.0) -> CurrentRoll:
+        chain = http.client("http://chain", transport=httpx.MockTransport(self))
+        return CurrentRoll(chain, fresh, stale, clock=lambda: self.now, wall=lambda: self.now)
+
+
+def test_roll_is_asked_for_once_for_everybody_and_told_again_only_where_it_changed() -> None:
+    chain = RollDouble(held={ADDRESS: frozenset({Role.ADMIN})})
+    roles = chain.roles()
+    assert roles.at_once(ADDRESS) is None
+    assert (roles(ADDRESS), roles(OTHER), roles.at_once(ADDRESS)) == ({Role.ADMIN}, frozenset(), {Role.ADMIN})
+    chain.now += 1.01
+    assert roles.at_once(ADDRESS) is None
+    assert roles(OTHER) == frozenset()
+    chain.held[OTHER] = frozenset({Role.HOSPITAL})
+    chain.now += 1.01
+    assert (roles(ADDRESS), roles(OTHER)) == ({Role.ADMIN}, {Role.HOSPITAL})
+    assert chain.statuses == [200, 304, 200]
+
+
+@pytest.mark.parametrize(
+    "trouble", [refused, hangs, unknown, lambda: httpx.Response(200, json={"roles": {"0x": ["x"]}})]
+)
+def test_roll_of_the_last_answer_counts_for_a_while(trouble: Callable[[], httpx.Response]) -> None:
+    chain = RollDouble(held={ADDRESS: frozenset({Role.HOSPITAL})})
+    roles = chain.roles()
+    roles(ADDRESS)
+    chain.trouble = trouble
+    chain.now += 60.0
+    assert roles(ADDRESS) == {Role.HOSPITAL}
+    assert roles.at_once(ADDRESS) == {Role.HOSPITAL}
+    chain.now += 0.01
+    assert roles.at_once(ADDRESS) is None
+    with pytest.raises(Unavailable):
+        roles(ADDRESS)
+
+
+def test_roll_is_asked_for_again_for_a_token_that_is_newer() -> None:
+    chain = RollDouble()
+    roles = chain.roles()
+    assert roles(ADDRESS) == frozenset()
+    chain.held[ADDRESS] = frozenset({Role.CLINICIAN})
+    assert roles.at_once(ADDRESS, as_of=chain.now + 0.5) is None
+    assert roles(ADDRESS, as_of=chain.now + 0.5) == {Role.CLINICIAN}
+
+
+def test_roll_is_asked_for_by_one_of_many() -> None:
+    chain = RollDouble(held={ADDRESS: frozenset({Role.ADMIN})})
+    asked, answer = threading.Event(), threading.Event()
+
+    def slow() -> httpx.Response:
+        chain.trouble = None
+        asked.set()
+        assert answer.wait(10)
+        return chain._answer(httpx.Request("GET", "http://chain/v1/roles"))
+
+    chain.trouble = slow
+    roles = chain.roles()
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(roles, ADDRESS) for _ in range(8)]
+        assert asked.wait(10)
+        answer.set()
+        assert {each.result(10) for each in waiting} == {frozenset({Role.ADMIN})}
+    assert chain.statuses == [200]

@@ -97,3 +97,34 @@ def test_tokens_say_when_they_end() -> None:
     claims = jwt.decode(token, options={"verify_signature": False})
     caller = TokenVerifier(Audience.MODEL, keys).verify(token)
     assert caller.expires_at == claims["exp"]
+
+
+def test_tokens_that_were_verified_are_known_at_once_until_they_end() -> None:
+    now = iter([frozenset({Role.CLINICIAN}), None, frozenset[Role]()])
+    verifier = TokenVerifier(
+        Audience.MODEL, keys, standing=lambda *_: frozenset({Role.CLINICIAN}), at_once=lambda *_: next(now)
+    )
+    token = minted(frozenset({Role.CLINICIAN}))
+    assert verifier.verify_at_once(token) is None, "never seen"
+    assert verifier.verify(token).roles == {Role.CLINICIAN}
+    told = [verifier.verify_at_once(token) for _ in range(3)]
+    assert [each and each.roles for each in told] == [{Role.CLINICIAN}, None, set()]
+    ending = minted(frozenset(), age=299)
+    verifier.verify(ending)
+    while (known := verifier.verify_at_once(ending)) is not None and known.expires_at > time.time():
+        time.sleep(0.05)
+    assert verifier.verify_at_once(ending) is None
+    with pytest.raises(Unauthorized):
+        verifier.verify(ending)
+
+
+def test_tokens_are_forgotten_with_the_key_that_signed_them() -> None:
+    published = keys()
+    verifier = TokenVerifier(Audience.MODEL, lambda: published, refetch_seconds=0, max_age_seconds=0.05)
+    token = minted(frozenset())
+    verifier.verify(token)
+    published["keys"] = []
+    time.sleep(0.06)
+    assert verifier.verify_at_once(token) is None
+    with pytest.raises(Unauthorized):
+        verifier.verify(token)

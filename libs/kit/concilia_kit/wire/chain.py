@@ -95,6 +95,20 @@ class AccountRoles(Wire):
     block: int
 
 
+class Roll(Wire):
+    """The roles of all who hold any, as `AccountRoles` tells them one by one; addresses with their EIP-55 checksum."""
+
+    roles: dict[str, tuple[Role, ...]]
+
+
+class Holders(Wire):
+    """Who holds a role by the ledger's events, in ascending order of address; what counts is as in `AccountRoles`."""
+
+    role: Role
+    addresses: tuple[str, ...]
+    block: int
+
+
 class RoleRecord(Wire):
     """A role granted or taken, as the ledger recorded it.
 
@@ -121,7 +135,10 @@ class SignedRoleChange(Wire):
 
 
 class RoundOpening(Wire):
-    """Open the next round of a job. With `merkle` its updates are collected, and committed under one root."""
+    """Open the next round of a job. With `merkle` its updates are collected, and committed under one root.
+
+    `expected` says how many updates may come, so that nobody waits for another one after the last; it binds nobody.
+    """
 
     job: JobId
     round: int = Field(ge=1, lt=2**32)
@@ -129,6 +146,7 @@ class RoundOpening(Wire):
     deadline: int = Field(ge=0, lt=2**64)
     quorum: int = Field(ge=1, lt=2**32)
     merkle: bool = False
+    expected: int | None = Field(default=None, ge=1, lt=2**32)
 
 
 class Rejection(Wire):
@@ -246,6 +264,32 @@ class LedgerRound(Wire):
         return tuple(item for item in self.updates if item.reason is None)
 
 
+class RoundStanding(Wire):
+    """How far a round is, without its updates: as small for ten thousand hospitals as for one.
+
+    `updates` counts what was recorded or committed, before its commitment in a `merkle` round what was collected.
+    """
+
+    job: JobId
+    round: int
+    status: RoundStatus
+    base: Digest
+    deadline: int
+    quorum: int
+    updates: int
+    rejected: int
+    merkle: bool
+    committed: bool
+
+
+class Collected(Wire):
+    """Updates of a Merkle round were collected: `updates` are there by now."""
+
+    job: JobId
+    round: int
+    updates: int
+
+
 class InclusionProof(Wire):
     """Shows that a signed update is under a Merkle round's commitment: RFC 9162, 2.1.3, with SHA-256.
 
@@ -308,3 +352,6 @@ class EventPage(Wire):
 
 STREAM = "concilia:ledger"
 """The Redis stream on which the chain service puts every `LedgerEvent` as JSON under the field `event`."""
+
+COLLECTED_STREAM = "concilia:collected"
+"""The Redis stream on which it puts `Collected`, likewise: now and then while updates come, and once when they stop."""

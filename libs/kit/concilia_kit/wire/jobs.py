@@ -10,6 +10,7 @@ from concilia_kit import digests
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.signing import Address
 from concilia_kit.wire.base import Wire
+from concilia_kit.wire.encoding import PLAIN, Encoding
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Progress
 
 
@@ -18,6 +19,8 @@ class StrategyName(StrEnum):
 
     FEDAVG = "fedavg"
     FEDPROX = "fedprox"
+    MEDIAN = "median"
+    TRIMMED_MEAN = "trimmed_mean"
 
 
 class Strategy(Wire):
@@ -25,6 +28,12 @@ class Strategy(Wire):
 
     name: StrategyName = StrategyName.FEDAVG
     proximal_mu: float = Field(default=0.01, ge=0, le=100, description="FedProx only")
+    trim: float | None = Field(
+        default=None,
+        ge=0,
+        lt=0.5,
+        description="trimmed mean only: share of values left out at each end; 0.1 by default",
+    )
 
 
 class Recording(StrEnum):
@@ -48,7 +57,9 @@ class JobSpec(Wire):
     seed: int = Field(default=0, ge=0, lt=2**32)
     local: LocalTraining = LocalTraining()
     evaluation: Evaluation = Evaluation()
+    evaluate_every: int = Field(default=1, ge=1, le=10_000, description="closed rounds; the last is always evaluated")
     recording: Recording = Recording.EACH
+    encoding: Encoding = Field(default=PLAIN, description="how nodes that can encode their updates")
 
 
 class JobManifest(Wire):

@@ -15,6 +15,7 @@ from concilia_kit.digests import Digest, JobId
 from concilia_kit.lesions import CLASSES
 from concilia_kit.signing import Address
 from concilia_kit.wire.base import Wire
+from concilia_kit.wire.encoding import PLAIN, PLAIN_ONLY, Ability, Encoded, Encoding
 
 TRAIN_TASK = "concilia.train"
 EVALUATE_TASK = "concilia.evaluate"
@@ -79,6 +80,8 @@ class TrainTask(Wire):
     seed: int = Field(ge=0, lt=2**63)
     deadline: int
     local: LocalTraining
+    # Left out where it is none: a node from before there were encodings drops a task with a member it does not know.
+    encoding: Encoding = Field(default=PLAIN, exclude_if=lambda encoding: encoding.plain)
 
 
 class EvaluateTask(Wire):
@@ -107,6 +110,8 @@ class UpdateMetrics(Wire):
     seconds_upload: Seconds
     bytes_download: Count
     bytes_upload: Count
+    # Left out of plain updates, so that their digests are what they were before there were encodings.
+    encoded: Encoded | None = Field(default=None, exclude_if=lambda encoded: encoded is None)
 
 
 class EvaluationReport(Wire):
@@ -180,6 +185,9 @@ class NodeRegistration(Wire):
     held_out_lesions: Count
     overlapping_lesions: Count
     skipped_images: Count
+    encodings: tuple[Ability, ...] = Field(
+        default=PLAIN_ONLY, max_length=32, description="encodings of updates it can make: names, and 'zstd'"
+    )
 
 
 class Node(Wire):

@@ -1,0 +1,161 @@
+"""How HTTP is read and written by every service: uvicorn on httptools, heads bounded, files sent by the kernel.
+
+An application may answer with parts of an open file (`http.response.zerocopysend`) and has them sent by `sendfile(2)`:
+the bytes go from the page cache to the socket and never through this process. This is why the loop is asyncio's own:
+uvloop has no `sendfile`, and measured no faster at taking bodies in.
+
+Source: the ASGI specification's extension "Zero Copy Send"; RFC 9112, sections 2 and 3 (limits are the recipient's).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import os
+import socket
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+ZERO_COPY = "http.response.zerocopysend"
+MAX_HEAD = 64 * 1024
+"""Bytes of a request's address and headers, beyond what one read from a socket brings."""
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # of glibc's mallopt(3)
+_ARENA_MAX = -8
+_KEPT = 8 * 2**20
+
+
+def config(app: ASGIApp, **given: Any) -> uvicorn.Config:
+    """How a service is served; logging is the service's own affair."""
+    # No service speaks WebSocket.
+    return uvicorn.Config(app, log_config=None, access_log=False, http=HttpProtocol, loop="asyncio", ws="none", **given)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep a few MB of what is freed, for a process that takes large bodies in.
+
+    A body comes in pieces of 256 KB. glibc gives memory of that size back to the kernel when it is freed, and the next
+    piece pays for 64 page faults: two thirds of the time that an upload takes. Does nothing with another C library.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in ((_MMAP_THRESHOLD, _KEPT // 2), (_TRIM_THRESHOLD, _KEPT), (_TOP_PAD, 2**20)):
+            mallopt(parameter, value)
+
+
+def settle_memory() -> None:
+    """What a process does about its memory once, when all that it needs is loaded and it begins to serve."""
+    _share_arenas()
+    _spare_collections()
+
+
+def _share_arenas() -> None:
+    """Have the C library's allocator keep two arenas, and not eight a processor, for a process with many threads.
+
+    Python's threads take turns anyway; what each arena keeps of what was freed would add up to tens of MB. Does nothing
+    with another C library.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_ARENA_MAX, 2)
+
+
+def _spare_collections() -> None:
+    """Have collections of garbage pass over all there is now: what was made at the start stays as long as the process.
+
+    Each full one looks at some hundred thousand objects of libraries otherwise, and every request waits for it.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. What is neither body nor a finished head is bounded: the parser keeps it until it ends."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._kept = 0
+        self._application = self.app
+        self.app = self._with_extensions
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection is there. Its head and body are written one after the other, and neither waits for the other.
+
+        asyncio sees to that for listeners that it made; for those it is given it does not know the protocol. The body
+        would wait until the peer acknowledges the head, which takes Linux 40 ms (Nagle's algorithm, RFC 9293, 3.7.4).
+        """
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family in {socket.AF_INET, socket.AF_INET6}:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; a head or a trailer that goes on for more than `MAX_HEAD` ends the connection."""
+        self._kept += len(data)
+        super().data_received(data)
+        if self._kept > MAX_HEAD and not self.transport.is_closing():
+            self.send_400_response("The request's head is too large.")
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._kept = 0
+        super().on_headers_complete()
+        _hold_without_copy(self.cycle)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._kept = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._kept = 0
+        super().on_message_complete()
+
+    async def _with_extensions(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("extensions", {})[ZERO_COPY] = {}
+        cycle = getattr(send, "__self__", None)
+        assert isinstance(cycle, RequestResponseCycle)
+
+        async def sending(message: Message) -> None:
+            if message["type"] != ZERO_COPY:
+                await send(message)
+                return
+            if message["count"] and scope["method"] != "HEAD" and not cycle.disconnected:
+                await self._send_file(cycle, message)
+            if not message.get("more_body", False):
+                await send({"type": "http.response.body", "body": b""})
+
+        async def receiving() -> Message:
+            message = await receive()
+            _hold_without_copy(cycle)
+            return message
+
+        await self._application(scope, receiving, sending)
+
+    async def _send_file(self, cycle: RequestResponseCycle, message: Message) -> None:
+        """Raises `ValueError` for more bytes than the answer announced."""
+        count: int = message["count"]
+        if count > cycle.expected_content_length:
+            raise ValueError("more bytes of the file than the answer's Content-Length")
+        with os.fdopen(message["file"], "rb", buffering=0, closefd=False) as file:
+            try:
+                sent = await asyncio.get_running_loop().sendfile(self.transport, file, message["offset"], count)
+            except OSError:
+                sent = -1
+        if sent != count:  # the peer went away, or the file shrank: the answer cannot be finished
+            cycle.disconnected = True
+            self.transport.close()
+            return
+        cycle.expected_content_length -= count
+
+
+def _hold_without_copy(cycle: RequestResponseCycle) -> None:
+    """uvicorn gathers a body in a bytearray and hands it on as bytes, two copies. Where nothing waits, empty bytes in
+    its place become the very piece that comes, and that is handed on."""
+    if not cycle.body:
+        cycle.body = b""  # type: ignore[assignment]
