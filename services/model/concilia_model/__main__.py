@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from concilia_kit import logs, web
+from concilia_kit import database, logs, serving, web
 from concilia_kit.keystore import KeystoreError
 from concilia_kit.settings import read
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from concilia_model.main import build
 from concilia_model.settings import ModelSettings
+from concilia_model.store import MIGRATIONS
 
 
 def main() -> None:
     """Serve until told to stop. Ends with status 2 and one line where the settings do not do."""
+    serving.keep_freed_memory()
     settings = read(ModelSettings)
     logs.configure("model", settings.log_format, settings.log_level)
     try:
+        database.migrate_apart(settings.database_url, MIGRATIONS)
         app = build(settings)
     except DBAPIError as error:
         _give_up(f"CONCILIA_MODEL_DATABASE_URL: the database does not answer: {error.orig}")

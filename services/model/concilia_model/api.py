@@ -19,10 +19,12 @@ from concilia_kit.wire.models import (
 )
 from fastapi import APIRouter, Depends, Request, Response
 
-from concilia_model import access, bodies
+from concilia_model import access, bodies, uploads_api
 from concilia_model.service import ArtifactService, ModelService, PredictionService
+from concilia_model.uploads import UploadService
 
 router = APIRouter(prefix="/v1")
+router.include_router(uploads_api.router)
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,11 @@ class Services:
     """What the handlers call; `app.state.services`."""
 
     artifacts: ArtifactService
+    uploads: UploadService
     models: ModelService
     predictions: PredictionService
     max_image_bytes: int
+    max_artifact_bytes: int
 
 
 def _services(request: Request) -> Services:
@@ -79,12 +83,19 @@ async def put_artifact(
 @router.get(
     "/artifacts/{digest}",
     response_class=Response,
-    responses={200: {"content": _BINARY}, 206: {"content": _BINARY, "description": "the range asked for"}},
+    responses={
+        200: {"content": _BINARY},
+        206: {"content": _BINARY, "description": "the range asked for"},
+        304: {"description": "the caller has it, as its `If-None-Match` says"},
+    },
     tags=["artifacts"],
 )
-def get_artifact(digest: Digest, using: Using, caller: Reader) -> Response:
-    """An artifact's bytes; `Range` is honoured."""
-    return bodies.ArtifactResponse(using.artifacts.path(digest, caller), digest, using.artifacts.sent)
+def get_artifact(digest: Digest, request: Request, using: Using, caller: Reader) -> Response:
+    """An artifact's bytes; `Range` and `If-None-Match` are honoured."""
+    path = using.artifacts.path(digest, caller)
+    if bodies.is_held(request, digest):
+        return Response(status_code=304, headers=bodies.validators(digest))
+    return bodies.ArtifactResponse(path, digest, using.artifacts.sent)
 
 
 @router.get("/artifacts/{digest}/info", tags=["artifacts"])

@@ -1,31 +1,29 @@
 """Files stored under the SHA-256 of their bytes: `<directory>/ab/abcdef…`.
 
 A file is hashed while it is written, under a temporary name in the same directory, and appears under its digest all at
-once. Whatever goes wrong before leaves nothing behind; what a killed process left is swept at the next start.
+once. Whatever goes wrong before leaves nothing behind; what a killed process left is swept at the next start. The part
+of a resumable upload that has come stays in `<directory>/uploads` until the upload ends.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
 import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
-from concilia_kit import tensorfile
+from concilia_kit.tensorheader import RawHeader
 
-from concilia_model.errors import ArtifactMalformed, ArtifactTooLarge, NoSpace
+from concilia_model.errors import ArtifactTooLarge, NoSpace
+from concilia_model.incoming import Chunk, IncomingFile, settle
 
-Chunk = bytes | memoryview
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _STALE_SECONDS = 6 * 3600.0
+_FLUSHES = 4  # at one time; more would only queue at the disk
 
 
 class Incoming(Protocol):
@@ -36,14 +34,20 @@ class Incoming(Protocol):
     def write(self, chunks: Iterable[Chunk]) -> None:
         """Append bytes. Raises `ArtifactTooLarge` and `NoSpace`."""
 
+    def flush(self) -> None:
+        """Have every byte on the disk. Raises `NoSpace`."""
+
     def digest(self) -> str:
         """SHA-256 of what was written so far."""
 
-    def header(self) -> tensorfile.Header:
+    def header(self) -> RawHeader:
         """The header of what was written. Raises `ArtifactMalformed`."""
 
     def commit(self) -> None:
         """Make it durable and visible under its digest. Raises `NoSpace`."""
+
+    def close(self) -> None:
+        """What leaving the context does; may wait for the disk."""
 
     def __enter__(self) -> Self: ...
 
@@ -58,6 +62,13 @@ class ArtifactStore(Protocol):
     def create(self, announced: int = 0) -> Incoming:
         """Begin an artifact of `announced` bytes, if known. Raises `ArtifactTooLarge` and `NoSpace`."""
 
+    def scratch(self) -> AbstractContextManager[Path]:
+        """Where a file may be made that is then adopted; what is not is gone after the context."""
+
+    def adopt(self, path: Path, digest: str) -> None:
+        """Take in a file that was made in `scratch`, is on the disk and hashes to `digest`. Raises `ArtifactTooLarge`
+        and `NoSpace`."""
+
     def exists(self, digest: str) -> bool:
         """Whether an artifact is there."""
 
@@ -71,26 +82,64 @@ class ArtifactStore(Protocol):
         """Raise `OSError` or `NoSpace` where nothing can be written."""
 
 
+class PartialStore(Protocol):
+    """Where the parts of resumable uploads lie that have come, by the upload's id."""
+
+    def admit(self, size: int) -> None:
+        """Whether a file of `size` bytes may begin. Raises `ArtifactTooLarge` and `NoSpace`."""
+
+    def received(self, upload: str) -> int:
+        """Bytes that have come."""
+
+    def resume(self, upload: str) -> Incoming:
+        """Go on where an upload is; what is not committed stays. Raises `UploadLocked` while another process does."""
+
+    def forget(self, upload: str) -> None:
+        """Remove what has come; again is fine."""
+
+    def forgotten(self, seconds: float) -> list[str]:
+        """Uploads to which nothing came for that long."""
+
+
 class DirectoryStore:
-    """Artifacts in a directory of one file system, which several processes may share."""
+    """Artifacts in a directory of one file system, which several processes may share; both protocols above."""
 
     def __init__(self, directory: Path, max_bytes: int, reserve_bytes: int) -> None:
         self._directory = directory
         self._incoming = directory / "incoming"
+        self._uploads = directory / "uploads"
         self._max_bytes = max_bytes
         self._reserve_bytes = reserve_bytes
+        self._flusher = ThreadPoolExecutor(_FLUSHES, "flush")
+        self._resumed: dict[str, IncomingFile] = {}
 
     def prepare(self) -> None:
         """Make the directory, and sweep what killed uploads left long ago. Raises `OSError`."""
         self._incoming.mkdir(parents=True, exist_ok=True)
+        self._uploads.mkdir(exist_ok=True)
         for left in self._incoming.iterdir():
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 left.unlink(missing_ok=True)
 
     def create(self, announced: int = 0) -> Incoming:
         """See `ArtifactStore.create`."""
-        self._admit(announced)
-        return _IncomingFile(self, self._incoming / secrets.token_hex(16))
+        self._admit(announced, announced)
+        path = self._incoming / secrets.token_hex(16)
+        return IncomingFile(path, place=self._place, admit=self._admit, flusher=self._flusher)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """See `ArtifactStore.scratch`."""
+        path = self._incoming / secrets.token_hex(16)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def adopt(self, path: Path, digest: str) -> None:
+        """See `ArtifactStore.adopt`."""
+        self._admit(path.stat().st_size, 0)
+        settle(path, self._place(digest))
 
     def exists(self, digest: str) -> bool:
         """See `ArtifactStore.exists`."""
@@ -111,84 +160,48 @@ class DirectoryStore:
         with self.create() as probe:
             probe.write([b"\0"])
 
+    def admit(self, size: int) -> None:
+        """See `PartialStore.admit`."""
+        self._admit(size, size)
+
+    def received(self, upload: str) -> int:
+        """See `PartialStore.received`."""
+        try:
+            return (self._uploads / upload).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def resume(self, upload: str) -> Incoming:
+        """See `PartialStore.resume`. Where this process wrote last, what it hashed then is not read again."""
+        last = self._resumed.get(upload)
+        known = None if last is None else (last.size, last.hasher)
+        made = IncomingFile(
+            self._uploads / upload,
+            place=self._place,
+            admit=self._admit,
+            flusher=self._flusher,
+            kept=True,
+            known=known,
+        )
+        self._resumed[upload] = made
+        return made
+
+    def forget(self, upload: str) -> None:
+        """See `PartialStore.forget`."""
+        self._resumed.pop(upload, None)
+        (self._uploads / upload).unlink(missing_ok=True)
+
+    def forgotten(self, seconds: float) -> list[str]:
+        """See `PartialStore.forgotten`."""
+        return [left.name for left in self._uploads.iterdir() if time.time() - left.stat().st_mtime > seconds]
+
     def _place(self, digest: str) -> Path:
         return self._directory / digest[:2] / digest
 
-    def _admit(self, size: int, more: int | None = None) -> None:
-        """Whether a file may reach `size` bytes, `more` of which still need room (all of them by default)."""
+    def _admit(self, size: int, more: int) -> None:
+        """Whether a file may reach `size` bytes, `more` of which still need room."""
         if size > self._max_bytes:
             raise ArtifactTooLarge(f"an artifact may have {self._max_bytes} bytes at most")
         free = shutil.disk_usage(self._incoming).free
-        if free - (size if more is None else more) < self._reserve_bytes:
+        if free - more < self._reserve_bytes:
             raise NoSpace(f"{free} bytes are free in the artifact store, of which {self._reserve_bytes} stay so")
-
-
-class _IncomingFile:
-    """An artifact being written to a `DirectoryStore`."""
-
-    def __init__(self, store: DirectoryStore, path: Path) -> None:
-        self.size = 0
-        self._store = store
-        self._path = path
-        self._hasher = hashlib.sha256()
-        self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        with _full_disk_is_no_space():
-            # Readable to other processes that mount the store.
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
-
-    def write(self, chunks: Iterable[Chunk]) -> None:
-        """See `Incoming.write`."""
-        views = [memoryview(chunk) for chunk in chunks]
-        more = sum(map(len, views))
-        self._store._admit(self.size + more, more)
-        for view in views:
-            self._hasher.update(view)
-            with _full_disk_is_no_space():
-                while view:
-                    view = view[os.write(self._descriptor, view) :]
-        self.size += more
-
-    def digest(self) -> str:
-        """See `Incoming.digest`."""
-        return self._hasher.hexdigest()
-
-    def header(self) -> tensorfile.Header:
-        """See `Incoming.header`."""
-        try:
-            return tensorfile.TensorFile.open(self._path).header
-        except tensorfile.MalformedFile as error:
-            raise ArtifactMalformed(f"no acceptable safetensors file: {error}") from error
-
-    def commit(self) -> None:
-        """See `Incoming.commit`."""
-        place = self._store._place(self.digest())
-        with _full_disk_is_no_space():
-            os.fsync(self._descriptor)
-            place.parent.mkdir(exist_ok=True)
-            self._path.replace(place)
-            # The name is durable when the folder is.
-            folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
-
-@contextmanager
-def _full_disk_is_no_space() -> Iterator[None]:
-    """Translate the operating system's words for a full disk."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise NoSpace("the disk of the artifact store is full") from error
-        raise

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
-from starlette.datastructures import UploadFile
+import anyio
+import anyio.to_thread
+from concilia_kit.serving import ZERO_COPY
+from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from concilia_model.errors import ImageTooLarge, ImageUnreadable, RangeNotSatisfiable, UploadInterrupted
+from concilia_model.errors import ImageTooLarge, ImageUnreadable, RangeNotSatisfiable, UploadInterrupted, UploadStalled
 
+SILENCE_SECONDS = 60.0
+_SPLICE = 4 * 2**20  # bytes handed to the kernel at one time
 _OVERHEAD = 16 * 2**10  # multipart's own bytes around one file
 
 
 class ArtifactResponse(FileResponse):
-    """A stored artifact, whole or in the ranges asked for (RFC 9110, section 14).
+    """A stored artifact, whole or in the ranges asked for (RFC 9110, section 14); one whole or one range is sent by the
+    kernel where the server can do that.
 
     `sent` is told how many bytes went out, as they go. Raises `RangeNotSatisfiable` for a `Range` that is malformed or
     outside the file.
@@ -27,11 +34,12 @@ class ArtifactResponse(FileResponse):
 
     def __init__(self, path: Path, digest: str, sent: Callable[[int], None]) -> None:
         self._sent = sent
-        headers = {"ETag": f'"{digest}"', "Cache-Control": "private, max-age=31536000, immutable"}
-        super().__init__(path, headers=headers, media_type="application/octet-stream")
+        self._kernel_sends = False
+        super().__init__(path, headers=validators(digest), media_type="application/octet-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; a refusal of the range becomes a problem like any other."""
+        self._kernel_sends = ZERO_COPY in scope.get("extensions", {})
 
         async def send_unless_refused(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] in (400, 416):
@@ -40,9 +48,54 @@ class ArtifactResponse(FileResponse):
                     headers={"Content-Range": f"bytes */{self.headers['content-length']}"},
                 )
             await send(message)
-            self._sent(len(message.get("body", b"")))
+            self._sent(message["count"] if message["type"] == ZERO_COPY else len(message.get("body", b"")))
 
         await super().__call__(scope, receive, send_unless_refused)
+
+    # FileResponse hands the file on in these two, in chunks that it reads.
+
+    async def _handle_simple(self, send: Send, send_header_only: bool, send_pathsend: bool) -> None:
+        size = int(self.headers["content-length"])
+        if send_header_only or not self._kernel_sends:
+            await super()._handle_simple(send, send_header_only, send_pathsend)
+        else:
+            await self._hand_over(send, 200, self.raw_headers, 0, size)
+
+    async def _handle_single_range(
+        self, send: Send, start: int, end: int, file_size: int, send_header_only: bool
+    ) -> None:
+        if send_header_only or not self._kernel_sends:
+            await super()._handle_single_range(send, start, end, file_size, send_header_only)
+            return
+        headers = MutableHeaders(raw=list(self.raw_headers))
+        headers["content-range"] = f"bytes {start}-{end - 1}/{file_size}"
+        headers["content-length"] = str(end - start)
+        await self._hand_over(send, 206, headers.raw, start, end)
+
+    async def _hand_over(
+        self, send: Send, status: int, headers: list[tuple[bytes, bytes]], start: int, end: int
+    ) -> None:
+        async with self._open_file() as file:
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            descriptor = file.wrapped.fileno()
+            while start < end:
+                count = min(_SPLICE, end - start)
+                # What is not in the page cache is read by another thread, not by the loop that waits for the kernel.
+                await anyio.to_thread.run_sync(os.posix_fadvise, descriptor, start, count, os.POSIX_FADV_WILLNEED)
+                await send({"type": ZERO_COPY, "file": descriptor, "offset": start, "count": count, "more_body": True})
+                start += count
+            await send({"type": "http.response.body", "body": b""})
+
+
+def validators(digest: str) -> dict[str, str]:
+    """The headers by which caches keep an artifact: it never changes."""
+    return {"ETag": f'"{digest}"', "Cache-Control": "private, max-age=31536000, immutable"}
+
+
+def is_held(request: Request, digest: str) -> bool:
+    """Whether the caller says that it has the artifact (RFC 9110, section 13.1.2)."""
+    named = {item.strip().removeprefix("W/") for item in request.headers.get("if-none-match", "").split(",")}
+    return bool(named & {f'"{digest}"', "*"})
 
 
 class _InMemoryParser(MultiPartParser):
@@ -55,13 +108,21 @@ def announced(request: Request) -> int:
     return int(length) if length.isascii() and length.isdigit() else 0
 
 
-async def upload(request: Request) -> AsyncGenerator[bytes, None]:
-    """A request's body as it arrives. Raises `UploadInterrupted` where the sender goes away."""
+async def upload(request: Request, silence: float = SILENCE_SECONDS) -> AsyncGenerator[bytes, None]:
+    """A request's body as it arrives. Raises `UploadInterrupted` where the sender goes away, and `UploadStalled` where
+    nothing comes for `silence` seconds."""
+    body = request.stream()
     try:
-        async for chunk in request.stream():
+        while True:
+            with anyio.fail_after(silence):
+                chunk = await anext(body)
             yield chunk
+    except StopAsyncIteration:
+        return
     except ClientDisconnect as error:
         raise UploadInterrupted("the connection ended before the body did") from error
+    except TimeoutError as error:
+        raise UploadStalled(f"nothing came for {silence:g} s") from error
 
 
 async def picture(request: Request, field: str, max_bytes: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concilia_kit.problems import Conflict, NotFound, Problem, Unprocessable
+from concilia_kit.problems import Conflict, NotFound, Problem, Unavailable, Unprocessable
 
 
 class ArtifactTooLarge(Problem):
@@ -29,6 +29,73 @@ class UploadInterrupted(Problem):
 
     status = 400
     code = "upload_interrupted"
+
+
+class UploadStalled(Problem):
+    """Nothing came from the sender for too long."""
+
+    status = 408
+    code = "upload_stalled"
+
+
+class UploadMalformed(Problem):
+    """A header of a resumable upload is missing or says nothing that can be."""
+
+    status = 400
+    code = "upload_malformed"
+
+
+class UploadTypeUnsupported(Problem):
+    """The bytes of a resumable upload come as `application/offset+octet-stream`."""
+
+    status = 415
+    code = "upload_type_unsupported"
+
+
+class TusVersionUnsupported(Problem):
+    """Another version of the tus protocol than the one spoken here."""
+
+    status = 412
+    code = "tus_version_unsupported"
+
+
+class UploadNotFound(NotFound):
+    """No such upload, none of the caller's, or one that ended."""
+
+    code = "upload_not_found"
+
+
+class OffsetMismatch(Conflict):
+    """The bytes sent do not begin where the upload stands."""
+
+    code = "offset_mismatch"
+
+
+class UploadTakenOver(Conflict):
+    """A newer request of the owner goes on with this upload."""
+
+    code = "upload_taken_over"
+
+
+class UploadLocked(Problem):
+    """Another process writes to this upload."""
+
+    status = 423
+    code = "upload_locked"
+
+
+class UploadTooLong(Problem):
+    """More bytes than the upload was announced with."""
+
+    status = 413
+    code = "upload_too_long"
+
+
+class TooManyUploads(Problem):
+    """The caller has as many unfinished uploads as one may have."""
+
+    status = 429
+    code = "too_many_uploads"
 
 
 class NoSpace(Problem):
@@ -100,3 +167,18 @@ class ImageUnreadable(Unprocessable):
     """No picture, a broken one, or of a format other than JPEG and PNG."""
 
     code = "image_unreadable"
+
+
+class NetworksUnavailable(Unavailable):
+    """The process that holds the networks cannot be had."""
+
+    code = "networks_unavailable"
+
+
+def of_code(problem: Problem) -> Problem:
+    """The problem in the class here that has its code, if there is one: what came from another process of this service
+    is told and counted as if it had been raised in this one."""
+    for kind in globals().values():
+        if isinstance(kind, type) and issubclass(kind, Problem) and kind.code == problem.problem_code:
+            return kind(problem.detail, status=problem.problem_status, extra=problem.extra)
+    return problem

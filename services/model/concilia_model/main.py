@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import sqlalchemy as sa
-import torch
-from concilia_kit import database, http, keystore, metrics, web
-from concilia_kit.standing import CurrentRoles
+from concilia_kit import database, health, http, keystore, metrics, web
+from concilia_kit.standing import CurrentRoll
 from concilia_kit.tokens import Standing, TokenVerifier
 from concilia_kit.wire.auth import Audience
 from fastapi import FastAPI
@@ -19,11 +19,12 @@ from concilia_model.api import Services, router
 from concilia_model.artifacts import DirectoryStore
 from concilia_model.ledger import HttpLedger, Ledger
 from concilia_model.metrics import ModelMetrics
-from concilia_model.predictor import Predictor
-from concilia_model.pretrained import Pretrained
+from concilia_model.network_process import NetworkProcess
+from concilia_model.releases import Releases
 from concilia_model.service import ArtifactService, ModelService, PredictionService
 from concilia_model.settings import ModelSettings
 from concilia_model.store import MIGRATIONS, Store
+from concilia_model.uploads import UploadService
 
 
 def build(settings: ModelSettings) -> FastAPI:
@@ -35,7 +36,14 @@ def build(settings: ModelSettings) -> FastAPI:
     auth = http.client(settings.auth_url)
     chain = http.client(settings.chain_url)
     ledger = http.client(settings.chain_url, http.WalletAuth(auth, account, Audience.CHAIN))
-    releases = http.client("")
+    downloads = http.client("")
+    networks = NetworkProcess(
+        threads=settings.threads,
+        models_in_memory=settings.models_in_memory,
+        max_pixels=settings.max_image_pixels,
+        at_once=settings.predictions_at_once,
+        idle_seconds=settings.networks_idle_seconds,
+    )
 
     def keys() -> dict[str, Any]:
         answer: dict[str, Any] = http.call(auth, "GET", "/.well-known/jwks.json", retry_seconds=2).json()
@@ -45,11 +53,12 @@ def build(settings: ModelSettings) -> FastAPI:
         settings,
         address=account.address,
         ledger=HttpLedger(ledger),
-        pretrained=Pretrained(releases),
+        networks=networks,
+        releases=Releases(downloads, networks.release),
         fetch_keys=keys,
-        standing=CurrentRoles(chain),
+        standing=CurrentRoll(chain),
         ready={"auth": keys, "chain": lambda: http.call(chain, "GET", "/healthz", retry_seconds=0)},
-        closing=[client.close for client in (auth, chain, ledger, releases)],
+        closing=[networks.close, *(client.close for client in (auth, chain, ledger, downloads))],
     )
 
 
@@ -58,14 +67,14 @@ def assemble(
     *,
     address: str,
     ledger: Ledger,
-    pretrained: Pretrained,
+    networks: NetworkProcess,
+    releases: Releases,
     fetch_keys: Callable[[], dict[str, Any]],
     standing: Standing | None = None,
-    ready: dict[str, web.Check],
+    ready: dict[str, health.Check],
     closing: list[Callable[[], None]],
 ) -> FastAPI:
     """The service on its own disk and database, with what it needs of others given."""
-    torch.set_num_threads(settings.threads)
     engine: sa.Engine = database.engine(settings.database_url)
     files = DirectoryStore(settings.directory, settings.max_artifact_bytes, settings.reserve_bytes)
     files.prepare()
@@ -74,30 +83,36 @@ def assemble(
     registry = metrics.registry()
     measured = ModelMetrics(registry)
     artifacts = ArtifactService(files, Store(engine), metrics=measured)
-    models = ModelService(artifacts, pretrained, ledger, address)
+    uploads = UploadService(
+        artifacts, files, at_once=settings.uploads_at_once, keep_seconds=settings.upload_keep_seconds
+    )
+    models = ModelService(artifacts, networks, releases, ledger, address)
     turns = anyio.CapacityLimiter(settings.predictions_at_once)
-    predictor = Predictor(files, settings.models_in_memory)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(uploads.sweep_for_ever(settings.upload_sweep_seconds))
         yield
+        sweeping.cancel()
         for close in closing:
             close()
         engine.dispose()
 
     app = web.application(
         "Concilia model",
-        ready={"database": lambda: database.answer(engine), "disk": files.check, **ready},
+        ready={"database": lambda: database.answer(engine), "disk": files.check, "networks": networks.ready, **ready},
         verifier=TokenVerifier(Audience.MODEL, fetch_keys, standing=standing),
         lifespan=lifespan,
-        streamed=("/v1/artifacts/", "/v1/predictions"),
+        streamed=("/v1/artifacts/", "/v1/uploads", "/v1/predictions"),
         registry=registry,
     )
     app.state.services = Services(
         artifacts,
+        uploads,
         models,
-        PredictionService(models, predictor, settings.max_image_pixels, turns, measured),
+        PredictionService(models, networks, turns, measured),
         settings.max_image_bytes,
+        settings.max_artifact_bytes,
     )
     app.include_router(router)
     return app

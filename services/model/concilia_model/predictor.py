@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -14,53 +15,50 @@ from concilia_kit import digests
 from concilia_kit.wire.training import Architecture
 
 from concilia_model import architectures, attention
-from concilia_model.artifacts import ArtifactStore
 from concilia_model.errors import ArtifactCorrupt
 
 
 class Predictor:
-    """Classifies prepared pictures with models from an artifact store. Thread-safe."""
+    """Classifies prepared pictures with models from files that are named by their digest. Thread-safe."""
 
-    def __init__(self, store: ArtifactStore, capacity: int) -> None:
-        self._store = store
+    def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
         self._models: OrderedDict[str, torch.nn.Module] = OrderedDict()
 
-    def probabilities(self, digest: str, architecture: Architecture, batch: torch.Tensor) -> list[float]:
+    def probabilities(self, digest: str, path: Path, architecture: Architecture, batch: torch.Tensor) -> list[float]:
         """Class probabilities of one picture, in the order of `concilia_kit.lesions.CLASSES`; they sum to one.
 
         `batch` has shape (1, 3, side, side). Raises `ArtifactCorrupt` and `FileNotFoundError`.
         """
-        model = self._model(digest, architecture)
+        model = self._model(digest, path, architecture)
         with torch.inference_mode():
             shares: list[float] = model(batch)[0].double().softmax(0).tolist()
         return shares
 
     def look(
-        self, digest: str, architecture: Architecture, batch: torch.Tensor
+        self, digest: str, path: Path, architecture: Architecture, batch: torch.Tensor
     ) -> tuple[list[float], list[list[list[float]]]]:
         """The same probabilities, and for each class a grid of where the network looked (see `attention`).
 
         Raises as `probabilities` does.
         """
-        model = self._model(digest, architecture)
+        model = self._model(digest, path, architecture)
         with torch.inference_mode():
             logits, maps = attention.look(model, architecture, batch)
             return logits[0].double().softmax(0).tolist(), maps.tolist()
 
-    def _model(self, digest: str, architecture: Architecture) -> torch.nn.Module:
+    def _model(self, digest: str, path: Path, architecture: Architecture) -> torch.nn.Module:
         with self._lock:  # held while loading: two first requests load one model once
             if (model := self._models.get(digest)) is None:
-                model = self._load(digest, architecture)
+                model = self._load(digest, path, architecture)
                 self._models[digest] = model
                 if len(self._models) > self._capacity:
                     self._models.popitem(last=False)
             self._models.move_to_end(digest)
             return model
 
-    def _load(self, digest: str, architecture: Architecture) -> torch.nn.Module:
-        path = self._store.path(digest)
+    def _load(self, digest: str, path: Path, architecture: Architecture) -> torch.nn.Module:
         if digests.of_file(path) != digest:
             raise ArtifactCorrupt(f"the stored file of model {digest} no longer has this digest; restore it")
         model = architectures.empty(architecture)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
-import numpy as np
 from concilia_kit.lesions import CLASSES, FULL_NAMES
 from concilia_kit.metrics import outcome_of
 from concilia_kit.problems import Problem
-from concilia_kit.tensorfile import TensorFile, TensorSpec, layout
 from concilia_kit.tokens import Principal
 from concilia_kit.wire.models import (
     Artifact,
@@ -28,8 +28,8 @@ from concilia_kit.wire.models import (
     Weights,
 )
 
-from concilia_model import access, architectures, images, lineage, weights
-from concilia_model.artifacts import ArtifactStore, Chunk
+from concilia_model import access, lineage
+from concilia_model.artifacts import ArtifactStore, Incoming
 from concilia_model.errors import (
     AlreadyRegistered,
     ArtifactNotFound,
@@ -39,12 +39,12 @@ from concilia_model.errors import (
 )
 from concilia_model.ledger import Ledger
 from concilia_model.metrics import ModelMetrics
-from concilia_model.predictor import Predictor
-from concilia_model.pretrained import Pretrained
+from concilia_model.network_process import InitialWeights, NetworkProcess
+from concilia_model.pouring import pour
+from concilia_model.releases import Releases
 from concilia_model.store import Store
 
 _DECIMALS = 3  # of an attention map's values: more than any screen shows
-_BATCH = 2**20  # bytes handed to a worker thread at one time
 
 Clock = Callable[[], float]
 
@@ -67,35 +67,31 @@ class ArtifactService:
         is public, must not be enough to own what it names.
         Raises `ArtifactTooLarge`, `DigestMismatch`, `ArtifactMalformed` and `NoSpace`.
         """
-        if (known := await anyio.to_thread.run_sync(self._known, digest, caller)) is not None:
+        if (known := await anyio.to_thread.run_sync(self.known, digest, caller)) is not None:
             return known, False
-        incoming = await anyio.to_thread.run_sync(self.files.create, announced)
-        with incoming:
-            async for batch in _batches(chunks):
-                await anyio.to_thread.run_sync(incoming.write, batch)
-            if incoming.digest() != digest:
-                raise DigestMismatch(f"the bytes received hash to {incoming.digest()}, not to {digest}")
-            header = await anyio.to_thread.run_sync(incoming.header)
-            await anyio.to_thread.run_sync(incoming.commit)
+        async with put_away(await anyio.to_thread.run_sync(self.files.create, announced)) as incoming:
+            await pour(chunks, incoming.write)
+            return await anyio.to_thread.run_sync(self.take, incoming, digest, caller)
+
+    def take(self, incoming: Incoming, digest: str, caller: Principal) -> tuple[Artifact, bool]:
+        """Check what has come whole, store it under `digest` and record it; whether it is new.
+
+        Raises `DigestMismatch`, `ArtifactMalformed` and `NoSpace`.
+        """
+        if incoming.digest() != digest:
+            raise DigestMismatch(f"the bytes received hash to {incoming.digest()}, not to {digest}")
+        header = incoming.header()
+        incoming.commit()
         self.metrics.bytes.labels("in").inc(incoming.size)
         artifact = Artifact(digest=digest, size=incoming.size, owner=caller.address, tensors=len(header.tensors))
-        shared = access.uploads_are_shared(caller)
-        return await anyio.to_thread.run_sync(lambda: self.store.record(artifact, shared=shared, now=self.clock()))
+        return self.store.record(artifact, shared=access.uploads_are_shared(caller), now=self.clock())
 
-    def keep(self, tensors: dict[str, weights.Array], origin: str, owner: str) -> Artifact:
-        """Store tensors as an artifact of the service itself, readable to every hospital. Raises `NoSpace`.
-
-        The same tensors and origin give the same bytes.
-        """
-        specs = {name: TensorSpec(array.dtype, array.shape) for name, array in tensors.items()}
-        header, order = layout(specs, {"origin": origin})
-        with self.files.create(len(header) + sum(spec.nbytes for spec in specs.values())) as incoming:
-            incoming.write([header])
-            for name in order:
-                incoming.write([tensors[name].reshape(-1).view(np.uint8).data])
-            digest = incoming.digest()
-            incoming.commit()
-        artifact = Artifact(digest=digest, size=incoming.size, owner=owner, tensors=len(specs), origin=origin)
+    def keep(self, path: Path, made: InitialWeights, owner: str) -> Artifact:
+        """Store a file that this service made as an artifact readable to every hospital. Raises `NoSpace`."""
+        self.files.adopt(path, made.digest)
+        artifact = Artifact(
+            digest=made.digest, size=made.size, owner=owner, tensors=made.loaded + made.fresh, origin=made.origin
+        )
         return self.store.record(artifact, shared=True, now=self.clock())[0]
 
     def info(self, digest: str, caller: Principal) -> Artifact:
@@ -116,7 +112,8 @@ class ArtifactService:
         """Bytes of an artifact went out."""
         self.metrics.bytes.labels("out").inc(size)
 
-    def _known(self, digest: str, caller: Principal) -> Artifact | None:
+    def known(self, digest: str, caller: Principal) -> Artifact | None:
+        """An artifact that the caller brought before, and that is there."""
         if self.store.brought(digest, caller.address) and self.files.exists(digest):
             return self.store.artifact(digest)
         return None
@@ -127,7 +124,8 @@ class ModelService:
     """Initial weights, and the register of published models."""
 
     artifacts: ArtifactService
-    pretrained: Pretrained
+    networks: NetworkProcess
+    releases: Releases
     ledger: Ledger
     address: str
     """The service's own address, owner of what it makes."""
@@ -135,37 +133,33 @@ class ModelService:
     def make_initial(self, request: InitialModelRequest, caller: Principal) -> InitialModel:
         """Make initial weights and keep them; the same request gives the same bytes.
 
-        Raises `ArtifactNotFound`, `WeightsDoNotFit`, `WeightsUnavailable` and `NoSpace`.
+        Raises `ArtifactNotFound`, `WeightsDoNotFit`, `WeightsUnavailable`, `NetworksUnavailable` and `NoSpace`.
         """
         architecture, seed = request.architecture, request.seed
-        initial = architectures.fresh(architecture, seed)
-        if request.weights is Weights.RANDOM:
-            fitted, source = weights.Fitted(initial, 0, len(initial), None), "random"
-        else:
+        with ExitStack() as stack:
+            target = stack.enter_context(self.artifacts.files.scratch())
+            source: dict[str, Any] = {}
             if request.file is not None:
-                offered = _tensors(self.artifacts.path(request.file, caller))
-                source = f"file {request.file[:8]}…"
-            else:
-                offered, source = self.pretrained.tensors(architecture), "torchvision's ImageNet weights"
-            fitted = weights.fit(
-                offered, architectures.expected(architecture), initial, architectures.HEADS[architecture]
-            )
-        origin = f"{source}: {fitted.loaded} tensors loaded, {fitted.fresh} fresh (seed {seed})"
-        if fitted.replaced_head is not None:
-            origin += f", head for {fitted.replaced_head} classes replaced"
-        artifact = self.artifacts.keep(dict(fitted.tensors), origin, self.address)
+                offered = self.artifacts.path(request.file, caller)
+                source = {"offered": offered, "named": f"file {request.file[:8]}…"}
+            elif request.weights is Weights.IMAGENET:
+                url, folder = stack.enter_context(self.releases.downloaded(architecture))
+                source = {"offered": folder, "named": "torchvision's ImageNet weights", "release": url}
+            made = self.networks.make_initial(architecture, seed, target, **source)
+            artifact = self.artifacts.keep(target, made, self.address)
         return InitialModel(
             digest=artifact.digest,
             architecture=architecture,
-            origin=origin,
-            loaded_tensors=fitted.loaded,
-            fresh_tensors=fitted.fresh,
+            origin=made.origin,
+            loaded_tensors=made.loaded,
+            fresh_tensors=made.fresh,
         )
 
     def register(self, request: ModelRegistration, caller: Principal) -> ModelVersion:
         """Register what a job published, with its lineage from the ledger. Repeating it changes nothing.
 
-        Raises `NotPublished`, `ArtifactNotFound`, `WeightsDoNotFit`, `AlreadyRegistered` and `Unavailable`.
+        Raises `NotPublished`, `ArtifactNotFound`, `WeightsDoNotFit`, `AlreadyRegistered`, `NetworksUnavailable` and
+        `Unavailable`.
         """
         try:
             recorded = self.ledger.job(request.job)
@@ -174,9 +168,7 @@ class ModelService:
                 raise
             raise NotPublished("the ledger knows no such job") from problem
         line = lineage.of(recorded, request.digest)
-        weights.check(
-            _tensors(self.artifacts.path(request.digest, caller)), architectures.expected(request.architecture)
-        )
+        self.networks.check(request.architecture, self.artifacts.path(request.digest, caller))
         store = self.artifacts.store
         initial = store.artifact(line.initial)
         standing = store.register(
@@ -214,8 +206,7 @@ class PredictionService:
     """Pictures in, probabilities out; a picture lives in memory as long as its request and is not logged."""
 
     models: ModelService
-    predictor: Predictor
-    max_pixels: int
+    networks: NetworkProcess
     turns: anyio.CapacityLimiter
     """Bounds memory: a decoded picture is far larger than its file."""
     metrics: ModelMetrics = field(default_factory=ModelMetrics)
@@ -223,7 +214,7 @@ class PredictionService:
     async def predict(self, content: bytes, model: str | None, *, attention: bool = False) -> Prediction:
         """Classify a picture, with attention maps where they are asked for.
 
-        Raises `NoModel`, `ImageTooLarge`, `ImageUnreadable` and `ArtifactCorrupt`.
+        Raises `NoModel`, `ImageTooLarge`, `ImageUnreadable`, `ArtifactCorrupt` and `NetworksUnavailable`.
         """
         began = time.perf_counter()
         try:
@@ -238,13 +229,14 @@ class PredictionService:
     def _predict(self, content: bytes, model: str | None, attention: bool) -> Prediction:
         began = time.perf_counter()
         version = self.models.version(model)
-        batch = images.prepare(images.decode(content, self.max_pixels), version.image_size)
-        asked = version.digest, version.architecture, batch
-        maps = None
-        if attention:
-            shares, maps = self.predictor.look(*asked)
-        else:
-            shares = self.predictor.probabilities(*asked)
+        shares, maps = self.networks.predict(
+            version.digest,
+            self.models.artifacts.files.path(version.digest),
+            version.architecture,
+            version.image_size,
+            content,
+            attention=attention,
+        )
         return Prediction(
             model=version.digest,
             job=version.job,
@@ -264,20 +256,11 @@ def _rounded(maps: list[list[list[float]]]) -> tuple[AttentionMap, ...]:
     )
 
 
-def _tensors(path: Path) -> dict[str, weights.Array]:
-    file = TensorFile.open(path)
-    return {name: file.tensor(name) for name in file}
-
-
-async def _batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[Chunk]]:
-    """Chunks as they come from a socket, gathered until a trip to another thread is worth it. Copies nothing."""
-    batch: list[Chunk] = []
-    size = 0
-    async for chunk in chunks:
-        batch.append(chunk)
-        size += len(chunk)
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+@asynccontextmanager
+async def put_away(incoming: Incoming) -> AsyncIterator[Incoming]:
+    """`incoming` as a context; leaving it may wait for the disk, and does so in another thread."""
+    try:
+        yield incoming
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(incoming.close)

@@ -22,8 +22,18 @@ class ModelSettings(ServiceSettings):
     password_file: Path = Field(description="file with the keystore's password")
     max_artifact_bytes: int = Field(default=2 * 2**30, ge=1, description="largest artifact accepted, bytes")
     reserve_bytes: int = Field(default=256 * 2**20, ge=0, description="bytes on the store's disk that stay free")
+    uploads_at_once: int = Field(default=8, ge=1, description="unfinished uploads one caller may have")
+    upload_keep_seconds: float = Field(
+        default=24 * 3600, gt=0, description="seconds an upload is kept after its last request"
+    )
+    upload_sweep_seconds: float = Field(default=600, gt=0, description="seconds between looks for expired uploads")
     max_image_bytes: int = Field(default=10 * 10**6, ge=1, description="largest picture accepted, bytes as sent")
     max_image_pixels: int = Field(default=40 * 10**6, ge=1, description="largest picture accepted, pixels")
     threads: int = Field(default=2, ge=1, le=256, description="torch threads of one prediction")
     predictions_at_once: int = Field(default=2, ge=1, description="pictures decoded and classified at one time")
     models_in_memory: int = Field(default=4, ge=1, description="models kept loaded")
+    networks_idle_seconds: float = Field(
+        default=900,
+        gt=0,
+        description="seconds without a prediction after which the memory of models and torch is freed",
+    )

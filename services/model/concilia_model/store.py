@@ -1,10 +1,12 @@
-"""What the model service remembers in SQL: artifacts, who brought them, and registered model versions.
+"""What the model service remembers in SQL: artifacts, who brought them, resumable uploads, and registered
+model versions.
 
 The files themselves lie in an `ArtifactStore`; a row without its file counts as absent.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,33 @@ models = sa.Table(
     sa.Column("published_at", sa.Float, nullable=False),  # Unix seconds
     sa.Column("version", sa.Text, nullable=False),  # the wire model as JSON
 )
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("owner", sa.String(42), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("length", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False, index=True),  # Unix seconds
+    sa.Column("finished", sa.Boolean, nullable=False),
+    sa.Index("ix_uploads_owner_digest", "owner", "digest"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A resumable upload: who brings which bytes. What has come of them is in the `PartialStore`.
+
+    A finished one is remembered until `expires_at` (Unix seconds), for a sender that lost the answer.
+    """
+
+    id: str
+    owner: str
+    digest: str
+    length: int
+    expires_at: float
+    finished: bool = False
 
 
 class Store:
@@ -107,6 +136,38 @@ class Store:
     def latest(self) -> ModelVersion | None:
         """The newest model version."""
         return self._version(sa.select(models.c.version))
+
+    def begin_upload(self, upload: Upload) -> None:
+        """Record a new upload."""
+        with self._database.begin() as connection:
+            connection.execute(uploads.insert().values(**asdict(upload)))
+
+    def upload(self, upload: str, now: float) -> Upload | None:
+        """An upload that has not expired."""
+        return next(iter(self._uploads(uploads.c.id == upload, uploads.c.expires_at > now)), None)
+
+    def open_uploads(self, owner: str, now: float) -> list[Upload]:
+        """The uploads of an owner that are neither finished nor expired."""
+        return self._uploads(uploads.c.owner == owner, sa.not_(uploads.c.finished), uploads.c.expires_at > now)
+
+    def expired_uploads(self, now: float) -> list[Upload]:
+        """The uploads whose time is over."""
+        return self._uploads(uploads.c.expires_at <= now)
+
+    def keep_upload(self, upload: str, expires_at: float, *, finished: bool = False) -> None:
+        """Let an upload live until `expires_at`, and remember that it is finished where it is."""
+        values: dict[str, Any] = {"expires_at": expires_at, **({"finished": True} if finished else {})}
+        with self._database.begin() as connection:
+            connection.execute(uploads.update().where(uploads.c.id == upload).values(**values))
+
+    def forget_upload(self, upload: str) -> None:
+        """Remove an upload; again is fine."""
+        with self._database.begin() as connection:
+            connection.execute(uploads.delete().where(uploads.c.id == upload))
+
+    def _uploads(self, *conditions: sa.ColumnElement[bool]) -> list[Upload]:
+        with self._database.begin() as connection:
+            return [Upload(**row._mapping) for row in connection.execute(sa.select(uploads).where(*conditions))]
 
     def _version(self, query: sa.Select[str]) -> ModelVersion | None:
         with self._database.begin() as connection:

@@ -25,7 +25,8 @@ from concilia_kit.signing import Update
 from concilia_kit.tokens import ISSUER
 from concilia_kit.wire.chain import LedgerJob, LedgerRound, LedgerUpdate, Reason, RoundStatus
 from concilia_model import main
-from concilia_model.pretrained import Pretrained
+from concilia_model.network_process import NetworkProcess
+from concilia_model.releases import Releases
 from concilia_model.settings import ModelSettings
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from eth_utils.address import to_checksum_address
@@ -200,12 +201,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.fixture(scope="session")
+def networks() -> Iterator[NetworkProcess]:
+    """The process that holds torch: one for all tests, since it takes seconds to begin."""
+    made = NetworkProcess(threads=1, models_in_memory=4, max_pixels=4_000_000, at_once=2, idle_seconds=600)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def serve(issuer: Issuer) -> Callable[..., Any]:
+def serve(issuer: Issuer, networks: NetworkProcess) -> Callable[..., Any]:
     """Starts the service on given settings: `async with serve(settings) as service`."""
 
     class _Running:
-        def __init__(self, settings: ModelSettings, pretrained: Pretrained | None = None) -> None:
+        def __init__(self, settings: ModelSettings) -> None:
             self.ledger = MemoryLedger()
             self.settings = settings
             offline = httpx.Client(transport=httpx.MockTransport(lambda _request: httpx.Response(503)))
@@ -213,7 +222,8 @@ def serve(issuer: Issuer) -> Callable[..., Any]:
                 settings,
                 address=SERVICE,
                 ledger=self.ledger,
-                pretrained=pretrained or Pretrained(offline),
+                networks=networks,
+                releases=Releases(offline, networks.release),
                 fetch_keys=issuer.jwks,
                 ready={},
                 closing=[offline.close],

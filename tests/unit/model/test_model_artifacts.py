@@ -150,7 +150,7 @@ async def test_the_reserve_stays_free(serve: Any, settings: Any, small: tuple[st
         assert (answer.status_code, answer.json()["code"]) == (507, "no_space")
         assert service.files() == []
         ready = await service.http.get("/readyz")
-        assert (ready.status_code, ready.json()) == (503, {"database": "ok", "disk": "NoSpace"})
+        assert (ready.status_code, ready.json()) == (503, {"database": "ok", "disk": "NoSpace", "networks": "ok"})
 
 
 async def test_many_at_once_store_it_once(service: Any, safetensors: Make) -> None:
@@ -186,6 +186,12 @@ async def test_ranges(service: Any, small: tuple[str, bytes]) -> None:
         refused = await get(Range=bad)
         assert (refused.status_code, refused.json()["code"]) == (416, "range_not_satisfiable")
         assert refused.headers["content-range"] == f"bytes */{len(content)}"
+    for held in (f'"{digest}"', f'"x", W/"{digest}"', "*"):
+        kept = await get(**{"If-None-Match": held})
+        assert (kept.status_code, kept.content, kept.headers["etag"]) == (304, b"", f'"{digest}"')
+    assert (await get(**{"If-None-Match": f'"{"0" * 64}"'})).content == content
+    unseen = await service.http.get(url, headers={**service.bob, "If-None-Match": f'"{digest}"'})
+    assert unseen.status_code == 404
     head = await service.http.head(url, headers=service.alice)
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(content)))
 
@@ -252,9 +258,9 @@ async def test_every_route_is_guarded(service: Any) -> None:
         for method in operations
         if path not in ("/healthz", "/readyz")
     ]
-    assert len(routes) == 9
+    assert len(routes) == 15
     for method, path in routes:
-        url = path.replace("{digest}", "0" * 64)
+        url = path.replace("{digest}", "0" * 64).replace("{upload}", "0" * 32)
         assert (await service.http.request(method, url)).status_code == 401, (method, path)
 
 

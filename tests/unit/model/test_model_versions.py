@@ -9,16 +9,19 @@ import math
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import torch
 from concilia_kit.lesions import CLASSES
-from concilia_kit.tensorfile import TensorFile
+from concilia_kit.tensorfile import TensorFile, write
 from concilia_kit.wire.training import Architecture
 from concilia_model import architectures, images
 from concilia_model.errors import ImageTooLarge, ImageUnreadable
+from concilia_model.predictor import Predictor
 from PIL import Image, PngImagePlugin
 
 SIDE = 32
@@ -233,7 +236,7 @@ async def test_pictures_that_are_refused(serve: Any, settings: Any, ledger_job: 
             answer = await service.http.post("/v1/predictions", headers=headers, **request)
             assert (answer.status_code, answer.json()["code"]) == (422, "image_unreadable"), request
         ready = await service.http.get("/readyz")
-        assert ready.json() == {"database": "ok", "disk": "ok"}
+        assert ready.json() == {"database": "ok", "disk": "ok", "networks": "ok"}
 
 
 async def test_a_body_without_a_length_is_bounded_too(service: Any) -> None:
@@ -253,7 +256,7 @@ async def test_a_body_without_a_length_is_bounded_too(service: Any) -> None:
 
 
 async def test_a_model_whose_file_was_changed_is_not_served(service: Any, ledger_job: Callable[..., Any]) -> None:
-    digest = await publish(service, ledger_job)
+    digest = await publish(service, ledger_job, seed=77)  # one that was not loaded before
     path = service.settings.directory / digest[:2] / digest
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -262,14 +265,19 @@ async def test_a_model_whose_file_was_changed_is_not_served(service: Any, ledger
     assert (answer.status_code, answer.json()["code"]) == (500, "artifact_corrupt")
 
 
-async def test_the_least_recently_used_model_goes(serve: Any, settings: Any, ledger_job: Callable[..., Any]) -> None:
-    async with serve(settings.model_copy(update={"models_in_memory": 1})) as service:
-        first = await publish(service, ledger_job)
-        second = await publish(service, ledger_job, job="2" * 64, seed=1)
-        answers = [(await predict(service, picture(), model=model)).json() for model in (first, second, first)]
-        assert answers[0]["probabilities"] == answers[2]["probabilities"] != answers[1]["probabilities"]
-        held = service.http._transport.app.state.services.predictions.predictor._models
-        assert list(held) == [first]
+def test_the_least_recently_used_model_goes(tmp_path: Path) -> None:
+    predictor, batch = Predictor(capacity=1), torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    files = {}
+    for seed in (0, 1):
+        path = tmp_path / str(seed)
+        files[write(path, architectures.fresh(Architecture.MOBILENET_V2, seed))] = path
+    first, second = files
+    answers = [
+        predictor.probabilities(digest, files[digest], Architecture.MOBILENET_V2, batch)
+        for digest in (first, second, first)
+    ]
+    assert answers[0] == answers[2] != answers[1]
+    assert list(predictor._models) == [first]
 
 
 # ---------------------------------------------------------------------------------------------------------- images

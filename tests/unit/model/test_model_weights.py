@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 from concilia_kit.wire.training import Architecture
-from concilia_model import architectures, pretrained, weights
+from concilia_model import architectures, pretrained, releases, weights
 from concilia_model.errors import WeightsDoNotFit, WeightsUnavailable
-from concilia_model.pretrained import Pretrained
 
 NET = Architecture.RESNET18
 HEAD = architectures.HEADS[NET]
@@ -122,9 +121,12 @@ class _Server:
         self.url = f"https://releases.invalid/models/resnet18-{name}.pth"
         self._answer = httpx.Response(status, content=content)
 
-    def pretrained(self) -> Pretrained:
-        transport = httpx.MockTransport(lambda _request: self._answer)
-        return Pretrained(httpx.Client(transport=transport), lambda _architecture: self.url)
+    def tensors(self) -> dict[str, Any]:
+        """Its weights as the service reads them: fetched here, read where torch is."""
+        with httpx.Client(transport=httpx.MockTransport(lambda _request: self._answer)) as client:
+            source = releases.Releases(client, lambda _architecture: self.url)
+            with source.downloaded(NET) as (url, folder):
+                return pretrained.read(url, folder)
 
 
 def _saved(value: Any) -> bytes:
@@ -140,7 +142,7 @@ class _Rude:
 
 def test_published_weights_are_read_by_name(trained: dict[str, Any]) -> None:
     content = _saved({name: torch.from_numpy(array) for name, array in trained.items()})
-    read = _Server(content).pretrained().tensors(NET)
+    read = _Server(content).tensors()
     assert read.keys() == trained.keys()
     assert all(np.array_equal(read[name], trained[name]) for name in trained)
 
@@ -158,7 +160,7 @@ def test_published_weights_are_read_by_name(trained: dict[str, Any]) -> None:
 )
 def test_anything_else_is_unavailable(server: _Server, status: int) -> None:
     with pytest.raises(WeightsUnavailable, match="upload a safetensors file") as caught:
-        server.pretrained().tensors(NET)
+        server.tensors()
     assert caught.value.problem_status == status
 
 
@@ -166,4 +168,4 @@ def test_addresses_are_torchvisions_and_name_their_hash() -> None:
     for architecture in Architecture:
         url = pretrained.torchvision_url(architecture)
         assert url.startswith("https://download.pytorch.org/models/")
-        assert pretrained._HASH_IN_NAME.search(url)
+        assert releases.HASH_IN_NAME.search(url)
