@@ -45,6 +45,7 @@ class Neighbours(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.key = Ed25519PrivateKey.generate()
         self.roles = ["auditor"]
+        self.readers: set[str] = set()
         super().__init__(("127.0.0.1", 0), _Answer)
 
     @property
@@ -52,6 +53,7 @@ class Neighbours(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def headers(self, seconds: float = 600, reader: str = READER) -> dict[str, str]:
+        self.readers.add(reader)
         claims = {"sub": reader, "aud": "aggregator", "iss": ISSUER, "roles": ["auditor"], "iat": time.time()}
         token = jwt.encode({**claims, "exp": time.time() + seconds}, self.key, ALGORITHM, {"kid": "k"})
         return {"Authorization": f"Bearer {token}"}
@@ -65,7 +67,7 @@ class _Answer(BaseHTTPRequestHandler):
             public = OKPAlgorithm.to_jwk(self.server.key.public_key(), as_dict=True)
             answer: Any = {"keys": [{**public, "kid": "k", "alg": ALGORITHM}]}
         else:
-            answer = {"address": self.path.split("/")[3], "roles": self.server.roles, "block": 1}
+            answer = {"roles": dict.fromkeys(self.server.readers, self.server.roles)}
         body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))

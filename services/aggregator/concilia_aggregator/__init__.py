@@ -1,1 +1,1 @@
-"""Jobs, the round state machine, strategies, screening and folding. NumPy only: no torch, no web3."""
+"""Jobs, the round state machine, strategies, screening and folding. NumPy and C only: no torch, no web3."""

@@ -21,7 +21,7 @@ from fastapi.sse import EventSourceResponse
 from concilia_aggregator import views
 from concilia_aggregator.errors import NotYours, ReportMismatch
 from concilia_aggregator.feed import Feed, Feeds
-from concilia_aggregator.service import Coordinator
+from concilia_aggregator.jobs import Jobs
 from concilia_aggregator.store import Store
 from concilia_aggregator.verification.records import Verifications, shown
 from concilia_aggregator.wakeup import Wakeup
@@ -29,27 +29,27 @@ from concilia_aggregator.wakeup import Wakeup
 router = APIRouter(prefix="/v1")
 
 
-def _coordinator(request: Request) -> Coordinator:
-    coordinator: Coordinator = request.app.state.coordinator
-    return coordinator
+async def _jobs(request: Request) -> Jobs:
+    jobs: Jobs = request.app.state.jobs
+    return jobs
 
 
-def _store(request: Request) -> Store:
+async def _store(request: Request) -> Store:
     store: Store = request.app.state.store
     return store
 
 
-def _wakeup(request: Request) -> Wakeup:
+async def _wakeup(request: Request) -> Wakeup:
     wakeup: Wakeup = request.app.state.wakeup
     return wakeup
 
 
-def _verifications(request: Request) -> Verifications:
+async def _verifications(request: Request) -> Verifications:
     verifications: Verifications = request.app.state.verifications
     return verifications
 
 
-Coordinating = Annotated[Coordinator, Depends(_coordinator)]
+Asking = Annotated[Jobs, Depends(_jobs)]
 Stored = Annotated[Store, Depends(_store)]
 Waking = Annotated[Wakeup, Depends(_wakeup)]
 Verifying = Annotated[Verifications, Depends(_verifications)]
@@ -82,9 +82,9 @@ Watching = Annotated[Feed, Depends(_feed)]
 
 
 @router.post("/jobs", status_code=201)
-def create_job(spec: JobSpec, caller: Admin, coordinator: Coordinating, store: Stored, wakeup: Waking) -> JobView:
+def create_job(spec: JobSpec, caller: Admin, jobs: Asking, store: Stored, wakeup: Waking) -> JobView:
     """Create a job; it starts as soon as enough hospitals are there."""
-    job = coordinator.create(spec, caller.address)
+    job = jobs.create(spec, caller.address)
     wakeup.wake(job)
     return views.job(store, store.job(job))
 
@@ -102,25 +102,25 @@ def show_job(job: JobId, _caller: Member, store: Stored) -> JobView:
 
 
 @router.post("/jobs/{job}/stop", status_code=202)
-def stop_job(job: JobId, _caller: Admin, coordinator: Coordinating, wakeup: Waking) -> Response:
+def stop_job(job: JobId, _caller: Admin, jobs: Asking, wakeup: Waking) -> Response:
     """Ask a job to stop; an open round is given up on the chain."""
-    coordinator.stop(job)
+    jobs.stop(job)
     wakeup.wake(job)
     return Response(status_code=202)
 
 
 @router.post("/jobs/{job}/pause", status_code=202)
-def pause_job(job: JobId, _caller: Admin, coordinator: Coordinating, wakeup: Waking) -> Response:
+def pause_job(job: JobId, _caller: Admin, jobs: Asking, wakeup: Waking) -> Response:
     """Have a job end its open round and open no other until it is resumed; again is fine."""
-    coordinator.pause(job)
+    jobs.pause(job)
     wakeup.wake(job)
     return Response(status_code=202)
 
 
 @router.post("/jobs/{job}/resume", status_code=202)
-def resume_job(job: JobId, _caller: Admin, coordinator: Coordinating, wakeup: Waking) -> Response:
+def resume_job(job: JobId, _caller: Admin, jobs: Asking, wakeup: Waking) -> Response:
     """Have a paused job go on; again is fine."""
-    coordinator.resume(job)
+    jobs.resume(job)
     wakeup.wake(job)
     return Response(status_code=202)
 
@@ -170,11 +170,9 @@ def register_node(address: Address, registration: NodeRegistration, caller: Hosp
 
 
 @router.post("/jobs/{job}/rounds/{round_number}/progress", status_code=204)
-def report_progress(
-    job: JobId, round_number: int, progress: Progress, caller: Hospital, coordinator: Coordinating
-) -> None:
+def report_progress(job: JobId, round_number: int, progress: Progress, caller: Hospital, jobs: Asking) -> None:
     """Say what a node is doing."""
-    coordinator.progress(job, round_number, caller.address, progress)
+    jobs.progress(job, round_number, caller.address, progress)
 
 
 @router.put("/jobs/{job}/rounds/{round_number}/evaluations/{address}", status_code=204)
@@ -184,14 +182,14 @@ def report_evaluation(
     address: Address,
     report: EvaluationReport,
     caller: Hospital,
-    coordinator: Coordinating,
+    jobs: Asking,
     wakeup: Waking,
 ) -> None:
     """Hand in a site's counts for a round's model."""
     _own(address, caller)
     if (report.job, report.round) != (job, round_number):
         raise ReportMismatch("the report is about another round than its address")
-    coordinator.report(address, report)
+    jobs.report(address, report)
     wakeup.wake(job)
 
 

@@ -6,13 +6,13 @@ Writing always goes through the model service, which owns the store.
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 from typing import Protocol
 
 import httpx
-from concilia_kit.http import call, raise_for_problem
-from concilia_kit.problems import NotFound, Problem, Unavailable
+from concilia_kit import transfer
+from concilia_kit.http import call
+from concilia_kit.problems import NotFound, Problem
 from concilia_kit.wire.models import ModelRegistration
 
 
@@ -69,32 +69,22 @@ class RemoteArtifacts:
         if path.exists():
             return path
         self._directory.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{digest}.{secrets.token_hex(6)}.partial")
         try:
-            with self._model.stream("GET", f"/v1/artifacts/{digest}") as response, partial.open("wb") as file:
-                raise_for_problem(response)
-                for chunk in response.iter_bytes(1 << 20):
-                    file.write(chunk)
-            partial.replace(path)
+            transfer.download(self._model, digest, path, verify=False)
         except Problem as problem:
             if problem.problem_status == 404:
                 raise ArtifactNotFound(f"the store has no artifact {digest[:12]}…") from problem
             raise
-        except httpx.TransportError as error:
-            raise Unavailable(f"the model service stopped answering ({type(error).__name__})") from error
-        finally:
-            partial.unlink(missing_ok=True)
         return path
 
     def release(self, digest: str) -> None:
         """See `Artifacts`."""
-        (self._directory / digest).unlink(missing_ok=True)
+        for name in (digest, f"{digest}.partial"):
+            (self._directory / name).unlink(missing_ok=True)
 
     def put(self, digest: str, path: Path) -> None:
         """See `Artifacts`."""
-        with path.open("rb") as file:
-            headers = {"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"}
-            call(self._model, "PUT", f"/v1/artifacts/{digest}", content=file, headers=headers, retry_seconds=0)
+        transfer.upload(self._model, digest, path)
 
     def register(self, registration: ModelRegistration) -> None:
         """See `Artifacts`."""

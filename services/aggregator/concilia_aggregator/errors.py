@@ -41,6 +41,12 @@ class ReportMismatch(Conflict):
     code = "report_mismatch"
 
 
+class UpdateChanged(Conflict):
+    """An update's file is not the one that was screened."""
+
+    code = "update_changed"
+
+
 class VerificationNotFound(NotFound):
     """No verification of that id."""
 

@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from concilia_kit import digests, logs
 from concilia_kit.digests import Contribution, in_order
+from concilia_kit.encodings import expect
 from concilia_kit.tensorfile import MalformedFile, TensorFile
-from concilia_kit.wire.chain import LedgerRound, LedgerUpdate, Reason, Rejection
+from concilia_kit.wire.chain import LedgerRound, LedgerUpdate, Reason, Rejection, RoundStatus
+from concilia_kit.wire.encoding import PLAIN, Encoding
 from concilia_kit.wire.jobs import JobSpec
 
+from concilia_aggregator import strategies
 from concilia_aggregator.artifacts import ArtifactNotFound, Artifacts
+from concilia_aggregator.errors import UpdateChanged
 from concilia_aggregator.folding import Recipe, fold
 from concilia_aggregator.ledger import Ledger
 from concilia_aggregator.metrics import RoundMetrics
-from concilia_aggregator.screening import Limits, screen
+from concilia_aggregator.partials import Member
+from concilia_aggregator.screening import Base, Limits, screen
+from concilia_aggregator.strategies import Additive
+from concilia_aggregator.summing import Ahead, Summing
+
+_KEPT = 100_000  # verdicts that are remembered
+_AGAIN_SECONDS = 60.0  # until a rejection that the ledger does not show is sent once more
 
 _log = logs.get(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What a verdict depends on besides the limits: an update's bytes, the model it updates, its samples."""
+
+    base: str
+    digest: str
+    samples: int
+    registered: int | None
+    encoding: Encoding
+
+
+_Identity = tuple[int, int, int, int]
+"""Which file it is that was read: device, inode, bytes, nanoseconds of its last change."""
+
+
 class Folder:
-    """Turns a round's recorded updates into a stored global model."""
+    """Turns a round's recorded updates into a stored global model. Used by one thread at a time."""
 
     def __init__(
         self,
@@ -30,53 +60,60 @@ class Folder:
         directory: Path,
         limits: Limits,
         metrics: RoundMetrics | None = None,
+        summing: Summing | None = None,
     ) -> None:
         self._artifacts = artifacts
         self._ledger = ledger
         self._directory = directory
         self._limits = limits
         self._metrics = metrics or RoundMetrics()
+        self._summing = summing
+        self._verdicts: OrderedDict[_Judged, Reason | None] = OrderedDict()
+        self._files: OrderedDict[str, _Identity] = OrderedDict()
+        self._told: OrderedDict[tuple[str, int, str], float] = OrderedDict()
+        self._base: tuple[str, Base] | None = None
 
-    def screen(self, recorded: LedgerRound, registered: Mapping[str, int]) -> LedgerRound:
+    def screen(self, recorded: LedgerRound, registered: Mapping[str, int], encoding: Encoding = PLAIN) -> LedgerRound:
         """Screen what was not screened before; rejections are on the chain when this returns.
 
+        An update in another encoding than the job's, or none, counts as malformed.
+
+        To be called again as updates come, also while the round takes more: what was read once is not read again.
         Returns the round with its rejections. Raises `Problem` where a service does not answer.
         """
-        base = self._open(recorded.base)
+        verdicts = self._screened(recorded, registered, encoding)
         screened: list[LedgerUpdate] = []
         rejected = 0
         for item in recorded.updates:
-            reason = item.reason or self._reason(item, base, registered.get(item.update.hospital))
+            reason = item.reason or verdicts[item.update.hospital]
             if reason is not None and item.reason is None:
-                rejection = Rejection(hospital=item.update.hospital, reason=reason)
-                self._ledger.reject(recorded.job, recorded.round, rejection)
+                self._reject(recorded, item, reason)
                 rejected += 1
-                self._metrics.rejected(reason)
-                _log.warning(
-                    "update rejected",
-                    job=recorded.job,
-                    round=recorded.round,
-                    hospital=item.update.hospital,
-                    reason=reason.name.lower(),
-                )
             screened.append(item.model_copy(update={"reason": reason}))
-        return recorded.model_copy(update={"updates": tuple(screened), "rejected": recorded.rejected + rejected})
+        result = recorded.model_copy(update={"updates": tuple(screened), "rejected": recorded.rejected + rejected})
+        if self._summing is not None and recorded.status is RoundStatus.OPEN:
+            self._summing.ask(result)
+        return result
 
     def fold(self, recorded: LedgerRound, spec: JobSpec) -> str:
-        """Fold a screened round's accepted updates, store the global model; returns its digest."""
+        """Fold a screened round's accepted updates, store the global model; returns its digest.
+
+        Raises `UpdateChanged` where a file is not the one that was screened: then the round is to be screened again.
+        """
         contributions = in_order(
             Contribution(item.update.hospital, item.update.digest, item.update.samples) for item in recorded.accepted()
         )
         self._directory.mkdir(parents=True, exist_ok=True)
         target = self._directory / f"{recorded.job[:16]}-{recorded.round}.safetensors"
         recipe = Recipe(spec.architecture, recorded.round, spec.strategy)
+        ahead = self._ahead(recorded, spec)
+        direct = [item for item in contributions if Member(item.digest, item.samples) not in ahead.members]
         try:
-            digest = fold(
-                [self._open(item.digest) for item in contributions],
-                [item.samples for item in contributions],
-                recipe,
-                target,
-            )
+            files = [self._unchanged(item.digest) for item in direct]
+            samples = [item.samples for item in direct]
+            digest = fold(files, samples, recipe, target, self._open(recorded.base), partials=ahead.sums)
+            for item in direct:
+                self._unchanged(item.digest)
             self._artifacts.put(digest, target)
         finally:
             target.unlink(missing_ok=True)
@@ -88,22 +125,99 @@ class Folder:
 
     def release(self, recorded: LedgerRound) -> None:
         """Let go of local copies of a closed round's files."""
+        self._base = None
+        if self._summing is not None:
+            self._summing.release(recorded)
         for item in recorded.updates:
             self._artifacts.release(item.update.digest)
         self._artifacts.release(recorded.base)
 
+    def _ahead(self, recorded: LedgerRound, spec: JobSpec) -> Ahead:
+        """What was added up ahead of a round's end, where there is such and the strategy adds."""
+        if self._summing is None or not isinstance(strategies.make(spec.strategy), Additive):
+            return Ahead((), frozenset())
+        return self._summing.ahead(recorded)
+
     def _open(self, digest: str) -> TensorFile:
         return TensorFile.open(self._artifacts.fetch(digest))
 
-    def _reason(self, item: LedgerUpdate, base: TensorFile, registered: int | None) -> Reason | None:
+    def _screened(
+        self, recorded: LedgerRound, registered: Mapping[str, int], encoding: Encoding
+    ) -> dict[str, Reason | None]:
+        """By hospital what screening says of updates that the ledger shows no rejection of."""
+        asked = {
+            item.update.hospital: _Judged(
+                recorded.base, item.update.digest, item.update.samples, registered.get(item.update.hospital), encoding
+            )
+            for item in recorded.updates
+            if item.reason is None
+        }
+        unread = list(dict.fromkeys(each for each in asked.values() if each not in self._verdicts))
+        if unread:
+            base = self._measured(recorded.base)
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="screen") as pool:
+                read = pool.map(lambda each: self._read(each, base), unread)
+                for each, (reason, file) in zip(unread, read, strict=True):
+                    self._verdicts[each] = reason
+                    if file is not None:
+                        self._files[each.digest] = file
+        found = {hospital: self._verdicts[each] for hospital, each in asked.items()}
+        for kept in (self._verdicts, self._files):
+            while len(kept) > max(_KEPT, len(asked)):
+                kept.popitem(last=False)
+        return found
+
+    def _measured(self, digest: str) -> Base:
+        if self._base is None or self._base[0] != digest:
+            self._base = digest, Base.of(self._open(digest))
+        return self._base[1]
+
+    def _read(self, asked: _Judged, base: Base) -> tuple[Reason | None, _Identity | None]:
+        """Why an update is left out, if it is, and the file that was read for it."""
         try:
-            path = self._artifacts.fetch(item.update.digest)
-        except ArtifactNotFound:
-            return Reason.ARTIFACT_MISSING
-        if digests.of_file(path) != item.update.digest:
-            return Reason.DIGEST_MISMATCH
+            path = self._artifacts.fetch(asked.digest)
+            file = _identity(path)
+        except (ArtifactNotFound, FileNotFoundError):
+            return Reason.ARTIFACT_MISSING, None
         try:
             update = TensorFile.open(path)
+            expect(update, asked.encoding)
         except MalformedFile:
-            return Reason.MALFORMED_FILE
-        return screen(update, base, item.update.samples, registered, self._limits)
+            is_other = digests.of_file(path) != asked.digest
+            return Reason.DIGEST_MISMATCH if is_other else Reason.MALFORMED_FILE, file
+        return screen(update, base, asked.samples, asked.registered, self._limits, asked.digest), file
+
+    def _unchanged(self, digest: str) -> TensorFile:
+        """The file of an accepted update, which must be the one whose bytes were hashed: a digest names it, and nobody
+        who goes by the rules changes it, but a disk or a hand may."""
+        try:
+            file = self._open(digest)
+            if self._files.get(digest) == _identity(file.path):
+                return file
+        except (ArtifactNotFound, MalformedFile, FileNotFoundError):
+            pass
+        for each in [each for each in self._verdicts if each.digest == digest]:
+            del self._verdicts[each]
+        raise UpdateChanged(f"the file of update {digest[:12]}… is another one than was screened, or gone")
+
+    def _reject(self, recorded: LedgerRound, item: LedgerUpdate, reason: Reason) -> None:
+        key = (recorded.job, recorded.round, item.update.hospital)
+        if time.monotonic() - self._told.get(key, float("-inf")) < _AGAIN_SECONDS:
+            return  # it is on the chain, and the reading of it behind
+        self._ledger.reject(recorded.job, recorded.round, Rejection(hospital=item.update.hospital, reason=reason))
+        self._told[key] = time.monotonic()
+        while len(self._told) > _KEPT:
+            self._told.popitem(last=False)
+        self._metrics.rejected(reason)
+        _log.warning(
+            "update rejected",
+            job=recorded.job,
+            round=recorded.round,
+            hospital=item.update.hospital,
+            reason=reason.name.lower(),
+        )
+
+
+def _identity(path: Path) -> _Identity:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,27 +1,37 @@
 """Folding updates into a global model, block by block over memory maps.
 
-The peak is a few blocks whatever the number of hospitals or the size of the model. Same updates, same strategy: same
-bytes, and so the same digest; the verifier calls this very function.
+The peak is a few blocks whatever the number of hospitals or the size of the model: pages that were read are given back.
+Same updates, same strategy: same bytes, and so the same digest; the verifier calls this very function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import rfc8785
-from concilia_kit.tensorfile import TensorFile, TensorWriter
+from concilia_kit.tensorfile import TensorFile, TensorSpec, TensorWriter
 from concilia_kit.wire.jobs import Strategy as StrategySpec
 from concilia_kit.wire.training import Architecture
 
 from concilia_aggregator import strategies
-
-_BLOCK = 1 << 18  # elements
+from concilia_aggregator.exact import is_summed
+from concilia_aggregator.partials import Partial
+from concilia_aggregator.strategies import Additive
+from concilia_aggregator.strategies.base import Block, fold_integers
+from concilia_aggregator.windows import GROUP, Input, Window, stream
 
 ARCHITECTURE = "concilia.architecture"
+ARITHMETIC = "concilia.arithmetic"
 ROUND = "concilia.round"
 STRATEGY = "concilia.strategy"
+
+ORDERED = "ordered"
+"""Float64 sums in the order of contributions: how models were made whose file names no arithmetic."""
+EXACT = "exact-1"
+"""Every element is the exact result, rounded once (`exact`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,41 +41,95 @@ class Recipe:
     architecture: Architecture
     round: int
     strategy: StrategySpec
+    arithmetic: str = EXACT
 
     def metadata(self) -> dict[str, str]:
         """The recipe as a safetensors file's metadata."""
         return {
             ARCHITECTURE: self.architecture.value,
+            **({} if self.arithmetic == ORDERED else {ARITHMETIC: self.arithmetic}),
             ROUND: str(self.round),
-            STRATEGY: rfc8785.dumps(self.strategy.model_dump(mode="json")).decode(),
+            STRATEGY: rfc8785.dumps(self.strategy.model_dump(mode="json", exclude_none=True)).decode(),
         }
 
     @classmethod
     def of(cls, model: TensorFile) -> Recipe:
-        """The recipe in a global model's file. Raises `ValueError` where it carries none."""
+        """The recipe in a global model's file. Raises `ValueError` where it carries none, or an unknown arithmetic."""
         metadata = model.header.metadata
         try:
-            return cls(
+            recipe = cls(
                 Architecture(metadata[ARCHITECTURE]),
                 int(metadata[ROUND]),
                 StrategySpec.model_validate_json(metadata[STRATEGY]),
+                metadata.get(ARITHMETIC, ORDERED),
             )
         except KeyError as error:
             raise ValueError(f"{model.path.name} carries no recipe") from error
+        if recipe.arithmetic not in {ORDERED, EXACT}:
+            raise ValueError(f"{model.path.name} was made by an arithmetic that this version does not know")
+        return recipe
 
 
-def fold(updates: Sequence[TensorFile], samples: Sequence[int], recipe: Recipe, target: Path) -> str:
-    """Fold updates, given in the order of contributions, into `target`; returns the file's SHA-256.
+def fold(
+    updates: Sequence[TensorFile],
+    samples: Sequence[int],
+    recipe: Recipe,
+    target: Path,
+    base: TensorFile | None = None,
+    *,
+    partials: Sequence[Partial] = (),
+    threads: int | None = None,
+) -> str:
+    """Fold updates, given in the order of contributions, into `target`; returns the file's SHA-256. Whoever keeps the
+    file sees to it that it lasts: it can be made again.
 
-    Names, shapes and dtypes must agree (see `screening`). Raises `ValueError` for no updates, `OSError`.
+    `base` is the model that they update, which encoded ones are read with. Names, shapes and dtypes must agree (see
+    `screening`). `partials` hold what other updates come to, for strategies that are `Additive`; `threads`: how many
+    compute, one a processor by default. Neither changes a bit.
+
+    Raises `ValueError` for no updates, for an encoded one without its base and for values that are not finite,
+    `KeyError`, `MalformedFile`, `OSError`.
     """
-    if not updates:
+    if not updates and not partials:
         raise ValueError("nothing to fold")
-    strategy = strategies.make(recipe.strategy)
-    specs = updates[0].header.tensors
-    with TensorWriter(target, specs, recipe.metadata()) as writer:
-        for name in writer.order:
-            views = [update.flat(name) for update in updates]
-            for start in range(0, specs[name].size, _BLOCK):
-                writer.append(strategy.fold([view[start : start + _BLOCK] for view in views], samples))
+    inputs = [Input.open(update, base) for update in updates]
+    specs = inputs[0].reader.tensors if inputs else partials[0].tensors
+    with TensorWriter(target, specs, recipe.metadata(), lasting=False) as writer:
+        for block in blocks(inputs, samples, recipe, specs, writer.order, partials, threads):
+            writer.append(block)  # hashed and written while the next ones are computed
+    if base is not None:
+        base.forget()
     return writer.digest
+
+
+def blocks(
+    inputs: Sequence[Input],
+    samples: Sequence[int],
+    recipe: Recipe,
+    specs: Mapping[str, TensorSpec],
+    order: Sequence[str],
+    partials: Sequence[Partial] = (),
+    threads: int | None = None,
+) -> Iterator[Block]:
+    """The new model's tensors in this order, block by block; else as `fold`."""
+    strategy = strategies.make(recipe.strategy, ordered=recipe.arithmetic == ORDERED)
+    if partials and not isinstance(strategy, Additive):
+        raise ValueError("only of sums are there parts")
+
+    def folded(window: Window) -> Block:
+        found = [each.block(window) for each in inputs[:GROUP]]
+        dtype = specs[window[0].name].dtype
+        if not np.issubdtype(dtype, np.floating):
+            found += [each.block(window) for each in inputs[GROUP:]]
+            return fold_integers([*found, *(each.block(window) for each in partials)])
+        if not partials and not (len(inputs) > GROUP and isinstance(strategy, Additive) and is_summed(dtype, samples)):
+            return strategy.fold([*found, *(each.block(window) for each in inputs[GROUP:])], samples)
+        assert isinstance(strategy, Additive), "looked at above"
+        sums = [each.sum(window) for each in partials]
+        for start in range(0, len(inputs), GROUP):
+            group = found if start == 0 else [each.block(window) for each in inputs[start : start + GROUP]]
+            sums.append(strategy.sum(group, samples[start : start + GROUP]))
+        return strategy.total(sums, sum(samples) + sum(each.samples for each in partials), dtype)
+
+    together = min(len(inputs), GROUP) + len(partials) if isinstance(strategy, Additive) else len(inputs)
+    return stream([*inputs, *(each.input for each in partials)], specs, order, folded, threads, together)

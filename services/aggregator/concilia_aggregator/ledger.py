@@ -12,16 +12,17 @@ from concilia_kit.signing import Domain
 from concilia_kit.wire.chain import (
     ContractInfo,
     EventPage,
+    Holders,
     LedgerEvent,
     LedgerJob,
     LedgerRound,
     LedgerUpdate,
-    Member,
     Publication,
     RecordedEvent,
     Rejection,
     RoundClosure,
     RoundOpening,
+    RoundStanding,
     Transaction,
 )
 from pydantic import TypeAdapter
@@ -29,7 +30,6 @@ from pydantic import TypeAdapter
 from concilia_aggregator.verification.roles import ROLE_EVENTS
 
 _EVENTS = TypeAdapter(list[LedgerEvent])
-_MEMBERS = TypeAdapter(list[Member])
 _TRANSACTIONS = TypeAdapter(list[Transaction])
 
 
@@ -38,6 +38,10 @@ class Ledger(Protocol):
 
     def hospitals(self) -> frozenset[str]:
         """Addresses that hold the hospital role now."""
+        ...
+
+    def standing(self, job: str, round_: int) -> RoundStanding | None:
+        """How far a round is, without its updates; None where it was never opened."""
         ...
 
     def round(self, job: str, round_: int) -> LedgerRound | None:
@@ -78,11 +82,24 @@ class ChainLedger:
 
     def __init__(self, chain: httpx.Client) -> None:
         self._chain = chain
+        self._hospitals: tuple[str, frozenset[str]] | None = None  # with the answer's entity tag
 
     def hospitals(self) -> frozenset[str]:
         """See `Ledger`."""
-        answer = call(self._chain, "GET", "/v1/members", params={"role": Role.HOSPITAL.value})
-        return frozenset(member.address for member in _MEMBERS.validate_json(answer.content))
+        known = self._hospitals
+        headers = {} if known is None else {"If-None-Match": known[0]}
+        answer = call(self._chain, "GET", f"/v1/holders/{Role.HOSPITAL.value}", headers=headers)
+        if known is not None and answer.status_code == 304:
+            return known[1]
+        told = frozenset(Holders.model_validate_json(answer.content).addresses)
+        if tag := answer.headers.get("ETag"):
+            self._hospitals = tag, told
+        return told
+
+    def standing(self, job: str, round_: int) -> RoundStanding | None:
+        """See `Ledger`."""
+        found = self._found(f"/v1/jobs/{job}/rounds/{round_}/standing")
+        return RoundStanding.model_validate_json(found) if found else None
 
     def round(self, job: str, round_: int) -> LedgerRound | None:
         """See `Ledger`."""

@@ -1,41 +1,44 @@
-"""Constructs the aggregator: its API and its worker, from one set of settings."""
+"""Constructs the aggregator: its API and its worker, from one set of settings.
+
+What only one of them needs is imported where it is constructed: each may be a process of its own, and the half that it
+does not use would take as much memory as the half that it does.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+import httpx
 import redis
 import sqlalchemy as sa
 from celery import Celery
-from concilia_kit import database, http, keystore, logs, metrics, queue, web
-from concilia_kit.standing import CurrentRoles
-from concilia_kit.tokens import TokenVerifier
+from concilia_kit import database, health, http, keystore, logs, metrics, queue
+from concilia_kit.health import Check
 from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.training import queue_of
-from fastapi import FastAPI
+from eth_account.signers.local import LocalAccount
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
 
-from concilia_aggregator import api, tasks, views
-from concilia_aggregator.artifacts import Downloads, MountedArtifacts, RemoteArtifacts
+from concilia_aggregator.artifacts import Artifacts, MountedArtifacts, RemoteArtifacts
 from concilia_aggregator.changes import Changes
-from concilia_aggregator.feed import Feeds
-from concilia_aggregator.folder import Folder
-from concilia_aggregator.ledger import ChainLedger
-from concilia_aggregator.metrics import RoundMetrics, watch
-from concilia_aggregator.screening import Limits
-from concilia_aggregator.service import Coordinator
 from concilia_aggregator.settings import AggregatorSettings
 from concilia_aggregator.store import Store
-from concilia_aggregator.verification.examiner import Examiner
 from concilia_aggregator.verification.records import Verifications
-from concilia_aggregator.verification.sources import FolderSource
-from concilia_aggregator.wakeup import QUEUE, Listener, Wakeup
+from concilia_aggregator.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from concilia_aggregator.verification.examiner import Examiner
 
 PACKAGE = "concilia-aggregator"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -50,73 +53,68 @@ class Parts:
     redis: redis.Redis
     broker: Celery
     wakeup: Wakeup
-    coordinator: Coordinator
+    auth: httpx.Client
+    model: httpx.Client
+    account: LocalAccount
+    artifacts: Artifacts
+    changes: Changes
     verifications: Verifications
-    examiner: Examiner
-    verifier: TokenVerifier
     registry: CollectorRegistry
-    ready: dict[str, web.Check]
+    ready: dict[str, Check]
+    code: str
 
 
 def assemble(settings: AggregatorSettings) -> Parts:
-    """Construct everything and bring the database to its newest schema. Raises `KeystoreError`."""
+    """Construct what both need and bring the database to its newest schema. Raises `KeystoreError`."""
     logs.configure("aggregator", settings.log_format, settings.log_level)
     settings.directory.mkdir(parents=True, exist_ok=True)
     engine = database.engine(settings.database_url)
     database.migrate(engine, MIGRATIONS)
     account = keystore.load(settings.keystore, settings.password_file)
     auth = http.client(settings.auth_url)
-    chain = http.client(settings.chain_url, http.WalletAuth(auth, account, Audience.CHAIN))
     model = http.client(settings.model_url, http.WalletAuth(auth, account, Audience.MODEL))
-    mount = urlsplit(settings.artifacts_url)
-    is_mounted = mount.scheme == "file"
-    artifacts = (
-        MountedArtifacts(model, Path(mount.path))
-        if is_mounted
-        else RemoteArtifacts(model, settings.directory / "downloads")
-    )
-    store, ledger, changes = Store(engine), ChainLedger(chain), Changes(settings.redis_url)
+    store, changes = Store(engine), Changes(settings.redis_url)
     broker = queue.application("aggregator", settings.redis_url)
     client = redis.Redis.from_url(settings.redis_url)
-
-    def send(hospital: str, name: str, task: dict[str, object]) -> None:
-        broker.send_task(name, kwargs={"task": task}, queue=queue_of(hospital))
-
-    limits = Limits(settings.max_samples, settings.max_norm_ratio)
-    registry = metrics.registry()
-    measured = RoundMetrics(registry)
-    folder = Folder(artifacts, ledger, settings.directory, limits, measured)
     version = settings.code_version or importlib.metadata.version(PACKAGE)
-    coordinator = Coordinator(
-        store, ledger, artifacts, folder, send, settings.node_seconds, f"{PACKAGE} {version}", measured, changes
-    )
-    verifications = Verifications(engine, store, changes)
-    source = FolderSource(Path(mount.path)) if is_mounted else Downloads(model)
-    examiner = Examiner(verifications, ledger, source, client, settings.directory / "verifications")
-    verifier = TokenVerifier(
-        Audience.AGGREGATOR,
-        lambda: dict(http.call(auth, "GET", "/.well-known/jwks.json").json()),
-        standing=CurrentRoles(http.client(settings.chain_url)),
-    )
-    ready: dict[str, web.Check] = {"database": lambda: database.answer(engine), "redis": client.ping}
     return Parts(
         engine,
         store,
         client,
         broker,
         Wakeup(broker, client),
-        coordinator,
-        verifications,
-        examiner,
-        verifier,
-        registry,
-        ready,
+        auth,
+        model,
+        account,
+        _artifacts(settings, model, settings.directory / "downloads"),
+        changes,
+        Verifications(engine, store, changes),
+        metrics.registry(),
+        {"database": lambda: database.answer(engine), "redis": client.ping},
+        f"{PACKAGE} {version}",
     )
 
 
 def build_api(settings: AggregatorSettings) -> FastAPI:
     """The API; it also listens to the ledger's events and the clock."""
+    from concilia_aggregator.metrics import RoundMetrics
+
     parts = assemble(settings)
+    RoundMetrics(parts.registry)  # all zero here, and shown: a query takes the sum over instances
+    return _api(settings, parts, parts.ready)
+
+
+def _api(settings: AggregatorSettings, parts: Parts, ready: dict[str, Check]) -> FastAPI:
+    from concilia_kit import web
+    from concilia_kit.standing import CurrentRoll
+    from concilia_kit.tokens import TokenVerifier
+
+    from concilia_aggregator import api, views
+    from concilia_aggregator.feed import Feeds
+    from concilia_aggregator.jobs import Jobs
+    from concilia_aggregator.metrics import watch
+    from concilia_aggregator.wakeup import QUEUE, Listener
+
     watch(
         parts.registry,
         parts.store.phases,
@@ -131,14 +129,16 @@ def build_api(settings: AggregatorSettings) -> FastAPI:
         yield
         listener.stop()
 
-    app = web.application(
-        "Concilia aggregator",
-        ready=parts.ready,
-        verifier=parts.verifier,
-        lifespan=lifespan,
-        registry=parts.registry,
+    verifier = TokenVerifier(
+        Audience.AGGREGATOR,
+        lambda: dict(http.call(parts.auth, "GET", "/.well-known/jwks.json").json()),
+        standing=CurrentRoll(http.client(settings.chain_url)),
     )
-    app.state.coordinator, app.state.store, app.state.wakeup = parts.coordinator, parts.store, parts.wakeup
+    app = web.application(
+        "Concilia aggregator", ready=ready, verifier=verifier, lifespan=lifespan, registry=parts.registry
+    )
+    app.state.jobs = Jobs(parts.store, parts.artifacts, parts.code, parts.changes)
+    app.state.store, app.state.wakeup = parts.store, parts.wakeup
     app.state.verifications = parts.verifications
     app.state.feeds = Feeds(
         settings.redis_url,
@@ -154,16 +154,103 @@ class Worker(NamedTuple):
     """What moves jobs on, its health and metrics, and what verifies beside it."""
 
     celery: Celery
-    health: FastAPI
+    health: Starlette
+    examiner: Examiner
+
+
+class Both(NamedTuple):
+    """What moves jobs on, the API, and what verifies beside them."""
+
+    celery: Celery
+    api: FastAPI
     examiner: Examiner
 
 
 def build_worker(settings: AggregatorSettings) -> Worker:
     """The worker. It consumes the aggregator's own queue only; nothing of it is started."""
     parts = assemble(settings)
+    examiner, ready = _worker(settings, parts)
+    return Worker(parts.broker, health.application("aggregator-worker", ready=ready, registry=parts.registry), examiner)
+
+
+def build_both(settings: AggregatorSettings) -> Both:
+    """API and worker of one process, made of the same parts: two thirds of the memory that they take apart."""
+    parts = assemble(settings)
+    examiner, ready = _worker(settings, parts)
+    return Both(parts.broker, _api(settings, parts, ready), examiner)
+
+
+def _worker(settings: AggregatorSettings, parts: Parts) -> tuple[Examiner, dict[str, Check]]:
+    """What moves jobs on, as tasks of the parts' broker; what verifies beside it; and whether both do."""
+    from concilia_aggregator import tasks
+    from concilia_aggregator.artifacts import Downloads
+    from concilia_aggregator.folder import Folder
+    from concilia_aggregator.ledger import ChainLedger
+    from concilia_aggregator.metrics import RoundMetrics
+    from concilia_aggregator.screening import Limits
+    from concilia_aggregator.service import Coordinator
+    from concilia_aggregator.summing import Summing
+    from concilia_aggregator.verification.examiner import Examiner
+    from concilia_aggregator.verification.sources import FolderSource
+    from concilia_aggregator.wakeup import QUEUE
+
+    chain = http.client(settings.chain_url, http.WalletAuth(parts.auth, parts.account, Audience.CHAIN))
+    ledger = ChainLedger(chain)
+    limits = Limits(settings.max_samples, settings.max_norm_ratio)
+    measured = RoundMetrics(parts.registry)
+    ahead = Summing(parts.broker, settings.partials) if settings.partials is not None else None
+    folder = Folder(parts.artifacts, ledger, settings.directory, limits, measured, ahead)
+
+    def send(hospital: str, name: str, task: dict[str, object]) -> None:
+        parts.broker.send_task(name, kwargs={"task": task}, queue=queue_of(hospital))
+
+    coordinator = Coordinator(
+        parts.store,
+        ledger,
+        parts.artifacts,
+        folder,
+        send,
+        settings.node_seconds,
+        parts.code,
+        measured,
+        parts.changes,
+    )
+    mount = _mount(settings)
+    source = Downloads(parts.model) if mount is None else FolderSource(mount)
+    examiner = Examiner(parts.verifications, ledger, source, parts.redis, settings.directory / "verifications")
     parts.broker.conf.task_default_queue = QUEUE
     pulse = tasks.Pulse()
-    tasks.register(parts.broker, parts.coordinator, parts.wakeup, parts.redis, pulse)
-    ready = {**parts.ready, "tasks": pulse.check, "verifications": parts.examiner.check}
-    health = web.application("Concilia aggregator worker", ready=ready, registry=parts.registry)
-    return Worker(parts.broker, health, parts.examiner)
+    tasks.register(parts.broker, coordinator, parts.wakeup, parts.redis, pulse)
+    return examiner, {**parts.ready, "tasks": pulse.check, "verifications": examiner.check}
+
+
+def build_partials(settings: AggregatorSettings) -> tuple[Celery, Starlette]:
+    """A worker that only makes sums ahead, and its health. It needs Redis, the artifacts and the shared folder.
+
+    Raises `KeystoreError`, `ValueError` where no folder is set.
+    """
+    from concilia_aggregator import summing
+
+    logs.configure("aggregator-partials", settings.log_format, settings.log_level)
+    if settings.partials is None:
+        raise ValueError("CONCILIA_AGGREGATOR_PARTIALS names the folder that sums are shared in")
+    downloads = settings.directory / f"partials-{socket.gethostname()}-{os.getpid()}"
+    account = keystore.load(settings.keystore, settings.password_file)
+    model = http.client(settings.model_url, http.WalletAuth(http.client(settings.auth_url), account, Audience.MODEL))
+    broker = queue.application("aggregator", settings.redis_url)
+    broker.conf.task_default_queue = summing.QUEUE
+    summing.register(broker, _artifacts(settings, model, downloads), settings.partials)
+    client = redis.Redis.from_url(settings.redis_url)
+    served = health.application("aggregator-partials", ready={"redis": client.ping}, registry=metrics.registry())
+    return broker, served
+
+
+def _mount(settings: AggregatorSettings) -> Path | None:
+    """Where the artifact store's volume is mounted, if it is."""
+    mount = urlsplit(settings.artifacts_url)
+    return Path(mount.path) if mount.scheme == "file" else None
+
+
+def _artifacts(settings: AggregatorSettings, model: httpx.Client, downloads: Path) -> Artifacts:
+    mount = _mount(settings)
+    return RemoteArtifacts(model, downloads) if mount is None else MountedArtifacts(model, mount)

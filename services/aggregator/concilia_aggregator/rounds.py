@@ -13,7 +13,8 @@ Rules, in the order they apply:
 5. After screening, too few accepted updates send the round back to waiting if its deadline allows, else it is aborted;
    a committed round takes no further update and is aborted at once. After `MAX_ABORTED` aborted rounds in a row the
    job fails.
-6. A closed round's model is evaluated by whoever is there, at most until the evaluation's deadline.
+6. A closed round's model is evaluated by whoever is there, at most until the evaluation's deadline; where it was asked
+   for so, only every so many rounds and after the last.
 7. Target reached or all rounds closed: the model is published and the job is finished.
 
 No clock, disk or network here: `Facts` carries the time.
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from concilia_kit.wire.chain import RoundStatus
+from concilia_kit.wire.chain import RoundStanding, RoundStatus
 from concilia_kit.wire.jobs import JobSpec, Phase
 
 MAX_ABORTED = 3
@@ -176,6 +177,23 @@ def decide(spec: JobSpec, state: JobState, facts: Facts) -> Move:
             return Publish(replace(state, phase=Phase.FINISHED, deadline=None, cohort=frozenset(), detail="published"))
 
 
+def early(state: JobState, shown: RoundStanding, now: float) -> Wait | None:
+    """Whether a round is certainly still waited for, without a look at its updates: fewer came than were asked for."""
+    missing = len(state.cohort) - shown.updates
+    is_open = shown.status is RoundStatus.OPEN and not shown.committed
+    if state.stopping or state.deadline is None or not is_open or missing <= 0 or now > state.deadline + GRACE_SECONDS:
+        return None
+    return Wait(f"{missing} of {len(state.cohort)} hospitals still train")
+
+
+def early_evaluation(state: JobState, reports: int, now: float) -> Wait | None:
+    """The same of an evaluation, of which so many reports came."""
+    missing = len(state.cohort) - reports
+    if state.stopping or state.deadline is None or missing <= 0 or now > state.deadline:
+        return None
+    return Wait(f"{missing} of {len(state.cohort)} hospitals still evaluate")
+
+
 def _evaluate(spec: JobSpec, state: JobState, facts: Facts) -> Move:
     if state.deadline is None:
         if state.paused and state.phase is Phase.BASELINE:
@@ -262,9 +280,9 @@ def after_abort(state: JobState, detail: str) -> JobState:
     return replace(_next_round(state), aborted=state.aborted + 1, detail=detail)
 
 
-def after_close(state: JobState, global_digest: str) -> JobState:
+def after_close(spec: JobSpec, state: JobState, global_digest: str) -> JobState:
     """The state after a round was closed on a new head."""
-    return replace(
+    closed = replace(
         state,
         phase=Phase.EVALUATING,
         head=global_digest,
@@ -274,6 +292,8 @@ def after_close(state: JobState, global_digest: str) -> JobState:
         cohort=frozenset(),
         detail="",
     )
+    is_evaluated = closed.closed % spec.evaluate_every == 0 or closed.closed >= spec.rounds
+    return closed if is_evaluated else _next_round(closed)
 
 
 def _next_round(state: JobState) -> JobState:

@@ -1,19 +1,36 @@
 """Whether an update may be averaged: pure checks of mapped tensors against the base model.
 
-Rules, in the order they apply: same names, same shapes, same dtypes, a credible sample count, only finite values, a
-bounded distance from the base. The first that fails is the reason that goes on the chain.
+Rules, in the order they apply: the file's digest, same names, same shapes, same dtypes, a credible sample count, only
+finite values, a bounded distance from the base. The first that fails is the reason that goes on the chain.
+
+An update's bytes are read once: what is hashed is measured while it is in the processor's cache.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
-from concilia_kit.tensorfile import TensorFile
+from concilia_kit.encodings import Plain, Reader, reader
+from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec
 from concilia_kit.wire.chain import Reason
 
-_BLOCK = 1 << 18  # elements; two float64 temporaries of it stay in a core's cache
+from concilia_aggregator import exact
+
+_BLOCK = 1 << 16  # elements: update, base and hash go over 512 KB
+_RESIDENT = 4 << 20  # bytes of an update and of its base that may be in memory before they are given back
+
+
+class Hash(Protocol):
+    """What takes a file's bytes in passing."""
+
+    def update(self, data: Any, /) -> None:
+        """Take more bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,45 +45,107 @@ class Limits:
     max_norm_ratio: float
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model and its L2 norm over all float tensors, which all of a round's updates are measured by."""
+
+    file: TensorFile
+    norm: float
+
+    @classmethod
+    def of(cls, file: TensorFile) -> Base:
+        """Reads the file once."""
+        return cls(file, math.sqrt(_squares(Plain(file), file, None, _Nowhere())))
+
+
 def screen(
-    update: TensorFile, base: TensorFile, samples: int, registered_samples: int | None, limits: Limits
+    update: TensorFile,
+    base: Base,
+    samples: int,
+    registered_samples: int | None,
+    limits: Limits,
+    digest: str | None = None,
 ) -> Reason | None:
     """Why an update is left out, or None where it is fine.
 
-    `registered_samples` is the training images the hospital's node registered, where it did.
+    `registered_samples` is the training images the hospital's node registered, where it did; `digest` the SHA-256 that
+    the file must have, None where nobody says.
     """
-    if set(update) != set(base):
+    hasher = hashlib.sha256()
+    reason: Reason | None = None
+    read: Reader | None = None
+    moved = 0.0
+    try:
+        read = reader(update, base.file)
+        reason = _misfit(read.tensors, base.file.header.tensors) or _count(samples, registered_samples, limits)
+    except MalformedFile:
+        reason = Reason.MALFORMED_FILE
+    if reason is None and isinstance(read, Plain):
+        moved = _squares(read, update, base.file, hasher)
+    else:
+        for start in range(0, len(update.raw()), _RESIDENT):
+            hasher.update(update.raw()[start : start + _RESIDENT])
+            update.forget()
+        if reason is None and read is not None:
+            try:
+                moved = _squares(read, update, base.file, _Nowhere())
+            except MalformedFile:
+                reason = Reason.MALFORMED_FILE
+    if digest is not None and hasher.hexdigest() != digest:
+        return Reason.DIGEST_MISMATCH
+    return reason or _step(moved, base.norm, limits)
+
+
+def _misfit(given: Mapping[str, TensorSpec], base: Mapping[str, TensorSpec]) -> Reason | None:
+    if set(given) != set(base):
         return Reason.NAME_MISMATCH
-    for name, spec in base.header.tensors.items():
-        given = update.header.tensors[name]
-        if given.shape != spec.shape:
+    for name, spec in base.items():
+        if given[name].shape != spec.shape:
             return Reason.SHAPE_MISMATCH
-        if given.dtype != spec.dtype:
+        if given[name].dtype != spec.dtype:
             return Reason.DTYPE_MISMATCH
-    most = limits.max_samples if registered_samples is None else min(limits.max_samples, registered_samples)
-    if not 0 < samples <= most:
-        return Reason.SAMPLE_COUNT
-    moved, norm = _distance(update, base)
-    if not math.isfinite(moved):
-        return Reason.NON_FINITE
-    # A fresh base may be all zero; one unit then stands for its norm.
-    if moved > limits.max_norm_ratio * max(norm, 1.0):
-        return Reason.NORM_TOO_LARGE
     return None
 
 
-def _distance(update: TensorFile, base: TensorFile) -> tuple[float, float]:
-    """L2 norms of (update - base) and of base over all float tensors, in one pass; not finite if any value is not."""
-    moved = norm = 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for name, spec in base.header.tensors.items():
-            if not np.issubdtype(spec.dtype, np.floating):
-                continue
-            ours, theirs = base.flat(name), update.flat(name)
-            for start in range(0, spec.size, _BLOCK):
-                a = ours[start : start + _BLOCK].astype(np.float64)
-                b = theirs[start : start + _BLOCK].astype(np.float64)
-                norm += float(a @ a)
-                b -= a
-                moved += float(b @ b)
-    return math.sqrt(moved) if math.isfinite(moved) else math.inf, math.sqrt(norm)
+def _count(samples: int, registered: int | None, limits: Limits) -> Reason | None:
+    most = limits.max_samples if registered is None else min(limits.max_samples, registered)
+    return None if 0 < samples <= most else Reason.SAMPLE_COUNT
+
+
+def _step(squares: float, norm: float, limits: Limits) -> Reason | None:
+    if not math.isfinite(squares):
+        return Reason.NON_FINITE
+    # A fresh base may be all zero; one unit then stands for its norm.
+    return Reason.NORM_TOO_LARGE if math.sqrt(squares) > limits.max_norm_ratio * max(norm, 1.0) else None
+
+
+class _Nowhere:
+    def update(self, data: Any, /) -> None:
+        """Taken by nobody."""
+
+
+def _squares(read: Reader, file: TensorFile, base: TensorFile | None, hasher: Hash) -> float:
+    """The squared L2 norm of (update - base), or of the update alone, over all float tensors, block by block in the
+    order of the file, so that it is the same however many are measured at a time; not finite if any value is not.
+
+    `hasher` takes the bytes of a file that is read as it lies (`Plain`).
+    """
+    squares, passed = 0.0, 0
+    if isinstance(read, Plain):
+        hasher.update(file.raw()[: file.header.data_start])
+    for name, spec in read.tensors.items():
+        for start in range(0, spec.size, _BLOCK):
+            stop = min(start + _BLOCK, spec.size)
+            block = read.block(name, start, stop)
+            hasher.update(np.ascontiguousarray(block).data)
+            if np.issubdtype(spec.dtype, np.floating):
+                theirs = None if base is None else base.flat(name)[start:stop]
+                squares += exact.squared_distance(block, theirs)
+            passed += (stop - start) * spec.dtype.itemsize
+            if passed >= _RESIDENT:
+                passed = 0
+                file.forget()
+                if base is not None:
+                    base.forget()
+    file.forget()
+    return squares

@@ -1,53 +1,69 @@
 """Where a job's decided moves become real: on the chain, in the artifact store, in the nodes' queues.
 
 Every effect may be repeated after a crash: openings and closures are recognised by the chain service, artifacts by
-their digest, tasks by the nodes. What a person can see changed is told once it is committed.
+their digest, tasks by the nodes.
 """
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 
 from concilia_kit import logs
 from concilia_kit.digests import Contribution, of_contributions
 from concilia_kit.problems import Problem
-from concilia_kit.wire.chain import LedgerRound, Publication, RoundClosure, RoundOpening, RoundStatus
+from concilia_kit.wire.chain import (
+    LedgerRound,
+    LedgerUpdate,
+    Publication,
+    RoundClosure,
+    RoundOpening,
+    RoundStanding,
+    RoundStatus,
+)
 from concilia_kit.wire.jobs import (
-    Change,
-    EvaluationChange,
-    JobChange,
-    JobManifest,
     JobSpec,
     Phase,
-    ProgressChange,
     Recording,
-    RoundChange,
 )
 from concilia_kit.wire.models import ModelRegistration
-from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, EvaluationReport, Progress, TrainTask
 
-from concilia_aggregator import rounds, scores, strategies
+from concilia_aggregator import dispatch, rounds, scores
 from concilia_aggregator.artifacts import Artifacts
 from concilia_aggregator.changes import Tell, nobody
-from concilia_aggregator.errors import InitialMissing, JobEnded, ReportMismatch, RoundNotFound
+from concilia_aggregator.errors import RoundNotFound
 from concilia_aggregator.folder import Folder
+from concilia_aggregator.jobs import Jobs
 from concilia_aggregator.ledger import Ledger
 from concilia_aggregator.metrics import ABORTED, CHAIN, EVALUATING, FOLDING, MOVING, TRAINING, RoundMetrics
 from concilia_aggregator.rounds import JobState
-from concilia_aggregator.store import JobRow, OutboxRow, RoundRow, StaleState, Store, spec_of, state_of
+from concilia_aggregator.store import StaleState, Store, spec_of, state_of
+from concilia_aggregator.tables import JobRow, RoundRow
 
 Send = Callable[[str, str, dict[str, object]], None]
 """Hands a task to the broker: queue's hospital address, task name, task."""
 
 _log = logs.get(__name__)
 
+_SCREENED_A_LOOK = 4
+"""Updates that are screened before other jobs have a turn; a large one takes a fraction of a second."""
+_SENT_TOGETHER = 500
+_SAID_SECONDS = 0.1
+"""Between two sayings of how far a wait is, for each ten hospitals."""
 
-class Coordinator:
-    """Creates jobs and moves them on."""
+
+@dataclass
+class _Look:
+    """What one look at a job has seen of the ledger, and whether another is worth while at once."""
+
+    standing: RoundStanding | None = None
+    recorded: LedgerRound | None = None
+    more: bool = False
+
+
+class Coordinator(Jobs):
+    """Moves jobs on."""
 
     def __init__(
         self,
@@ -61,117 +77,127 @@ class Coordinator:
         metrics: RoundMetrics | None = None,
         tell: Tell = nobody,
     ) -> None:
-        self._tell = tell
-        self._store = store
+        super().__init__(store, artifacts, code, tell)
         self._ledger = ledger
-        self._artifacts = artifacts
         self._folder = folder
         self._send = send
         self._node_seconds = node_seconds
-        self._code = code
         self._metrics = metrics or RoundMetrics()
+        self._kept: dict[str, tuple[JobRow, JobSpec, JobState]] = {}
+        self._screened: dict[tuple[str, int], int] = {}
+        self._said_at = float("-inf")
 
-    def create(self, spec: JobSpec, creator: str) -> str:
-        """Start a job; returns its id, which is its manifest's. Raises `InitialMissing`."""
-        if not self._artifacts.exists(spec.initial):
-            raise InitialMissing(f"no artifact {spec.initial[:12]}…: upload the initial weights first")
-        manifest = JobManifest(
-            spec=spec.model_dump(mode="json"),
-            created_by=creator,
-            created_at=datetime.now(UTC).isoformat(),
-            code=self._code,
-            salt=secrets.token_hex(16),
-        )
-        job = manifest.id()
-        self._store.add_job(job, spec, rounds.begin(spec.initial), creator, manifest)
-        _log.info("job created", job=job, architecture=spec.architecture.value, rounds=spec.rounds, code=self._code)
-        return job
+    def advance(self, job: str) -> bool:
+        """Make every move that can be made now; whether there is more to do at once, after others had their turn.
 
-    def stop(self, job: str) -> None:
-        """Ask a job to stop. Raises `JobNotFound`, `JobEnded`."""
-        self._change(job, lambda state: replace(state, stopping=True))
-
-    def pause(self, job: str) -> None:
-        """Have a job end its open round and open no other. Raises `JobNotFound`, `JobEnded`."""
-        self._change(job, rounds.pause)
-
-    def resume(self, job: str) -> None:
-        """Have a paused job go on. Raises `JobNotFound`, `JobEnded`."""
-        self._change(job, rounds.resume)
-
-    def progress(self, job: str, round_: int, hospital: str, progress: Progress) -> None:
-        """Take what a node says it is doing. Raises `JobNotFound`."""
-        self._store.progress(job, round_, hospital, progress)
-        self._tell(job, Change.PROGRESS, ProgressChange(round=round_, hospital=hospital, progress=progress))
-
-    def report(self, hospital: str, report: EvaluationReport) -> None:
-        """Take a site's evaluation. Raises `JobNotFound`, `RoundNotFound`, `ReportMismatch`."""
-        self._store.job(report.job)
-        round_ = next((row for row in self._store.rounds(report.job) if row.round == report.round), None)
-        if round_ is None:
-            raise RoundNotFound(f"the job has no round {report.round}")
-        if round_.model != report.model:
-            raise ReportMismatch("the round's model is another one than was evaluated")
-        self._store.report(hospital, report)
-        self._tell(report.job, Change.EVALUATION, EvaluationChange(round=report.round, hospital=hospital))
-
-    def advance(self, job: str) -> None:
-        """Make every move that can be made now. Raises `Problem` where something it needs does not answer."""
+        Raises `Problem` where something it needs does not answer.
+        """
+        self._dispatch(job)
+        look = _Look()
         while True:
-            row = self._store.job(job)
-            self._dispatch(job)
-            state = state_of(row)
+            row, spec, state = self._read(job)
             if state.phase in rounds.TERMINAL:
-                return
-            move = rounds.decide(spec_of(row), state, self._facts(row, state))
+                return False
+            move = self._early(row, state, look) or rounds.decide(spec, state, self._facts(row, spec, state, look))
             try:
-                if not self._make(row, state, move):
-                    return
+                if not self._make(row, spec, state, move, look):
+                    return look.more
             except StaleState:
                 _log.info("job changed meanwhile, reading it again", job=job)
 
-    def _facts(self, row: JobRow, state: JobState) -> rounds.Facts:
+    def _read(self, job: str) -> tuple[JobRow, JobSpec, JobState]:
+        """A job as stored; read again only where it was saved since. Raises `JobNotFound`."""
+        version = self._store.version(job)
+        kept = self._kept.get(job)
+        if kept is None or kept[0].version != version:
+            row = self._store.job(job)
+            kept = row, spec_of(row), state_of(row)
+            self._kept = {job: kept}  # of the job that is moved now
+        return kept
+
+    def _early(self, row: JobRow, state: JobState, look: _Look) -> rounds.Move | None:
+        """To wait, where so much can be said without looking at every hospital; what came so far is screened then."""
         now = time.time()
+        if state.phase is Phase.TRAINING and not state.stopping:
+            look.standing = self._ledger.standing(row.id, state.round)
+            if look.standing is not None and (wait := rounds.early(state, look.standing, now)) is not None:
+                self._screen_early(row, state, look)
+                return wait
+        elif state.phase in {Phase.BASELINE, Phase.EVALUATING} and state.deadline is not None:
+            reported = self._store.reported(row.id, state.round if state.closed else 0)
+            return rounds.early_evaluation(state, reported, now)
+        return None
+
+    def _screen_early(self, row: JobRow, state: JobState, look: _Look) -> None:
+        """Screen what was recorded while others still train: some updates a look, so that other jobs have theirs.
+
+        How far it is, is not kept: after a start what was screened is screened once more, to the same end.
+        """
+        shown = look.standing
+        if shown is None or (shown.merkle and not shown.committed):
+            return
+        job, place = row.id, (row.id, state.round)
+        screened = self._screened.get(place, 0)
+        if shown.updates <= screened:
+            return
+        try:
+            recorded = self._ledger.round(job, state.round)
+            if recorded is None or recorded.status is not RoundStatus.OPEN:
+                return
+            ready = recorded.updates[: screened + _SCREENED_A_LOOK]
+            so_far = recorded.model_copy(update={"updates": ready})
+            self._folder.screen(so_far, self._registered(ready), spec_of(row).encoding)
+        except Problem as problem:  # the round's end does it again, and is held up by what it cannot do
+            _log.warning("not screened yet", job=job, round=state.round, code=problem.problem_code)
+            return
+        self._screened[place] = len(ready)
+        look.more = len(ready) < len(recorded.updates)
+
+    def _facts(self, row: JobRow, spec: JobSpec, state: JobState, look: _Look) -> rounds.Facts:
         live: frozenset[str] = frozenset()
         members: frozenset[str] = frozenset()
-        if state.phase in {Phase.BASELINE, Phase.OPENING, Phase.EVALUATING, Phase.TRAINING}:
-            heard = {node.address for node in self._store.nodes() if now - node.seen_at <= self._node_seconds}
+        # A round that was opened before a crash is found when its plan is made, or made anew; else opening it again is
+        # the same opening, by a cohort that is known.
+        is_planned = state.phase is Phase.OPENING and state.deadline is not None and time.time() < state.deadline
+        if state.phase in {Phase.BASELINE, Phase.OPENING, Phase.EVALUATING, Phase.TRAINING} and not is_planned:
             members = self._ledger.hospitals()
-            live = members & heard
+            live = members & self._store.heard(self._node_seconds)
         ledger = None
-        if state.phase in {Phase.OPENING, Phase.TRAINING} or state.stopping:
-            recorded = self._ledger.round(row.id, state.round) if state.round else None
-            ledger = _round_facts(recorded, members) if recorded else None
-        reports: list[EvaluationReport] = []
+        if state.stopping or state.phase is Phase.TRAINING or (state.phase is Phase.OPENING and not is_planned):
+            look.recorded = self._ledger.round(row.id, state.round) if state.round else None
+            ledger = _round_facts(look.recorded, members) if look.recorded else None
         evaluated: frozenset[str] = frozenset()
-        if state.phase in {Phase.BASELINE, Phase.EVALUATING}:
-            by_hospital = self._store.reports(row.id).get(state.round if state.closed else 0, {})
-            reports, evaluated = list(by_hospital.values()), frozenset(by_hospital)
-        pooled = scores.pooled(reports)
-        return rounds.Facts(now, live, ledger, evaluated, pooled.balanced_accuracy if pooled else None)
+        score = None
+        if state.phase in {Phase.BASELINE, Phase.EVALUATING} and state.deadline is not None:
+            at = state.round if state.closed else 0
+            reports = self._store.reports(row.id, at).get(at, {})
+            evaluated = frozenset(reports)
+            if spec.target is not None and (pooled := scores.pooled(list(reports.values()))) is not None:
+                score = pooled.balanced_accuracy
+        return rounds.Facts(time.time(), live, ledger, evaluated, score)
 
-    def _make(self, row: JobRow, state: JobState, move: rounds.Move) -> bool:
+    def _make(self, row: JobRow, spec: JobSpec, state: JobState, move: rounds.Move, look: _Look) -> bool:
         """Make one move; False where there is nothing to do but wait."""
-        spec = spec_of(row)
         match move:
             case rounds.Wait(reason):
-                if reason != state.detail:
+                if reason != state.detail and self._may_say(state):
                     self._save(row, replace(state, detail=reason))
                 return False
             case rounds.Enter(new):
                 self._save(row, new)
                 self._entered(row.id, state, new)
             case rounds.AskEvaluations(new):
-                self._save(row, new, tasks=_evaluations(row.id, spec, new))
+                self._save(row, new, tasks=dispatch.evaluations(row.id, spec, new))
+                self._dispatch(row.id)
             case rounds.OpenRound(new):
                 self._open(row, spec, new)
             case rounds.Commit():
                 self._ledger.commit(row.id, state.round)
-                shown = self._ledger.round(row.id, state.round)
-                if shown is None or shown.root is None:
+                shown = self._ledger.standing(row.id, state.round)
+                if shown is None or not shown.committed:
                     return False  # the chain service's reading is behind its writing: the event wakes the job
             case rounds.Fold():
-                self._fold(row, spec, state)
+                self._fold(row, spec, state, look)
             case rounds.AbortRound(new):
                 self._ledger.abort(row.id, state.round)
                 self._save(row, new)
@@ -200,20 +226,23 @@ class Coordinator:
                 deadline=deadline,
                 quorum=spec.quorum,
                 merkle=spec.recording is Recording.MERKLE,
+                expected=len(new.cohort) or None,
             )
         )
         opened = RoundRow(
             job=row.id, round=new.round, base=new.head, deadline=deadline, opened_at=time.time(), summary={}
         )
-        self._save(row, new, tasks=_trainings(row.id, spec, new), round_=opened)
+        self._save(row, new, tasks=dispatch.trainings(row.id, spec, new, self._store.abilities()), round_=opened)
+        self._dispatch(row.id)
 
-    def _fold(self, row: JobRow, spec: JobSpec, state: JobState) -> None:
-        recorded = self._ledger.round(row.id, state.round)
+    def _fold(self, row: JobRow, spec: JobSpec, state: JobState, look: _Look) -> None:
+        # What was looked at a moment ago will do: the contract refuses a closure that misses an update.
+        recorded, look.recorded = look.recorded or self._ledger.round(row.id, state.round), None
         if recorded is None:
             raise RoundNotFound(f"the ledger has no round {state.round} of this job")
         started, size = time.monotonic(), 0
         if recorded.status is RoundStatus.OPEN:
-            recorded = self._folder.screen(recorded, self._registered())
+            recorded = self._folder.screen(recorded, self._registered(recorded.updates), spec.encoding)
             if len(recorded.accepted()) < spec.quorum:
                 return self._save(row, replace(state, phase=Phase.TRAINING))
             digest = self._folder.fold(recorded, spec)
@@ -236,66 +265,51 @@ class Coordinator:
         else:
             digest = recorded.global_digest
         seconds = _seconds(recorded, self._ledger) | {FOLDING: time.monotonic() - started}
+        opened = self._store.round(row.id, state.round)
         closed = RoundRow(
             job=row.id,
             round=state.round,
             base=state.head,
             model=digest,
             deadline=recorded.deadline,
-            opened_at=next(item.opened_at for item in self._store.rounds(row.id) if item.round == state.round),
+            opened_at=None if opened is None else opened.opened_at,
             closed_at=time.time(),
             summary=_summary(recorded, seconds),
         )
-        self._save(row, rounds.after_close(state, digest), round_=closed)
+        self._save(row, rounds.after_close(spec, state, digest), round_=closed)
         self._metrics.closed(len(recorded.accepted()), size, seconds)
+        self._screened.pop((row.id, state.round), None)
         self._folder.release(recorded)
         return None
-
-    def _change(self, job: str, change: Callable[[JobState], JobState]) -> None:
-        """Change a job's state on request, whoever else changes it meanwhile."""
-        while True:
-            row = self._store.job(job)
-            state = state_of(row)
-            if state.phase in rounds.TERMINAL:
-                raise JobEnded(f"the job is {state.phase} already")
-            changed = change(state)
-            if changed == state:
-                return None
-            try:
-                return self._save(row, changed)
-            except StaleState:
-                continue
-
-    def _save(
-        self, row: JobRow, state: JobState, *, tasks: Sequence[OutboxRow] = (), round_: RoundRow | None = None
-    ) -> None:
-        """Save a state and what goes with it, then tell what a person can see of it. Raises `StaleState`."""
-        before = _shown(state_of(row))
-        self._store.save(row, state, tasks=tasks, round_=round_)
-        if round_ is not None:
-            self._tell(row.id, Change.ROUND, RoundChange(round=round_.round))
-        if (after := _shown(state)) != before:
-            self._tell(row.id, Change.JOB, after)
 
     def _entered(self, job: str, state: JobState, new: JobState) -> None:
         """Measure what ended with a change of state: a round given up elsewhere, an evaluation."""
         if new.aborted > state.aborted:
             self._metrics.rounds.labels(ABORTED).inc()
         if state.phase is Phase.EVALUATING and new.phase in {Phase.OPENING, Phase.PUBLISHING}:
-            closed_at = next(item.closed_at for item in self._store.rounds(job) if item.round == state.round)
-            self._metrics.seconds.labels(EVALUATING).observe(time.time() - (closed_at or time.time()))
+            closed = self._store.round(job, state.round)
+            closed_at = (closed and closed.closed_at) or time.time()
+            self._metrics.seconds.labels(EVALUATING).observe(time.time() - closed_at)
 
-    def _registered(self) -> dict[str, int]:
-        return {node.address: sum(node.registration["training_images"]) for node in self._store.nodes()}
+    def _registered(self, updates: Sequence[LedgerUpdate]) -> dict[str, int]:
+        """Training images by hospital, as the nodes of those that made updates registered them."""
+        return self._store.training_images([item.update.hospital for item in updates])
+
+    def _may_say(self, state: JobState) -> bool:
+        """Whether how far a wait is may be saved now: not for each hospital of many, and a large cohort's state is
+        large besides. What is not said now is said at the next tick."""
+        now = time.monotonic()
+        if now - self._said_at < min(1.0, len(state.cohort) // 10 * _SAID_SECONDS):
+            return False
+        self._said_at = now
+        return True
 
     def _dispatch(self, job: str) -> None:
-        for task in self._store.unsent(job):
-            self._send(task.hospital, task.name, task.task)
-            self._store.sent(task)
-
-
-def _shown(state: JobState) -> JobChange:
-    return JobChange(phase=state.phase, round=state.round, detail=state.detail, paused=state.paused)
+        """Hand what waits to the broker. After a crash in between some tasks are sent again, which nodes recognise."""
+        while tasks := self._store.unsent(job, _SENT_TOGETHER):
+            for task in tasks:
+                self._send(task.hospital, task.name, task.task)
+            self._store.sent(tasks)
 
 
 def _round_facts(recorded: LedgerRound, members: frozenset[str]) -> rounds.RoundFacts:
@@ -313,32 +327,6 @@ def _round_facts(recorded: LedgerRound, members: frozenset[str]) -> rounds.Round
         merkle=recorded.merkle,
         committed=recorded.root is not None,
     )
-
-
-def _trainings(job: str, spec: JobSpec, state: JobState) -> list[OutboxRow]:
-    task = TrainTask(
-        job=job,
-        round=state.round,
-        architecture=spec.architecture,
-        base=state.head,
-        seed=spec.seed,
-        deadline=rounds.state_deadline(state),
-        local=strategies.make(spec.strategy).local(spec.local),
-    ).model_dump(mode="json")
-    return [OutboxRow(job=job, hospital=address, name=TRAIN_TASK, task=task) for address in sorted(state.cohort)]
-
-
-def _evaluations(job: str, spec: JobSpec, state: JobState) -> list[OutboxRow]:
-    task = EvaluateTask(
-        job=job,
-        round=state.round if state.closed else 0,
-        architecture=spec.architecture,
-        model=state.head,
-        seed=spec.seed,
-        image_size=spec.local.image_size,
-        evaluation=spec.evaluation,
-    ).model_dump(mode="json")
-    return [OutboxRow(job=job, hospital=address, name=EVALUATE_TASK, task=task) for address in sorted(state.cohort)]
 
 
 def _seconds(recorded: LedgerRound, ledger: Ledger) -> dict[str, float]:

@@ -25,6 +25,10 @@ class AggregatorSettings(ServiceSettings):
     keystore: Path = Field(description="keystore v3 of the aggregator's own address, a coordinator on the contract")
     password_file: Path = Field(description="file with the keystore's password")
     directory: Path = Field(description="folder for models being folded and downloads being screened")
+    partials: Path | None = Field(
+        default=None,
+        description="folder of sums made ahead, shared with `partials` workers anywhere; without it there are none",
+    )
     code_version: str = Field(
         default="", max_length=100, description="version of this code, kept with each job; empty: the package's"
     )

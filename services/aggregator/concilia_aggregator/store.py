@@ -10,87 +10,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
+from concilia_kit.database import reading
+from concilia_kit.together import Together
+from concilia_kit.wire.encoding import PLAIN_ONLY
 from concilia_kit.wire.jobs import JobManifest, JobSpec, Phase
 from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progress
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.dialects import postgresql, sqlite
 
+from concilia_aggregator import tables
 from concilia_aggregator.errors import JobNotFound
 from concilia_aggregator.rounds import TERMINAL, JobState
+from concilia_aggregator.tables import JobRow, NodeRow, OutboxRow, RoundRow
 
+_TOGETHER = 1000
+"""Values in one query."""
 
-class Base(DeclarativeBase):
-    """Declarative base of the aggregator's tables."""
-
-
-class JobRow(Base):
-    """A job: what was asked for, and its state as `rounds.JobState`; no manifest where it is from before there were."""
-
-    __tablename__ = "jobs"
-    id: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
-    spec: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
-    state: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
-    phase: Mapped[str] = mapped_column(sa.String(16), index=True)
-    version: Mapped[int] = mapped_column(sa.Integer)
-    created_at: Mapped[float] = mapped_column(sa.Float)
-    created_by: Mapped[str] = mapped_column(sa.String(42))
-    manifest: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
-
-
-class RoundRow(Base):
-    """A round's times and, once closed, its summary. Round 0 is the evaluation of the initial model."""
-
-    __tablename__ = "rounds"
-    job: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
-    round: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
-    base: Mapped[str | None] = mapped_column(sa.String(64))
-    model: Mapped[str | None] = mapped_column(sa.String(64))
-    deadline: Mapped[int | None] = mapped_column(sa.BigInteger)
-    opened_at: Mapped[float | None] = mapped_column(sa.Float)
-    closed_at: Mapped[float | None] = mapped_column(sa.Float)
-    summary: Mapped[dict[str, Any]] = mapped_column(sa.JSON, default=dict)
-
-
-class NodeRow(Base):
-    """A node as it registered, and when it was last heard of."""
-
-    __tablename__ = "nodes"
-    address: Mapped[str] = mapped_column(sa.String(42), primary_key=True)
-    registration: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
-    seen_at: Mapped[float] = mapped_column(sa.Float)
-
-
-class ReportRow(Base):
-    """A site's evaluation of a round's model."""
-
-    __tablename__ = "reports"
-    job: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
-    round: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
-    hospital: Mapped[str] = mapped_column(sa.String(42), primary_key=True)
-    report: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
-
-
-class ProgressRow(Base):
-    """The last progress a node reported in a round."""
-
-    __tablename__ = "progress"
-    job: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
-    round: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
-    hospital: Mapped[str] = mapped_column(sa.String(42), primary_key=True)
-    progress: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
-
-
-class OutboxRow(Base):
-    """A task for a node that was decided and not yet handed to the broker."""
-
-    __tablename__ = "outbox"
-    id: Mapped[int] = mapped_column(sa.Integer, primary_key=True)
-    job: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), index=True)
-    hospital: Mapped[str] = mapped_column(sa.String(42))
-    name: Mapped[str] = mapped_column(sa.String(64))
-    task: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+_jobs, _rounds, _nodes, _reports = tables.jobs, tables.rounds, tables.nodes, tables.reports
 
 
 class StaleState(Exception):
@@ -102,6 +41,11 @@ class Store:
 
     def __init__(self, database: sa.Engine) -> None:
         self._database = database
+        self._reading = reading(database)
+        self._known: set[str] = set()  # jobs; none is ever deleted
+        self._nodes = Together(partial(self._put, tables.nodes), "nodes")
+        self._reports = Together(partial(self._put, tables.reports), "reports")
+        self._progress = Together(partial(self._put, tables.progress), "progress")
 
     def add_job(
         self, job: str, spec: JobSpec, state: JobState, creator: str, manifest: JobManifest | None = None
@@ -118,35 +62,51 @@ class Store:
             created_by=creator,
             manifest=manifest.model_dump(mode="json") if manifest else None,
         )
-        with Session(self._database) as session, session.begin():
-            session.add(row)
-            session.flush()
-            session.add(RoundRow(job=job, round=0, model=spec.initial, opened_at=time.time(), summary={}))
+        first = RoundRow(job=job, round=0, model=spec.initial, opened_at=time.time())
+        with self._database.begin() as connection:
+            connection.execute(sa.insert(tables.jobs), asdict(row))
+            connection.execute(sa.insert(tables.rounds), asdict(first))
 
     def jobs(self) -> list[JobRow]:
         """All jobs, newest first."""
-        with Session(self._database) as session:
-            return list(session.scalars(sa.select(JobRow).order_by(JobRow.created_at.desc())))
+        query = sa.select(_jobs).order_by(_jobs.c.created_at.desc())
+        with self._reading.begin() as connection:
+            return tables.rows(connection, query, JobRow)
 
     def phases(self) -> dict[str, int]:
         """How many jobs are in each phase, those in which none is included."""
-        with Session(self._database) as session:
-            counted = session.execute(sa.select(JobRow.phase, sa.func.count()).group_by(JobRow.phase)).all()
+        query = sa.select(_jobs.c.phase, sa.func.count()).group_by(_jobs.c.phase)
+        with self._reading.begin() as connection:
+            counted = connection.execute(query).all()
         return {phase.value: 0 for phase in Phase} | {row[0]: row[1] for row in counted}
 
     def active(self) -> list[str]:
         """Ids of the jobs that have not ended."""
         ended = [phase.value for phase in TERMINAL]
-        with Session(self._database) as session:
-            return list(session.scalars(sa.select(JobRow.id).where(JobRow.phase.not_in(ended))))
+        with self._reading.begin() as connection:
+            return list(connection.execute(sa.select(_jobs.c.id).where(_jobs.c.phase.not_in(ended))).scalars())
 
     def job(self, job: str) -> JobRow:
         """One job. Raises `JobNotFound`."""
-        with Session(self._database) as session:
-            row = session.get(JobRow, job)
+        with self._reading.begin() as connection:
+            row = tables.row(connection, sa.select(_jobs).where(_jobs.c.id == job), JobRow)
         if row is None:
             raise JobNotFound(f"there is no job {job[:12]}…")
         return row
+
+    def version(self, job: str) -> int:
+        """How often a job's state was saved. Raises `JobNotFound`."""
+        with self._reading.begin() as connection:
+            found = connection.execute(sa.select(_jobs.c.version).where(_jobs.c.id == job)).scalar()
+        if found is None:
+            raise JobNotFound(f"there is no job {job[:12]}…")
+        return int(found)
+
+    def require(self, job: str) -> None:
+        """See to it that there is such a job. Raises `JobNotFound`."""
+        if job not in self._known:
+            self.version(job)
+            self._known.add(job)
 
     def save(
         self, row: JobRow, state: JobState, *, tasks: Sequence[OutboxRow] = (), round_: RoundRow | None = None
@@ -155,81 +115,133 @@ class Store:
 
         Raises `StaleState` where the job changed since `row` was read.
         """
-        with Session(self._database) as session, session.begin():
-            changed = session.execute(
-                sa.update(JobRow)
-                .where(JobRow.id == row.id, JobRow.version == row.version)
+        with self._database.begin() as connection:
+            changed = connection.execute(
+                sa.update(_jobs)
+                .where(_jobs.c.id == row.id, _jobs.c.version == row.version)
                 .values(state=_dump(state), phase=state.phase.value, version=row.version + 1)
             )
-            if changed.rowcount != 1:  # type: ignore[attr-defined]
+            if changed.rowcount != 1:
                 raise StaleState(row.id)
-            session.add_all(tasks)
+            if tasks:
+                new = [
+                    {"job": each.job, "hospital": each.hospital, "name": each.name, "task": each.task} for each in tasks
+                ]
+                connection.execute(sa.insert(tables.outbox), new)
             if round_ is not None:
-                session.merge(round_)
+                self._upsert(connection, tables.rounds, [asdict(round_)])
 
-    def unsent(self, job: str) -> list[OutboxRow]:
-        """Tasks of a job still to be handed to the broker, oldest first."""
-        with Session(self._database) as session:
-            return list(session.scalars(sa.select(OutboxRow).where(OutboxRow.job == job).order_by(OutboxRow.id)))
+    def unsent(self, job: str, limit: int) -> list[OutboxRow]:
+        """Tasks of a job still to be handed to the broker, the oldest so many."""
+        outbox = tables.outbox
+        query = sa.select(outbox).where(outbox.c.job == job).order_by(outbox.c.id).limit(limit)
+        with self._reading.begin() as connection:
+            return tables.rows(connection, query, OutboxRow)
 
-    def sent(self, row: OutboxRow) -> None:
-        """The broker has the task."""
-        with Session(self._database) as session, session.begin():
-            session.execute(sa.delete(OutboxRow).where(OutboxRow.id == row.id))
+    def sent(self, rows: Sequence[OutboxRow]) -> None:
+        """The broker has the tasks."""
+        with self._database.begin() as connection:
+            connection.execute(sa.delete(tables.outbox).where(tables.outbox.c.id.in_([row.id for row in rows])))
+
+    def round(self, job: str, round_: int) -> RoundRow | None:
+        """One round of a job."""
+        query = sa.select(_rounds).where(_rounds.c.job == job, _rounds.c.round == round_)
+        with self._reading.begin() as connection:
+            return tables.row(connection, query, RoundRow)
 
     def rounds(self, job: str) -> list[RoundRow]:
         """A job's rounds in order, round 0 first."""
-        with Session(self._database) as session:
-            return list(session.scalars(sa.select(RoundRow).where(RoundRow.job == job).order_by(RoundRow.round)))
+        query = sa.select(_rounds).where(_rounds.c.job == job).order_by(_rounds.c.round)
+        with self._reading.begin() as connection:
+            return tables.rows(connection, query, RoundRow)
 
     def register(self, address: str, registration: NodeRegistration) -> None:
         """Remember a node and that it was heard of now."""
-        row = NodeRow(address=address, registration=registration.model_dump(mode="json"), seen_at=time.time())
-        with Session(self._database) as session, session.begin():
-            session.merge(row)
+        row = {"address": address, "registration": registration.model_dump(mode="json"), "seen_at": time.time()}
+        self._nodes.put(row).result()
+
+    def heard(self, seconds: float) -> frozenset[str]:
+        """The nodes that were heard of in the last `seconds`."""
+        query = sa.select(_nodes.c.address).where(_nodes.c.seen_at >= time.time() - seconds)
+        with self._reading.begin() as connection:
+            return frozenset(connection.execute(query).scalars())
 
     def nodes(self) -> list[NodeRow]:
         """All nodes by address."""
-        with Session(self._database) as session:
-            return list(session.scalars(sa.select(NodeRow).order_by(NodeRow.address)))
+        with self._reading.begin() as connection:
+            return tables.rows(connection, sa.select(_nodes).order_by(_nodes.c.address), NodeRow)
+
+    def abilities(self) -> dict[str, frozenset[str]]:
+        """What encodings nodes can, by address; of one that registered before there were any, that it can none."""
+        return {node.address: frozenset(node.registration.get("encodings", PLAIN_ONLY)) for node in self.nodes()}
+
+    def training_images(self, addresses: Sequence[str]) -> dict[str, int]:
+        """How many images to train on some nodes registered, by address; of those that did."""
+        found: dict[str, int] = {}
+        with self._reading.begin() as connection:
+            for at in range(0, len(addresses), _TOGETHER):
+                those = _nodes.c.address.in_(addresses[at : at + _TOGETHER])
+                rows = connection.execute(sa.select(_nodes.c.address, _nodes.c.registration).where(those))
+                found |= {address: sum(registration["training_images"]) for address, registration in rows}
+        return found
 
     def presence(self, seconds: float) -> dict[str, int]:
         """How many nodes were heard of in the last `seconds` ('live'), and how many were not ('silent')."""
         since = time.time() - seconds
-        with Session(self._database) as session:
-            seen = list(session.scalars(sa.select(NodeRow.seen_at)))
+        with self._reading.begin() as connection:
+            seen = list(connection.execute(sa.select(_nodes.c.seen_at)).scalars())
         live = sum(moment >= since for moment in seen)
         return {"live": live, "silent": len(seen) - live}
 
     def report(self, hospital: str, report: EvaluationReport) -> None:
         """Remember a site's evaluation; the last one counts."""
-        row = ReportRow(job=report.job, round=report.round, hospital=hospital, report=report.model_dump(mode="json"))
-        with Session(self._database) as session, session.begin():
-            session.merge(row)
+        place = {"job": report.job, "round": report.round, "hospital": hospital}
+        self._reports.put({**place, "report": report.model_dump(mode="json")}).result()
 
-    def reports(self, job: str) -> dict[int, dict[str, EvaluationReport]]:
-        """A job's evaluations by round and hospital, hospitals in order of address."""
-        query = sa.select(ReportRow).where(ReportRow.job == job).order_by(ReportRow.round, ReportRow.hospital)
+    def reported(self, job: str, round_: int) -> int:
+        """How many sites' evaluations of a round's model are there."""
+        query = sa.select(sa.func.count()).where(_reports.c.job == job, _reports.c.round == round_)
+        with self._reading.begin() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def reports(self, job: str, round_: int | None = None) -> dict[int, dict[str, EvaluationReport]]:
+        """A job's evaluations, or those of one round, by round and hospital, hospitals in order of address."""
+        query = sa.select(_reports).where(_reports.c.job == job).order_by(_reports.c.round, _reports.c.hospital)
+        if round_ is not None:
+            query = query.where(_reports.c.round == round_)
         result: dict[int, dict[str, EvaluationReport]] = {}
-        with Session(self._database) as session:
-            for row in session.scalars(query):
+        with self._reading.begin() as connection:
+            for row in connection.execute(query):
                 result.setdefault(row.round, {})[row.hospital] = EvaluationReport.model_validate(row.report)
         return result
 
     def progress(self, job: str, round_: int, hospital: str, progress: Progress) -> None:
         """Remember what a node last said it was doing. Raises `JobNotFound`."""
-        self.job(job)
-        row = ProgressRow(job=job, round=round_, hospital=hospital, progress=progress.model_dump(mode="json"))
-        with Session(self._database) as session, session.begin():
-            session.merge(row)
+        self.require(job)
+        place = {"job": job, "round": round_, "hospital": hospital}
+        self._progress.put({**place, "progress": progress.model_dump(mode="json")}).result()
 
     def progresses(self, job: str) -> dict[int, dict[str, Progress]]:
         """A job's last progress by round and hospital."""
         result: dict[int, dict[str, Progress]] = {}
-        with Session(self._database) as session:
-            for row in session.scalars(sa.select(ProgressRow).where(ProgressRow.job == job)):
+        query = sa.select(tables.progress).where(tables.progress.c.job == job)
+        with self._reading.begin() as connection:
+            for row in connection.execute(query):
                 result.setdefault(row.round, {})[row.hospital] = Progress.model_validate(row.progress)
         return result
+
+    def _put(self, table: sa.Table, rows: Sequence[dict[str, Any]]) -> list[None]:
+        with self._database.begin() as connection:
+            self._upsert(connection, table, rows)
+        return [None] * len(rows)
+
+    def _upsert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert rows, or replace those of the same key; the last one counts."""
+        insert = postgresql.insert if self._database.dialect.name == "postgresql" else sqlite.insert
+        keys = [column.name for column in table.primary_key]
+        asked = insert(table)
+        others = {column.name: asked.excluded[column.name] for column in table.columns if column.name not in keys}
+        connection.execute(asked.on_conflict_do_update(index_elements=keys, set_=others), rows)
 
 
 def state_of(row: JobRow) -> JobState:

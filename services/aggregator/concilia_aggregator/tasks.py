@@ -65,7 +65,8 @@ def register(worker: Celery, coordinator: Coordinator, wakeup: Wakeup, client: r
     def look(job: str) -> None:
         try:
             wakeup.woken(job)
-            coordinator.advance(job)
+            if coordinator.advance(job):
+                wakeup.wake(job)  # behind the looks at other jobs
         except JobNotFound:
             _log.warning("asked to look at an unknown job", job=job)
         except Problem as problem:

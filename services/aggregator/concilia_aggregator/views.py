@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from concilia_kit.wire.jobs import JobManifest, JobView, Phase, Rejected, RoundView, SiteScores
 from concilia_kit.wire.training import EvaluationReport, Node, NodeRegistration, Progress
 
-from concilia_aggregator import scores
-from concilia_aggregator.store import JobRow, RoundRow, Store, moment, spec_of, state_of
+from concilia_aggregator.store import Store, moment, spec_of, state_of
+from concilia_aggregator.tables import JobRow, RoundRow
 
 
 def nodes(store: Store) -> list[Node]:
@@ -56,7 +57,6 @@ def _round(
     row: RoundRow, reports: dict[str, EvaluationReport], progress: dict[str, Progress], sites: dict[str, str]
 ) -> RoundView:
     summary = row.summary
-    everybody = list(reports.values())
     return RoundView(
         round=row.round,
         base=row.base,
@@ -66,14 +66,7 @@ def _round(
         deadline=row.deadline,
         accepted=len(summary.get("accepted", ())),
         rejected=tuple(Rejected.model_validate(item) for item in summary.get("rejected", ())),
-        pooled=scores.pooled(everybody),
-        confusion=tuple(map(tuple, scores.confusion(everybody).tolist())) if everybody else None,
-        sites=tuple(
-            SiteScores(hospital=hospital, site=sites.get(hospital, ""), scores=own)
-            for hospital, report in reports.items()
-            if (own := scores.pooled([report])) is not None
-        ),
-        overlapping_lesions=sum(report.overlapping_lesions for report in everybody) if everybody else None,
+        **(_evaluated(reports, sites) if reports else _NOT_EVALUATED),
         seconds_training=summary.get("seconds_training", 0.0),
         seconds_moving=summary.get("seconds_moving", 0.0),
         seconds_chain=summary.get("seconds_chain", 0.0),
@@ -81,3 +74,23 @@ def _round(
         bytes_moved=summary.get("bytes_moved", 0),
         progress=progress,
     )
+
+
+_NOT_EVALUATED: dict[str, Any] = {"pooled": None, "confusion": None, "sites": (), "overlapping_lesions": None}
+
+
+def _evaluated(reports: dict[str, EvaluationReport], sites: dict[str, str]) -> dict[str, Any]:
+    """What a round's evaluations come to, as `RoundView` has it."""
+    from concilia_aggregator import scores  # and NumPy with it, which nothing else here needs
+
+    everybody = list(reports.values())
+    return {
+        "pooled": scores.pooled(everybody),
+        "confusion": tuple(map(tuple, scores.confusion(everybody).tolist())),
+        "sites": tuple(
+            SiteScores(hospital=hospital, site=sites.get(hospital, ""), scores=own)
+            for hospital, report in reports.items()
+            if (own := scores.pooled([report])) is not None
+        ),
+        "overlapping_lesions": sum(report.overlapping_lesions for report in everybody),
+    }

@@ -6,12 +6,13 @@ A marker in Redis keeps one task a job in the queue, however many reasons there 
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import redis
 from celery import Celery
 from concilia_kit import logs
-from concilia_kit.wire.chain import STREAM, LedgerEvent
+from concilia_kit.wire.chain import COLLECTED_STREAM, STREAM, Collected, LedgerEvent
 from pydantic import ValidationError
 
 from concilia_aggregator.store import Store
@@ -66,14 +67,16 @@ class Listener(threading.Thread):
 
     def run(self) -> None:
         """Wake the jobs that events concern, and every active job once a tick: deadlines come without an event."""
-        last = b"$"
+        places: dict[str, bytes] = {STREAM: b"$", COLLECTED_STREAM: b"$"}
+        ticked = float("-inf")
         while not self._stopped.is_set():
             try:
-                self._wakeup.probe()
-                active = set(self._store.active())
-                for job in active:
-                    self._wakeup.wake(job)
-                last = self._listen(last, active)
+                if time.monotonic() - ticked >= self._tick_seconds:
+                    ticked = time.monotonic()
+                    self._wakeup.probe()
+                    for job in self._store.active():
+                        self._wakeup.wake(job)
+                self._listen(places, max(0.0, ticked + self._tick_seconds - time.monotonic()))
             except redis.RedisError as error:
                 _log.warning("redis does not answer, listening again", error=type(error).__name__)
                 self._stopped.wait(self._tick_seconds)
@@ -81,19 +84,27 @@ class Listener(threading.Thread):
                 _log.exception("listener failed, going on")
                 self._stopped.wait(self._tick_seconds)
 
-    def _listen(self, last: bytes, active: set[str]) -> bytes:
-        answer: Any = self._redis.xread({STREAM: last}, block=int(self._tick_seconds * 1000), count=1000)
-        for _stream, entries in answer:
+    def _listen(self, places: dict[str, bytes], seconds: float) -> None:
+        """Wake whom the next entries concern, within some seconds; `places` are moved behind them."""
+        answer: Any = self._redis.xread(places, block=max(1, int(seconds * 1000)), count=1000)  # type: ignore[arg-type]
+        jobs: set[str] = set()
+        for stream, entries in answer:
             for identifier, fields in entries:
-                last = identifier
+                places[stream.decode()] = identifier
                 try:
-                    event = LedgerEvent.model_validate_json(fields[b"event"])
+                    jobs.add(_concerned(fields))
                 except (KeyError, ValidationError):
-                    _log.warning("unreadable entry on the ledger's stream", entry=last.decode())
-                    continue
-                if event.job in active:
-                    self._wakeup.wake(event.job)
-        return last
+                    _log.warning("unreadable entry on the ledger's stream", entry=identifier.decode())
+        if jobs:
+            for job in jobs & set(self._store.active()):
+                self._wakeup.wake(job)
+
+
+def _concerned(fields: dict[bytes, bytes]) -> str:
+    """The job that an entry is about. Raises `KeyError`, `ValidationError`."""
+    if (collected := fields.get(b"round")) is not None:
+        return Collected.model_validate_json(collected).job
+    return LedgerEvent.model_validate_json(fields[b"event"]).job
 
 
 def _marker(job: str) -> str:

@@ -22,6 +22,7 @@ from concilia_kit.wire.chain import (
     Rejection,
     RoundClosure,
     RoundOpening,
+    RoundStanding,
     RoundStatus,
     Transaction,
 )
@@ -61,6 +62,24 @@ class MemoryLedger:
 
     def round(self, job: str, round_: int) -> LedgerRound | None:
         return self.rounds.get((job, round_))
+
+    def standing(self, job: str, round_: int) -> RoundStanding | None:
+        known = self.round(job, round_)
+        if known is None:
+            return None
+        is_collecting = known.merkle and known.root is None
+        return RoundStanding(
+            job=job,
+            round=round_,
+            status=known.status,
+            base=known.base,
+            deadline=known.deadline,
+            quorum=known.quorum,
+            updates=len(known.collected) if is_collecting else known.submitted,
+            rejected=known.rejected,
+            merkle=known.merkle,
+            committed=known.root is not None,
+        )
 
     def transactions(self, job: str) -> list[Transaction]:
         return []
@@ -195,7 +214,8 @@ class FolderArtifacts:
     def add(self, tensors: dict[str, Any]) -> str:
         data = safetensors.numpy.save(tensors)
         digest = hashlib.sha256(data).hexdigest()
-        (self.directory / digest).write_bytes(data)
+        if not self.exists(digest):  # the store leaves a file as it is that it has
+            (self.directory / digest).write_bytes(data)
         return digest
 
 

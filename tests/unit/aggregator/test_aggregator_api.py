@@ -27,6 +27,9 @@ JOB, ENDED, NOWHERE = "a" * 64, "b" * 64, "c" * 64
 class Named:
     """A verifier for which a token is the name of a role."""
 
+    def verify_at_once(self, token: str) -> Principal | None:
+        return self.verify(token)
+
     def verify(self, token: str) -> Principal:
         return Principal(address(1), frozenset({Role(token)}))
 

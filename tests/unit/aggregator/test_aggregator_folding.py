@@ -1,8 +1,11 @@
-"""Folding: against a plain mean, to the bit across block borders and orders, in bounded memory."""
+"""Folding: against a plain mean, to the bit across windows, threads and groups, in bounded memory."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from concilia_aggregator import folding, strategies
+from concilia_aggregator import folding, strategies, windows
 from concilia_aggregator.folding import Recipe, fold
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.jobs import Strategy, StrategyName
@@ -81,9 +84,14 @@ def test_a_file_is_folded_across_blocks_to_the_bit(tmp_path: Path, monkeypatch: 
     ]
     files = [write(tmp_path / str(i), tensors) for i, tensors in enumerate(models)]
     digests = []
-    for block in (1, 7, 1 << 18):
-        monkeypatch.setattr(folding, "_BLOCK", block)
-        digests.append(fold(files, [1, 2, 3], RECIPE, tmp_path / f"out{block}"))
+    for window in (1, 7, 64, 1 << 18):
+        for packed in (0, 16, 1 << 14):
+            for group, threads in ((64, 1), (2, 3)):
+                monkeypatch.setattr(windows, "_MOST", window)
+                monkeypatch.setattr(windows, "_LEAST", window)
+                monkeypatch.setattr(windows, "_PACKED", packed)
+                monkeypatch.setattr(folding, "GROUP", group)
+                digests.append(fold(files, [1, 2, 3], RECIPE, tmp_path / f"out{window}", threads=threads))
     assert len(set(digests)) == 1
     data = (tmp_path / "out7").read_bytes()
     assert hashlib.sha256(data).hexdigest() == digests[0]
@@ -108,6 +116,104 @@ def test_memory_does_not_grow_with_updates(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10e6  # a few blocks; less than a third of one file
+
+
+def test_the_order_of_updates_changes_no_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    files = [write(tmp_path / str(i), {"w": rng.normal(size=5000).astype(np.float32)}) for i in range(5)]
+    digests = {
+        fold([files[i] for i in order], [100 + i for i in order], RECIPE, tmp_path / "out")
+        for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 0, 3, 1])
+    }
+    assert len(digests) == 1
+
+
+def test_tensors_in_another_order_in_the_file_are_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    tensors = {name: rng.normal(size=300_000).astype(np.float32) for name in "abc"}
+    first = write(tmp_path / "1", tensors)
+    position, header = 0, {}
+    for name in "cab":
+        header[name] = {"dtype": "F32", "shape": [300_000], "data_offsets": [position, position + 1_200_000]}
+        position += 1_200_000
+    text = json.dumps(header).encode()  # of any length, so that nothing is aligned either
+    (tmp_path / "2").write_bytes(len(text).to_bytes(8, "little") + text + b"".join(tensors[n].tobytes() for n in "cab"))
+    second = TensorFile.open(tmp_path / "2")
+    fold([first, second], [1, 5], RECIPE, tmp_path / "out")
+    for name in "abc":
+        assert TensorFile.open(tmp_path / "out").flat(name).tobytes() == tensors[name].tobytes()
+
+
+def test_models_from_before_means_were_exact_fold_to_their_bytes(tmp_path: Path) -> None:
+    """A file as it was written then: no arithmetic named, sums in order. Both must stay for its round to verify."""
+    rng = np.random.default_rng(5)
+    updates = [(rng.normal(size=4000) * 10.0 ** rng.integers(-9, 9, 4000)).astype(np.float32) for _ in range(3)]
+    samples = [7, 11, 13]
+    total = np.zeros(4000)
+    for update, count in zip(updates, samples, strict=True):
+        total += update.astype(np.float64) * count
+    metadata = {
+        "concilia.architecture": "resnet18",
+        "concilia.round": "3",
+        "concilia.strategy": '{"name":"fedprox","proximal_mu":0.01}',
+    }
+    then = (total / 31).astype(np.float32)
+    entry = {"dtype": "F32", "shape": [4000], "data_offsets": [0, 16_000]}
+    text = json.dumps({"__metadata__": metadata, "w": entry}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    (tmp_path / "then").write_bytes(len(text).to_bytes(8, "little") + text + then.tobytes())
+    known = Recipe.of(TensorFile.open(tmp_path / "then"))
+    files = [write(tmp_path / str(i), {"w": update}) for i, update in enumerate(updates)]
+    digest = fold(files, samples, known, tmp_path / "again")
+    assert digest == hashlib.sha256((tmp_path / "then").read_bytes()).hexdigest()
+    now = Recipe(known.architecture, known.round, known.strategy)
+    assert fold(files, samples, now, tmp_path / "now") != digest
+
+
+def test_an_arithmetic_from_a_later_version_is_named(tmp_path: Path) -> None:
+    model = {"w": np.ones(2, np.float32)}
+    metadata = {**RECIPE.metadata(), "concilia.arithmetic": "exact-2"}
+    (tmp_path / "m").write_bytes(safetensors.numpy.save(model, metadata))
+    with pytest.raises(ValueError, match="does not know"):
+        Recipe.of(TensorFile.open(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Strategy(),
+        Strategy(name=StrategyName.MEDIAN),
+        Strategy(name=StrategyName.TRIMMED_MEAN),
+        Strategy(name=StrategyName.TRIMMED_MEAN, trim=0.2),
+    ],
+)
+def test_a_recipe_is_read_as_it_was_written(tmp_path: Path, strategy: Strategy) -> None:
+    file = write(tmp_path / "1", {"w": np.ones(2, np.float32)})
+    recipe = Recipe(Architecture.RESNET18, 1, strategy)
+    fold([file], [1], recipe, tmp_path / "out")
+    assert Recipe.of(TensorFile.open(tmp_path / "out")) == recipe
+
+
+def test_pages_that_were_read_are_given_back(tmp_path: Path) -> None:
+    """Of 12 files of 32 MB no more is resident than a few megabytes each brings at a time, and what blocks take."""
+    rng = np.random.default_rng(6)
+    for i in range(12):
+        (tmp_path / str(i)).write_bytes(safetensors.numpy.save({"w": rng.normal(size=8_000_000).astype(np.float32)}))
+    script = f"""
+import sys
+from pathlib import Path
+from concilia_aggregator.folding import Recipe, fold
+from concilia_kit.tensorfile import TensorFile
+from concilia_kit.wire.jobs import Strategy
+from concilia_kit.wire.training import Architecture
+def peak(): return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+files = [TensorFile.open(Path({str(tmp_path)!r}) / str(i)) for i in range(12)]
+before = peak()
+fold(files, [100 + i for i in range(12)], Recipe(Architecture.RESNET18, 1, Strategy()), Path({str(tmp_path)!r}) / "out")
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 12 * 4_500 + 25_000  # kB; the files have 375,000
 
 
 def test_a_failed_fold_leaves_no_file(tmp_path: Path) -> None:

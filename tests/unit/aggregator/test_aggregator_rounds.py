@@ -132,7 +132,7 @@ def test_aborted_rounds_in_a_row_fail_the_job() -> None:
         state = rounds.after_abort(state, "x")
         assert state.phase is Phase.OPENING
     assert rounds.after_abort(state, "x").phase is Phase.FAILED
-    assert rounds.after_close(replace(state, phase=Phase.FOLDING), NEW).aborted == 0
+    assert rounds.after_close(spec(), replace(state, phase=Phase.FOLDING), NEW).aborted == 0
 
 
 def test_target_or_the_last_round_publishes() -> None:
@@ -146,6 +146,17 @@ def test_target_or_the_last_round_publishes() -> None:
         assert isinstance(move, rounds.Enter)
         assert move.state.phase is Phase.PUBLISHING
         assert isinstance(decide(spec(), move.state, facts), rounds.Publish)
+
+
+def test_rounds_between_evaluations_go_on_at_once() -> None:
+    def closed(count: int, **asked: int) -> JobState:
+        state = training(phase=Phase.FOLDING, round=count + 1, closed=count - 1, aborted=1)
+        return rounds.after_close(spec(rounds=5, **asked), state, NEW)
+
+    assert {closed(count).phase for count in range(1, 6)} == {Phase.EVALUATING}
+    phases = [closed(count, evaluate_every=2).phase for count in range(1, 6)]
+    assert phases == [Phase.OPENING, Phase.EVALUATING, Phase.OPENING, Phase.EVALUATING, Phase.EVALUATING]
+    assert closed(1, evaluate_every=2) == JobState(Phase.OPENING, NEW, round=3, closed=1)
 
 
 def test_the_untrained_model_is_never_published_for_its_score() -> None:
@@ -212,9 +223,14 @@ def test_an_ended_job_makes_no_move(phase: Phase) -> None:
 class JobWalk(RuleBasedStateMachine):
     """A job in a world where hospitals come, go, submit, are rejected, and the process crashes between effects."""
 
-    @initialize(quorum=st.integers(1, 3), total=st.integers(1, 3), recording=st.sampled_from(Recording))
-    def start(self, quorum: int, total: int, recording: Recording) -> None:
-        self.spec = spec(quorum=quorum, rounds=total, recording=recording)
+    @initialize(
+        quorum=st.integers(1, 3),
+        total=st.integers(1, 3),
+        every=st.integers(1, 3),
+        recording=st.sampled_from(Recording),
+    )
+    def start(self, quorum: int, total: int, every: int, recording: Recording) -> None:
+        self.spec = spec(quorum=quorum, rounds=total, evaluate_every=every, recording=recording)
         self.merkle = recording is Recording.MERKLE
         self.state = rounds.begin(BASE)
         self.now = 1000.0
@@ -223,6 +239,7 @@ class JobWalk(RuleBasedStateMachine):
         self.evaluated: set[str] = set()
         self.heads = [BASE]
         self.published = 0
+        self.asked: list[str] = []  # heads that were to be evaluated
 
     @rule(who=st.sampled_from([A, B, C]), there=st.booleans())
     def come_or_go(self, who: str, there: bool) -> None:
@@ -281,6 +298,7 @@ class JobWalk(RuleBasedStateMachine):
             case rounds.AskEvaluations(after):
                 assert not self.state.paused or self.state.phase is Phase.EVALUATING
                 self.evaluated.clear()
+                self.asked.append(after.head)
             case rounds.OpenRound(after):
                 assert not self.state.paused or after.round in self.chain
                 known = self.chain.setdefault(
@@ -307,6 +325,7 @@ class JobWalk(RuleBasedStateMachine):
             case rounds.AbortRound(after):
                 self.chain[self.state.round]["status"] = RoundStatus.ABORTED
             case rounds.Publish(after):
+                assert self.asked[-1] == after.head, "what is published was evaluated"
                 self.published += 1
         if not crash:
             self.state = after
@@ -321,7 +340,7 @@ class JobWalk(RuleBasedStateMachine):
                 return replace(self.state, phase=Phase.TRAINING)
             current["status"] = RoundStatus.CLOSED
             self.heads.append(f"{self.state.round:064x}")
-        return rounds.after_close(self.state, f"{self.state.round:064x}")
+        return rounds.after_close(self.spec, self.state, f"{self.state.round:064x}")
 
     @invariant()
     def rounds_are_gapless_and_chained(self) -> None:

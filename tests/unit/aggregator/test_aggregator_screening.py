@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from concilia_aggregator.screening import Limits, screen
+from concilia_aggregator.screening import Base, Limits, screen
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import Reason
 
@@ -53,12 +53,12 @@ def changed(value: float, position: int = 599_999) -> dict[str, Any]:
 def test_reasons(
     tmp_path: Path, update: dict[str, Any], samples: int, registered: int | None, reason: Reason | None
 ) -> None:
-    base = write(tmp_path / "base", BASE)
+    base = Base.of(write(tmp_path / "base", BASE))
     assert screen(write(tmp_path / "update", update), base, samples, registered, LIMITS) is reason
 
 
 def test_a_base_of_zeros_still_bounds_the_norm(tmp_path: Path) -> None:
-    base = write(tmp_path / "base", {"w": np.zeros(4, np.float32)})
+    base = Base.of(write(tmp_path / "base", {"w": np.zeros(4, np.float32)}))
     fine = write(tmp_path / "fine", {"w": np.full(4, 5, np.float32)})
     far = write(tmp_path / "far", {"w": np.full(4, 6, np.float32)})
     assert screen(fine, base, 1, None, LIMITS) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from concilia_aggregator.errors import JobNotFound, VerificationNotFound
 from concilia_aggregator.leases import lease
 from concilia_aggregator.ledger import ChainLedger
 from concilia_aggregator.store import Store
+from concilia_aggregator.tables import VerificationRow
 from concilia_aggregator.verification import examiner as background
 from concilia_aggregator.verification import roles
 from concilia_aggregator.verification.examiner import MOST_ATTEMPTS, Examiner
-from concilia_aggregator.verification.records import Superseded, VerificationRow, Verifications, shown
+from concilia_aggregator.verification.records import Superseded, Verifications, shown
 from concilia_aggregator.verification.sources import FolderSource
 from concilia_aggregator.verification.verifier import ArtifactSource, Verifier
 from concilia_kit import database, signing
@@ -150,18 +152,36 @@ def test_a_tampered_file_is_found_and_the_stream_is_spared_the_findings(world: W
 
 
 def test_files_over_the_network_leave_nothing_behind(world: World) -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
-        path = world.job.path(request.url.path.rsplit("/", 1)[-1])
-        return httpx.Response(200, content=path.read_bytes()) if path.exists() else httpx.Response(404, json={})
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = world.job.path(self.path.rsplit("/", 1)[-1])
+            content = path.read_bytes() if path.exists() else b"{}"
+            self.send_response(200 if path.exists() else 404)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
-    gone = world.job.signed[2].update
+        def log_message(self, *_: object) -> None:
+            pass
+
+    gone, changed = (world.job.signed[number].update for number in (2, 0))
     world.job.path(gone.digest).unlink()
-    world.source = Downloads(httpx.Client(transport=httpx.MockTransport(answer), base_url="http://model"))
-    row = world.ask()
-    world.examiner().look()
+    content = bytearray(world.job.path(changed.digest).read_bytes())
+    content[-1] ^= 1
+    world.job.path(changed.digest).write_bytes(content)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever).start()
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}") as client:
+            world.source = Downloads(client)
+            row = world.ask()
+            world.examiner().look()
+        server.shutdown()
     verdict = world.outcome(row).verdict
     assert verdict is not None
-    assert [(item.hospital, item.digest) for item in verdict.findings] == [(gone.hospital, gone.digest)]
+    found = {(item.hospital, item.digest): item.what for item in verdict.findings if item.hospital}
+    assert set(found) == {(gone.hospital, gone.digest), (changed.hospital, changed.digest)}
+    assert "cannot be had" in found[gone.hospital, gone.digest]
+    assert "has another digest" in found[changed.hospital, changed.digest]
 
 
 def test_a_signer_who_was_no_hospital_is_found(world: World) -> None:

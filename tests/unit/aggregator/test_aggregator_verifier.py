@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from concilia_aggregator.verification.lineage import BrokenLineage, rebuild
 from concilia_aggregator.verification.roles import RoleChanged, RoleHistory
 from concilia_aggregator.verification.sources import FolderSource
 from concilia_aggregator.verification.verifier import Verifier
-from concilia_kit import digests, merkle, signing
+from concilia_kit import digests, encodings, merkle, signing
 from concilia_kit.digests import Contribution, in_order, of_contributions
 from concilia_kit.signing import Domain, Update
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import EventName, LedgerEvent, LedgerUpdate
+from concilia_kit.wire.encoding import Encoding
 from concilia_kit.wire.jobs import Strategy
 from concilia_kit.wire.training import Architecture
 from concilia_kit.wire.verification import Verdict
@@ -88,7 +90,15 @@ def tensors(seed: int) -> bytes:
     return safetensors.numpy.save({"w": rng.normal(size=20).astype(np.float32), "n": np.array(seed, np.int64)})
 
 
-def finished(store: Path, merkle_rounds: frozenset[int] = frozenset()) -> Job:
+def encoded(job: Job, text: str, update: bytes, base: str) -> bytes:
+    """An update's tensors in an encoding."""
+    arrays = safetensors.numpy.load(update)
+    with tempfile.TemporaryDirectory() as folder:
+        encodings.encode(Path(folder) / "u", Encoding.parse(text), arrays, TensorFile.open(job.path(base)))
+        return (Path(folder) / "u").read_bytes()
+
+
+def finished(store: Path, merkle_rounds: frozenset[int] = frozenset(), encoding: str = "none") -> Job:
     job = Job(store)
     base = job.put(tensors(0))
     for round_, who, rejected in ((1, KEYS, KEYS[1]), (2, KEYS[:2], None)):
@@ -98,7 +108,8 @@ def finished(store: Path, merkle_rounds: frozenset[int] = frozenset()) -> Job:
             job.emit(EventName.MERKLE_ROUND_OPENED, round_, same=True)
         contributions, collected = [], []
         for index, key in enumerate(who):
-            digest = job.put(tensors(10 * round_ + index))
+            made = tensors(10 * round_ + index)
+            digest = job.put(made if encoding == "none" else encoded(job, encoding, made, base))
             update = Update(
                 hospital=key.address,
                 job=JOB,
@@ -142,6 +153,7 @@ def finished(store: Path, merkle_rounds: frozenset[int] = frozenset()) -> Job:
             [item.samples for item in ordered],
             recipe,
             target,
+            TensorFile.open(job.path(base)),
         )
         base = job.put(target.read_bytes())
         target.unlink()
@@ -160,6 +172,16 @@ def test_a_true_job_verifies(tmp_path: Path) -> None:
     verdict = finished(tmp_path).verify()
     assert verdict.ok, verdict.findings
     assert (verdict.rounds, verdict.updates, verdict.signatures, verdict.rejected) == (2, 5, 5, 1)
+
+
+@pytest.mark.parametrize("encoding", ["float16", "int8+zstd", "topk:0.5"])
+def test_a_job_with_encoded_updates_verifies_and_its_base_counts(tmp_path: Path, encoding: str) -> None:
+    job = finished(tmp_path, encoding=encoding)
+    verdict = job.verify()
+    assert verdict.ok, verdict.findings
+    base = next(each.update.base for each in job.signed if each.update.round == 2)
+    job.path(base).unlink()
+    assert {(each.round, each.digest) for each in job.verify().findings} >= {(2, base)}
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

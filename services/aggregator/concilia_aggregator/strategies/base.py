@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from concilia_kit.wire.training import LocalTraining
+
+from concilia_aggregator.exact import Sum
 
 Block = npt.NDArray[Any]
 """A one-dimensional stretch of a tensor, in the tensor's own dtype."""
@@ -23,8 +25,22 @@ class Strategy(Protocol):
     def fold(self, updates: Sequence[Block], samples: Sequence[int]) -> Block:
         """One block of the new global model from the same block of each update, in the order of contributions.
 
-        All blocks have one shape and dtype, and so has the result. Deterministic to the last bit for one order.
+        All blocks have one shape and dtype, and so has the result. Deterministic to the last bit. Safe to call from
+        several threads. Raises `ValueError` where there is nothing to fold or a value is not finite.
         """
+        ...
+
+
+@runtime_checkable
+class Additive(Strategy, Protocol):
+    """A strategy whose updates can be added up group by group, on several machines, and give the same bytes."""
+
+    def sum(self, updates: Sequence[Block], samples: Sequence[int]) -> Sum:
+        """What a group of updates comes to in one block, exactly. For dtypes that `exact.is_summed`."""
+        ...
+
+    def total(self, sums: Sequence[Sum], samples: int, dtype: np.dtype[Any]) -> Block:
+        """One block of the new global model from all groups' sums; `samples` of all updates together."""
         ...
 
 

@@ -20,8 +20,9 @@ from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, RecordedEvent
 from concilia_kit.wire.verification import Verdict
 
 from concilia_aggregator.leases import lease
+from concilia_aggregator.tables import VerificationRow
 from concilia_aggregator.verification import roles
-from concilia_aggregator.verification.records import Superseded, VerificationRow, Verifications
+from concilia_aggregator.verification.records import Superseded, Verifications
 from concilia_aggregator.verification.verifier import ArtifactSource, Verifier
 
 MOST_ATTEMPTS = 3

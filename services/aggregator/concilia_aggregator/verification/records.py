@@ -8,46 +8,21 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
 from concilia_kit.wire.jobs import Change
 from concilia_kit.wire.verification import Verdict, Verification, VerificationState
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from concilia_aggregator import tables
 from concilia_aggregator.changes import Tell, nobody
 from concilia_aggregator.errors import VerificationNotFound
-from concilia_aggregator.store import Base, Store, moment
+from concilia_aggregator.store import Store, moment
+from concilia_aggregator.tables import VerificationRow, verifications
 
 UNFINISHED = (VerificationState.QUEUED.value, VerificationState.RUNNING.value)
-_UNFINISHED_ONLY = sa.text("state IN ('queued', 'running')")
-
-
-class VerificationRow(Base):
-    """A verification. `attempts` is how many workers have begun it."""
-
-    __tablename__ = "verifications"
-    id: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
-    job: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), index=True)
-    state: Mapped[str] = mapped_column(sa.String(16), index=True)
-    fraction: Mapped[float] = mapped_column(sa.Float)
-    step: Mapped[str] = mapped_column(sa.String(200))
-    verdict: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
-    detail: Mapped[str] = mapped_column(sa.Text)
-    asked_by: Mapped[str] = mapped_column(sa.String(42))
-    asked_at: Mapped[float] = mapped_column(sa.Float)
-    finished_at: Mapped[float | None] = mapped_column(sa.Float)
-    attempts: Mapped[int] = mapped_column(sa.Integer)
-    __table_args__ = (
-        sa.Index(
-            "one_unfinished_verification_a_job",
-            "job",
-            unique=True,
-            sqlite_where=_UNFINISHED_ONLY,
-            postgresql_where=_UNFINISHED_ONLY,
-        ),
-    )
 
 
 class Superseded(Exception):
@@ -80,10 +55,10 @@ class Verifications:
                 attempts=0,
             )
             try:
-                with Session(self._database, expire_on_commit=False) as session, session.begin():
-                    session.add(row)
+                with self._database.begin() as connection:
+                    connection.execute(sa.insert(verifications), asdict(row))
             except IntegrityError:
-                if unfinished := self._unfinished(VerificationRow.job == job):
+                if unfinished := self._unfinished(verifications.c.job == job):
                     return unfinished[0], False
             else:
                 return self._told(row), True
@@ -91,14 +66,16 @@ class Verifications:
     def of(self, job: str) -> list[VerificationRow]:
         """A job's verifications, newest first. Raises `JobNotFound`."""
         self._store.job(job)
-        query = sa.select(VerificationRow).where(VerificationRow.job == job)
-        with Session(self._database) as session:
-            return list(session.scalars(query.order_by(VerificationRow.asked_at.desc(), VerificationRow.id)))
+        query = sa.select(verifications).where(verifications.c.job == job)
+        with self._database.begin() as connection:
+            newest_first = query.order_by(verifications.c.asked_at.desc(), verifications.c.id)
+            return tables.rows(connection, newest_first, VerificationRow)
 
     def get(self, verification: str) -> VerificationRow:
         """One verification. Raises `VerificationNotFound`."""
-        with Session(self._database) as session:
-            row = session.get(VerificationRow, verification)
+        query = sa.select(verifications).where(verifications.c.id == verification)
+        with self._database.begin() as connection:
+            row = tables.row(connection, query, VerificationRow)
         if row is None:
             raise VerificationNotFound(f"there is no verification {verification}")
         return row
@@ -133,22 +110,23 @@ class Verifications:
         return self._update(row, state=state.value, finished_at=time.time(), **values)
 
     def _unfinished(self, which: sa.ColumnElement[bool]) -> list[VerificationRow]:
-        query = sa.select(VerificationRow).where(VerificationRow.state.in_(UNFINISHED), which)
-        with Session(self._database) as session:
-            return list(session.scalars(query.order_by(VerificationRow.asked_at, VerificationRow.id)))
+        query = sa.select(verifications).where(verifications.c.state.in_(UNFINISHED), which)
+        with self._database.begin() as connection:
+            oldest_first = query.order_by(verifications.c.asked_at, verifications.c.id)
+            return tables.rows(connection, oldest_first, VerificationRow)
 
     def _update(self, row: VerificationRow, **values: Any) -> VerificationRow:
-        with Session(self._database) as session, session.begin():
-            changed = session.execute(
-                sa.update(VerificationRow)
+        with self._database.begin() as connection:
+            changed = connection.execute(
+                sa.update(verifications)
                 .where(
-                    VerificationRow.id == row.id,
-                    VerificationRow.attempts == row.attempts,
-                    VerificationRow.state.in_(UNFINISHED),
+                    verifications.c.id == row.id,
+                    verifications.c.attempts == row.attempts,
+                    verifications.c.state.in_(UNFINISHED),
                 )
                 .values(**values)
             )
-            if changed.rowcount != 1:  # type: ignore[attr-defined]
+            if changed.rowcount != 1:
                 raise Superseded(row.id)
         return self._told(self.get(row.id))
 

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from concilia_kit import digests, signing
 from concilia_kit.digests import Contribution, in_order, of_contributions
+from concilia_kit.encodings import encoding_of
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, Reason
@@ -234,17 +235,38 @@ class Verifier:
             return
         self._progress(f"round {item.number}: folding {len(files)} updates again")
         try:
-            again = self._folded(files, contributions, Recipe.of(models[0]), folder / "again")
+            base = self._base(item, files, folder)
+            more = {} if base is None else {"base": item.base}
+            again = self._folded(files, contributions, Recipe.of(models[0]), folder / "again", base, more)
         except (ValueError, KeyError) as error:
             self._find(item.number, None, item.global_digest, f"it cannot be folded again: {error}")
             return
         if again != item.global_digest:
             self._find(item.number, None, item.global_digest, f"folded again it is {again}")
 
-    def _folded(self, files: list[TensorFile], contributions: list[Contribution], recipe: Recipe, target: Path) -> str:
-        """The digest of a fold: the files are those of the contributions' digests, which was looked at just before."""
+    def _base(self, item: Round, files: list[TensorFile], folder: Path) -> TensorFile | None:
+        """The model that a round's updates start from, where one is needed to decode them. Raises `MalformedFile`."""
+        if all(encoding_of(each).plain for each in files):
+            return None
+        bases: list[TensorFile] = []
+        if (path := self._file(item.number, None, item.base, folder)) is not None:
+            self._open(item.number, None, item.base, path, bases)
+        return bases[0] if bases else None
+
+    def _folded(
+        self,
+        files: list[TensorFile],
+        contributions: list[Contribution],
+        recipe: Recipe,
+        target: Path,
+        base: TensorFile | None,
+        more: Mapping[str, str],
+    ) -> str:
+        """The digest of a fold: the files are those of the contributions' digests, which was looked at just before.
+        `more` is what else it is remembered by."""
         key = digests.of_json(
             {
+                **more,
                 "contributions": of_contributions(contributions),
                 "recipe": recipe.metadata(),
                 "code": {name: version(name) for name in ("concilia-aggregator", "concilia-kit", "numpy")},
@@ -252,7 +274,7 @@ class Verifier:
         )
         if self._folds is not None and (known := self._folds.recall(key)) is not None:
             return known
-        again = fold(files, [each.samples for each in contributions], recipe, target)
+        again = fold(files, [each.samples for each in contributions], recipe, target, base)
         if self._folds is not None:
             self._folds.remember(key, again)
         return again

@@ -1,0 +1,117 @@
+"""Jobs as people ask for them and nodes report on them: what the API does, without what only the worker needs.
+
+What a person can see changed is told once it is committed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from concilia_kit import logs
+from concilia_kit.wire.jobs import (
+    Change,
+    EvaluationChange,
+    JobChange,
+    JobManifest,
+    JobSpec,
+    ProgressChange,
+    RoundChange,
+)
+from concilia_kit.wire.training import EvaluationReport, Progress
+
+from concilia_aggregator import rounds
+from concilia_aggregator.artifacts import Artifacts
+from concilia_aggregator.changes import Tell, nobody
+from concilia_aggregator.errors import InitialMissing, JobEnded, ReportMismatch, RoundNotFound
+from concilia_aggregator.rounds import JobState
+from concilia_aggregator.store import StaleState, Store, state_of
+from concilia_aggregator.tables import JobRow, OutboxRow, RoundRow
+
+_log = logs.get(__name__)
+
+
+class Jobs:
+    """Creates jobs, and takes what is asked of them and told about them. `code` is this code's name and version."""
+
+    def __init__(self, store: Store, artifacts: Artifacts, code: str, tell: Tell = nobody) -> None:
+        self._store = store
+        self._artifacts = artifacts
+        self._code = code
+        self._tell = tell
+
+    def create(self, spec: JobSpec, creator: str) -> str:
+        """Start a job; returns its id, which is its manifest's. Raises `InitialMissing`."""
+        if not self._artifacts.exists(spec.initial):
+            raise InitialMissing(f"no artifact {spec.initial[:12]}…: upload the initial weights first")
+        manifest = JobManifest(
+            spec=spec.model_dump(mode="json"),
+            created_by=creator,
+            created_at=datetime.now(UTC).isoformat(),
+            code=self._code,
+            salt=secrets.token_hex(16),
+        )
+        job = manifest.id()
+        self._store.add_job(job, spec, rounds.begin(spec.initial), creator, manifest)
+        _log.info("job created", job=job, architecture=spec.architecture.value, rounds=spec.rounds, code=self._code)
+        return job
+
+    def stop(self, job: str) -> None:
+        """Ask a job to stop. Raises `JobNotFound`, `JobEnded`."""
+        self._change(job, lambda state: replace(state, stopping=True))
+
+    def pause(self, job: str) -> None:
+        """Have a job end its open round and open no other. Raises `JobNotFound`, `JobEnded`."""
+        self._change(job, rounds.pause)
+
+    def resume(self, job: str) -> None:
+        """Have a paused job go on. Raises `JobNotFound`, `JobEnded`."""
+        self._change(job, rounds.resume)
+
+    def progress(self, job: str, round_: int, hospital: str, progress: Progress) -> None:
+        """Take what a node says it is doing. Raises `JobNotFound`."""
+        self._store.progress(job, round_, hospital, progress)
+        self._tell(job, Change.PROGRESS, ProgressChange(round=round_, hospital=hospital, progress=progress))
+
+    def report(self, hospital: str, report: EvaluationReport) -> None:
+        """Take a site's evaluation. Raises `JobNotFound`, `RoundNotFound`, `ReportMismatch`."""
+        self._store.require(report.job)
+        round_ = self._store.round(report.job, report.round)
+        if round_ is None:
+            raise RoundNotFound(f"the job has no round {report.round}")
+        if round_.model != report.model:
+            raise ReportMismatch("the round's model is another one than was evaluated")
+        self._store.report(hospital, report)
+        self._tell(report.job, Change.EVALUATION, EvaluationChange(round=report.round, hospital=hospital))
+
+    def _change(self, job: str, change: Callable[[JobState], JobState]) -> None:
+        """Change a job's state on request, whoever else changes it meanwhile."""
+        while True:
+            row = self._store.job(job)
+            state = state_of(row)
+            if state.phase in rounds.TERMINAL:
+                raise JobEnded(f"the job is {state.phase} already")
+            changed = change(state)
+            if changed == state:
+                return None
+            try:
+                return self._save(row, changed)
+            except StaleState:
+                continue
+
+    def _save(
+        self, row: JobRow, state: JobState, *, tasks: Sequence[OutboxRow] = (), round_: RoundRow | None = None
+    ) -> None:
+        """Save a state and what goes with it, then tell what a person can see of it. Raises `StaleState`."""
+        before = _shown(state_of(row))
+        self._store.save(row, state, tasks=tasks, round_=round_)
+        if round_ is not None:
+            self._tell(row.id, Change.ROUND, RoundChange(round=round_.round))
+        if (after := _shown(state)) != before:
+            self._tell(row.id, Change.JOB, after)
+
+
+def _shown(state: JobState) -> JobChange:
+    return JobChange(phase=state.phase, round=state.round, detail=state.detail, paused=state.paused)

@@ -1,0 +1,151 @@
+"""The folder's memory: nothing is read twice, and nothing that changed meanwhile is folded unnoticed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from concilia_aggregator import folder as module
+from concilia_aggregator.errors import UpdateChanged
+from concilia_aggregator.folder import Folder
+from concilia_aggregator.screening import Limits
+from concilia_kit.tensorfile import TensorFile
+from concilia_kit.wire.chain import LedgerRound, Reason, RoundOpening
+from concilia_kit.wire.jobs import JobSpec
+
+JOB = "a" * 64
+
+
+def model(seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    return {"w": rng.normal(size=(30, 40)).astype(np.float32), "n": np.array(seed, np.int64)}
+
+
+class World:
+    """A round with three updates, and how often screening read one."""
+
+    def __init__(self, artifacts: Any, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.artifacts, self.ledger = artifacts, ledger
+        self.folder = Folder(artifacts, ledger, tmp_path / "work", Limits(1000, 10.0))
+        self.spec = JobSpec(name="job", initial=artifacts.add(model(0)))
+        ledger.open(RoundOpening(job=JOB, round=1, base=self.spec.initial, deadline=2**40, quorum=1))
+        self.read: list[str] = []
+        real = module.screen
+
+        def counted(update: TensorFile, *rest: Any) -> Reason | None:
+            self.read.append(update.path.name)
+            return real(update, *rest)
+
+        monkeypatch.setattr(module, "screen", counted)
+
+    def submit(self, number: int, digest: str, samples: int = 10) -> None:
+        self.ledger.submit(JOB, 1, f"0x{number:040x}", digest, samples)
+
+    def screen(self, registered: dict[str, int] | None = None) -> LedgerRound:
+        recorded = self.folder.screen(self.ledger.round(JOB, 1), registered or {})
+        assert recorded.rejected == self.ledger.round(JOB, 1).rejected
+        return recorded
+
+
+@pytest.fixture
+def world(artifacts: Any, ledger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World(artifacts, ledger, tmp_path, monkeypatch)
+    for number in (1, 2, 3):
+        made.submit(number, artifacts.add(model(number)))
+    return made
+
+
+def test_what_was_screened_is_not_read_again(world: World) -> None:
+    world.screen()
+    assert len(world.read) == 3
+    world.screen()
+    assert len(world.read) == 3
+    world.submit(4, late := world.artifacts.add(model(4)))
+    world.screen()
+    assert world.read[3:] == [late]
+
+
+def test_other_registered_samples_are_judged_anew(world: World) -> None:
+    hospital = f"0x{2:040x}"
+    assert world.screen({hospital: 10}).rejected == 0
+    recorded = world.screen({hospital: 9})
+    assert [item.reason for item in recorded.updates] == [None, Reason.SAMPLE_COUNT, None]
+
+
+def test_a_rejection_is_sent_once_while_the_reading_is_behind(world: World) -> None:
+    bad = model(5)
+    bad["w"][3, 3] = np.nan
+    world.submit(5, world.artifacts.add(bad))
+    behind = world.ledger.round(JOB, 1)
+    for _ in range(3):
+        recorded = world.folder.screen(behind, {})
+        assert recorded.updates[3].reason is Reason.NON_FINITE
+        assert recorded.rejected == 1
+    assert world.ledger.round(JOB, 1).rejected == 1
+
+
+def spoil(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def replace(path: Path) -> None:
+    other = path.with_suffix(".other")
+    other.write_bytes(safetensors.numpy.save(model(99)))
+    other.replace(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(spoil, Reason.DIGEST_MISMATCH), (replace, Reason.DIGEST_MISMATCH), (Path.unlink, Reason.ARTIFACT_MISSING)],
+)
+def test_a_file_that_changed_after_screening_is_screened_again(
+    world: World, change: Callable[[Path], None], reason: Reason
+) -> None:
+    recorded = world.screen()
+    victim = recorded.updates[1].update.digest
+    change(world.artifacts.directory / victim)
+    with pytest.raises(UpdateChanged):
+        world.folder.fold(recorded, world.spec)
+    again = world.screen()
+    assert [item.reason for item in again.updates] == [None, reason, None]
+    assert world.artifacts.exists(world.folder.fold(again, world.spec))
+
+
+def test_a_file_that_changed_while_it_was_folded_is_not_published(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = world.screen()
+    victim = world.artifacts.directory / recorded.updates[1].update.digest
+    real = module.fold
+
+    def meanwhile(*given: Any, **named: Any) -> str:
+        digest = real(*given, **named)
+        os.utime(victim)
+        return digest
+
+    monkeypatch.setattr(module, "fold", meanwhile)
+    before = set(world.artifacts.directory.iterdir())
+    with pytest.raises(UpdateChanged):
+        world.folder.fold(recorded, world.spec)
+    assert set(world.artifacts.directory.iterdir()) == before
+
+
+def test_a_file_that_is_no_tensor_file_is_named_by_its_bytes_first(world: World) -> None:
+    import hashlib
+
+    junk = b"\xff" * 100
+    digest = hashlib.sha256(junk).hexdigest()
+    (world.artifacts.directory / digest).write_bytes(junk)
+    world.submit(4, digest)
+    (world.artifacts.directory / ("b" * 64)).write_bytes(junk)
+    world.submit(5, "b" * 64)
+    world.submit(6, "c" * 64)
+    reasons = [item.reason for item in world.screen().updates]
+    assert reasons[3:] == [Reason.MALFORMED_FILE, Reason.DIGEST_MISMATCH, Reason.ARTIFACT_MISSING]
