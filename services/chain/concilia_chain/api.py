@@ -18,6 +18,7 @@ from concilia_kit.wire.chain import (
     Acknowledgement,
     ContractInfo,
     EventPage,
+    Holders,
     InclusionProof,
     LedgerEvent,
     LedgerJob,
@@ -27,13 +28,15 @@ from concilia_kit.wire.chain import (
     Receipt,
     Rejection,
     RoleRecord,
+    Roll,
     RoundClosure,
     RoundOpening,
+    RoundStanding,
     SignedRoleChange,
     Transaction,
     UpdateSubmission,
 )
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import StringConstraints
 
@@ -42,17 +45,17 @@ from concilia_chain.door import Door
 from concilia_chain.errors import ReceiptTimeout
 from concilia_chain.pages import Wanted
 from concilia_chain.reading import Reading
-from concilia_chain.service import ChainService, Ordered
+from concilia_chain.service import ChainService, Collecting, Ordered
 
 _T = TypeVar("_T")
 
 
-def _service(request: Request) -> ChainService:
+async def _service(request: Request) -> ChainService:
     service: ChainService = request.app.state.service
     return service
 
 
-def _reading(request: Request) -> Reading:
+async def _reading(request: Request) -> Reading:
     reading: Reading = request.app.state.reading
     return reading
 
@@ -67,7 +70,7 @@ RoundNumber = Annotated[int, Path(alias="round", ge=1, lt=2**32)]
 Height = Annotated[int | None, Query(ge=0, lt=2**63)]
 
 
-def _wanted(
+async def _wanted(
     name: Annotated[
         list[Annotated[str, StringConstraints(pattern="^[A-Za-z]{1,64}$")]],
         Query(max_length=20, description="an event's name; may be given several times"),
@@ -81,7 +84,7 @@ def _wanted(
     return Wanted(tuple(name), job, number, account, from_block, to_block)
 
 
-def _door(request: Request) -> Door:
+async def _door(request: Request) -> Door:
     door: Door = request.app.state.door
     return door
 
@@ -96,10 +99,10 @@ async def _small_body(request: Request) -> bytes:
 class _Ends:
     """Waits for what was ordered without a thread of its own: a thousand hospitals may wait at once."""
 
-    def __init__(self, request: Request, response: Response, chain: Writing) -> None:
+    def __init__(self, chain: ChainService, response: Response, patience: float) -> None:
         self._chain = chain
         self._response = response
-        self._patience: float = request.app.state.patience
+        self._patience = patience
 
     async def taken(self, order: Callable[[ChainService], _T]) -> _T:
         """Order something, which asks node and database."""
@@ -112,7 +115,10 @@ class _Ends:
             outcome = await asyncio.wait_for(answer, self._patience)
         except TimeoutError:
             raise ReceiptTimeout(f"not on the chain after {self._patience:g} s; it is kept, ask again") from None
-        relayed = await run_in_threadpool(self._chain.told, outcome, ordered.repeated)
+        if outcome.standing is None:  # somebody else's transaction, which the node is asked about
+            relayed = await run_in_threadpool(self._chain.told, outcome, ordered.repeated)
+        else:
+            relayed = self._chain.told(outcome, ordered.repeated)
         if relayed.repeated:
             self._response.status_code = 200
         return relayed.receipt
@@ -122,13 +128,17 @@ class _Ends:
         return await self.told(await self.taken(order))
 
 
-Ends = Annotated[_Ends, Depends()]
+async def _ends(request: Request, response: Response, chain: Writing) -> _Ends:
+    return _Ends(chain, response, request.app.state.patience)
+
+
+Ends = Annotated[_Ends, Depends(_ends)]
 router = APIRouter(prefix="/v1")
 _relays = {200: {"description": "the same call had this effect before", "model": Receipt}}
 
 
 @router.get("/contract", tags=["contract"])
-def contract(chain: Chain) -> ContractInfo:
+async def contract(chain: Chain) -> ContractInfo:
     """The ledger and its chain: what a signature must name."""
     return chain.contract()
 
@@ -140,18 +150,48 @@ def member(address: Address, chain: Chain) -> Member:
 
 
 @router.get("/members/{address}/roles", tags=["members"])
-def account_roles(address: Address, chain: Chain) -> AccountRoles:
+async def account_roles(address: Address, chain: Chain) -> AccountRoles:
     """The roles that an address holds by the events read so far, up to `block`: cheap enough to ask every second.
 
     503 `ledger_not_followed` while the events are not read up to the newest block after a start.
     """
-    return chain.account_roles(address)
+    known = chain.account_roles_at_once(address)
+    return await run_in_threadpool(chain.account_roles, address) if known is None else known
+
+
+@router.get(
+    "/roles",
+    tags=["members"],
+    response_model=Roll,
+    responses={304: {"description": "nobody's role changed since the answer with this entity tag"}},
+)
+def roll(chain: Chain, if_none_match: Annotated[str | None, Header(max_length=400)] = None) -> Response:
+    """The roles of all by the events read so far, for services with many callers; 503 as for one address."""
+    document, tag = chain.roll()
+    return _tagged(lambda: document, tag, if_none_match)
 
 
 @router.get("/members", tags=["members"])
 def members(role: Annotated[Role, Query()], chain: Chain, _: Reader) -> list[Member]:
     """All who hold a role now."""
     return chain.members(role)
+
+
+@router.get(
+    "/holders/{role}",
+    tags=["members"],
+    response_model=Holders,
+    responses={304: {"description": "nobody's role changed since the answer with this entity tag"}},
+)
+def holders(
+    role: Role, chain: Chain, _: Reader, if_none_match: Annotated[str | None, Header(max_length=400)] = None
+) -> Response:
+    """All who hold a role by the events read so far, as `/members/{address}/roles` tells each of them.
+
+    With an entity tag: whoever asks often is told that nothing changed, however many there are.
+    """
+    found, tag = chain.holders(role)
+    return _tagged(lambda: found().model_dump_json().encode(), tag, if_none_match)
 
 
 @router.get("/role-records", tags=["members"])
@@ -218,9 +258,9 @@ async def submit_update(
 ) -> Receipt | Acknowledgement:
     """Relay a hospital's signed update with its metrics, or keep it for the commitment of its Merkle round."""
     taken = await ends.taken(lambda chain: chain.submit_update(submission))
-    if isinstance(taken, Acknowledgement):
+    if isinstance(taken, Collecting):
         response.status_code = 202
-        return taken
+        return ChainService.acknowledged(await asyncio.wrap_future(taken.answer))
     return await ends.told(taken)
 
 
@@ -231,9 +271,22 @@ def job(job: JobId, chain: Chain, _: Reader) -> LedgerJob:
 
 
 @router.get("/jobs/{job}/rounds/{round}", tags=["ledger"])
-def one_round(job: JobId, number: RoundNumber, chain: Chain, _: Reader) -> LedgerRound:
-    """A round as the ledger has it, with its updates."""
-    return chain.round(job, number)
+def one_round(
+    job: JobId,
+    number: RoundNumber,
+    chain: Chain,
+    _: Reader,
+    hospital: Annotated[Address | None, Query(description="whose update alone is to be shown")] = None,
+) -> LedgerRound:
+    """A round as the ledger has it, with its updates, or with one hospital's: what a hospital needs does not grow with
+    the number of the others."""
+    return chain.round(job, number) if hospital is None else chain.round_for(job, number, hospital)
+
+
+@router.get("/jobs/{job}/rounds/{round}/standing", tags=["ledger"])
+def round_standing(job: JobId, number: RoundNumber, chain: Chain, _: Reader) -> RoundStanding:
+    """How far a round is, without its updates."""
+    return chain.standing(job, number)
 
 
 @router.get("/jobs/{job}/rounds/{round}/proofs/{hospital}", tags=["ledger"])
@@ -269,6 +322,14 @@ def transactions(
 ) -> list[Transaction]:
     """What was asked of the relay and is on the chain, newest first. Several rows may share a transaction."""
     return chain.transactions(job, limit)
+
+
+def _tagged(document: Callable[[], bytes], tag: str, if_none_match: str | None) -> Response:
+    """A document with its entity tag, or that it is the one that the caller has (RFC 9110, 13.1.2), who needs none."""
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "no-cache"}
+    if if_none_match == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(document(), media_type="application/json", headers=headers)
 
 
 _REQUEST: dict[str, Any] = {

@@ -1,7 +1,8 @@
 """Updates of Merkle rounds: checked as the contract would, collected, and shown to be under their commitment.
 
 The contract sees none of these updates. What it checks of a recorded one is checked here when the update arrives, so
-that a hospital hears at once what is wrong; what counts is what a verifier finds under the committed root.
+that a hospital hears at once what is wrong, by what the contract's events say; what counts is what a verifier finds
+under the committed root. Updates that come together are kept together, and nobody is told before.
 Source of trees and proofs: RFC 9162, section 2.1; see `concilia_kit.merkle`.
 """
 
@@ -9,18 +10,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from concilia_kit import merkle, signing
-from concilia_kit.roles import Role
+from concilia_kit.database import reading
 from concilia_kit.signing import Domain, Update
+from concilia_kit.together import Together
 from concilia_kit.wire.chain import InclusionProof, RoundStatus, UpdateSubmission
 
 from concilia_chain.errors import NothingCollected, Refused, UpdateUnknown
 from concilia_chain.ledger import LedgerContract
 from concilia_chain.refusals import Refusal
+from concilia_chain.rounds import KnownRound
 from concilia_chain.tables import leaves as _leaves
 from concilia_chain.tables import put_metrics
 
@@ -58,54 +63,83 @@ class Commitments:
         deployment: int,
         ledger: LedgerContract,
         domain: Domain,
+        known: Callable[[str, int], KnownRound],
         holds: Callable[[str], bool],
+        told: Callable[[str, int], None] = lambda _job, _number: None,
     ) -> None:
         self._database = database
+        self._reading = reading(database)
         self._deployment = deployment
         self._ledger = ledger
         self._domain = domain
+        self._known = known
         self._holds = holds
+        self._told = told
         self._lock = threading.Lock()
+        self._keeping = Together(self._keep, "collector")
 
-    def collect(self, submission: UpdateSubmission) -> Leaf:
-        """Check and keep a hospital's update; keeping it again changes nothing.
+    def collect(self, submission: UpdateSubmission) -> Future[Leaf]:
+        """Check a hospital's update, and have it kept with others that come now; keeping it again changes nothing.
 
-        Raises `Refused` with the name of the contract's error that says what is wrong.
+        Its leaf comes once it is kept. Raises `Refused` with the name of the contract's error that says what is wrong.
         """
         update = submission.update
-        known = self.leaf(update.job, update.round, update.hospital)
-        if known is not None and known.submission.update == update:
-            return known
-        self._check(submission)
-        data = merkle.update_data(update, self._domain, submission.signature)
-        leaf = Leaf(submission, merkle.leaf(data).hex(), time.time(), None)
-        if known is not None:
-            raise _refused("AlreadySubmitted", job=update.job, round=update.round, hospital=update.hospital)
-        taken = sa.select(_leaves.c.leaf).where(*self._place(update.job, update.round), _leaves.c.index.is_not(None))
         try:
-            with self._lock, self._database.begin() as connection:
-                if connection.execute(taken.limit(1)).first() is not None:
-                    raise _refused("AlreadyCommitted", job=update.job, round=update.round)
-                connection.execute(
-                    sa.insert(_leaves).values(
-                        deployment=self._deployment,
-                        job=update.job,
-                        round=update.round,
-                        hospital=update.hospital,
-                        leaf=leaf.leaf,
-                        document=submission.model_dump(mode="json"),
-                        received_at=leaf.received_at,
-                    )
-                )
-                put_metrics(connection, update.metrics, submission.metrics)
-        except sa.exc.IntegrityError:  # the hospital's two requests at once
-            again = self.leaf(update.job, update.round, update.hospital)
-            if again is None or again.submission.update != update:
-                raise _refused(
-                    "AlreadySubmitted", job=update.job, round=update.round, hospital=update.hospital
-                ) from None
-            return again
-        return leaf
+            self._check(submission)
+        except Refused:
+            known = self.leaf(update.job, update.round, update.hospital)
+            if known is None or known.submission.update != update:
+                raise
+            kept: Future[Leaf] = Future()
+            kept.set_result(known)
+            return kept
+        data = merkle.update_data(update, self._domain, submission.signature)
+        return self._keeping.put(Leaf(submission, merkle.leaf(data).hex(), time.time(), None))
+
+    def _keep(self, leaves: Sequence[Leaf]) -> list[Leaf | Exception]:
+        """Keep checked updates, in one transaction: what each came to, in order."""
+        by_round: dict[tuple[str, int], list[int]] = {}
+        for at, leaf in enumerate(leaves):
+            update = leaf.submission.update
+            by_round.setdefault((update.job, update.round), []).append(at)
+        outcomes: dict[int, Leaf | Exception] = {}
+        with self._lock, self._database.begin() as connection:
+            for (job, number), places in by_round.items():
+                place = self._place(job, number)
+                taken = sa.select(_leaves.c.leaf).where(*place, _leaves.c.index.is_not(None)).limit(1)
+                committed = connection.execute(taken).first() is not None
+                theirs = _leaves.c.hospital.in_({leaves[at].hospital for at in places})
+                held = {each.hospital: each for each in _read(connection, sa.select(_leaves).where(*place, theirs))}
+                for at in places:
+                    leaf = leaves[at]
+                    before = held.get(leaf.hospital)
+                    if before is not None and before.submission.update == leaf.submission.update:
+                        outcomes[at] = before
+                    elif before is not None:
+                        outcomes[at] = _refused("AlreadySubmitted", job=job, round=number, hospital=leaf.hospital)
+                    elif committed:
+                        outcomes[at] = _refused("AlreadyCommitted", job=job, round=number)
+                    else:
+                        outcomes[at] = held[leaf.hospital] = leaf
+            fresh = [leaf for at, leaf in enumerate(leaves) if outcomes[at] is leaf]
+            if fresh:
+                connection.execute(sa.insert(_leaves), [self._row(leaf) for leaf in fresh])
+                put_metrics(connection, {leaf.submission.update.metrics: leaf.submission.metrics for leaf in fresh})
+        for job, number in by_round:
+            self._told(job, number)
+        return [outcomes[at] for at in range(len(leaves))]
+
+    def _row(self, leaf: Leaf) -> dict[str, object]:
+        update = leaf.submission.update
+        return {
+            "deployment": self._deployment,
+            "job": update.job,
+            "round": update.round,
+            "hospital": update.hospital,
+            "leaf": leaf.leaf,
+            "document": leaf.submission.model_dump(mode="json"),
+            "received_at": leaf.received_at,
+        }
 
     def commit(self, job: str, number: int, again: Callable[[Commitment], bool]) -> Commitment:
         """What is collected, as a commitment: the same as before, unless that one came to nothing.
@@ -127,9 +161,11 @@ class Commitments:
             with self._database.begin() as connection:
                 place = self._place(job, number)
                 connection.execute(sa.update(_leaves).where(*place).values(index=None))
-                for index, each in enumerate(counted):
-                    mine = _leaves.c.hospital == each.hospital
-                    connection.execute(sa.update(_leaves).where(*place, mine).values(index=index))
+                mine = _leaves.c.hospital == sa.bindparam("whose")
+                connection.execute(
+                    sa.update(_leaves).where(*place, mine).values(index=sa.bindparam("at")),
+                    [{"whose": each.hospital, "at": index} for index, each in enumerate(counted)],
+                )
             return _commitment(base, counted)
 
     def leaves(self, job: str, number: int) -> list[Leaf]:
@@ -141,13 +177,26 @@ class Commitments:
         found = self._select(*self._place(job, number), _leaves.c.hospital == hospital)
         return found[0] if found else None
 
-    def collected(self, job: str, number: int) -> list[str]:
-        """The hospitals of a round's collected updates."""
-        with self._database.begin() as connection:
-            return sorted(connection.execute(sa.select(_leaves.c.hospital).where(*self._place(job, number))).scalars())
+    def count(self, job: str, number: int) -> int:
+        """How many updates of a round were collected."""
+        query = sa.select(sa.func.count()).select_from(_leaves).where(*self._place(job, number))
+        with self._reading.begin() as connection:
+            return int(connection.execute(query).scalar_one())
 
-    def committed(self, job: str, number: int) -> list[Leaf]:
-        """A round's committed updates by index; empty where none were put into a commitment."""
+    def collected(self, job: str, number: int, hospital: str | None = None) -> list[str]:
+        """The hospitals of a round's collected updates, or the one that is named if it is among them."""
+        query = sa.select(_leaves.c.hospital).where(*self._place(job, number))
+        if hospital is not None:
+            query = query.where(_leaves.c.hospital == hospital)
+        with self._reading.begin() as connection:
+            return sorted(connection.execute(query).scalars())
+
+    def committed(self, job: str, number: int, hospital: str | None = None) -> list[Leaf]:
+        """A round's committed updates by index, or that of one hospital; empty where none were put into a
+        commitment."""
+        if hospital is not None:
+            one = self.leaf(job, number, hospital)
+            return [] if one is None or one.index is None else [one]
         return [each for each in self.leaves(job, number) if each.index is not None]
 
     def proof(self, job: str, number: int, hospital: str, transaction: str, block: int) -> InclusionProof:
@@ -170,23 +219,20 @@ class Commitments:
         )
 
     def _select(self, *wanted: sa.ColumnElement[bool]) -> list[Leaf]:
-        with self._database.begin() as connection:
-            rows = connection.execute(sa.select(_leaves).where(*wanted)).mappings().all()
-        return [
-            Leaf(UpdateSubmission.model_validate(row["document"]), row["leaf"], row["received_at"], row["index"])
-            for row in rows
-        ]
+        with self._reading.begin() as connection:
+            return _read(connection, sa.select(_leaves).where(*wanted))
 
     def _check(self, submission: UpdateSubmission) -> None:
         """What `submitUpdates` checks, in its order. Raises `Refused`."""
         update = submission.update
         job, number, hospital = update.job, update.round, update.hospital
-        stored = self._ledger.round_of(job, number)
+        known = self._known(job, number)
+        stored = known.stored
         if stored.status is not RoundStatus.OPEN:
             raise _refused("RoundNotOpen", job=job, round=number)
         if update.base != stored.base:
             raise _refused("BaseMismatch", expected=stored.base, given=update.base)
-        if self._ledger.root_of(job, number) is not None:
+        if known.committed is not None:
             raise _refused("AlreadyCommitted", job=job, round=number)
         if time.time() > stored.deadline:
             raise _refused("DeadlinePassed", deadline=stored.deadline, timestamp=int(time.time()))
@@ -196,7 +242,7 @@ class Commitments:
             raise _refused("NoSamples", hospital=hospital)
         if not self._signed(update, submission.signature):
             raise _refused("InvalidSignature", claimed=hospital)
-        if not self._ledger.has_role(Role.HOSPITAL, hospital):
+        if not self._holds(hospital):
             raise _refused("NotHospital", account=hospital)
 
     def _signed(self, update: Update, signature: str) -> bool:
@@ -210,6 +256,13 @@ class Commitments:
 
     def _place(self, job: str, number: int) -> tuple[sa.ColumnElement[bool], ...]:
         return (_leaves.c.deployment == self._deployment, _leaves.c.job == job, _leaves.c.round == number)
+
+
+def _read(connection: sa.Connection, query: sa.Select[Any]) -> list[Leaf]:
+    return [
+        Leaf(UpdateSubmission.model_validate(row["document"]), row["leaf"], row["received_at"], row["index"])
+        for row in connection.execute(query).mappings()
+    ]
 
 
 def _commitment(base: str, leaves: list[Leaf]) -> Commitment:

@@ -77,7 +77,7 @@ def deploy(relay: Relay, call: Call, hold: Callable[[], None], seconds: float) -
     A process that dies meanwhile leaves a ledger that nobody uses; the next deploys its own.
     """
     relay.dry_run(call)
-    signed = relay.sign(call, relay.gas(call), relay.count(), relay.offer())
+    signed = relay.sign(call, relay.gas(call), relay.count(), relay.offer(relay.head()))
     answer, words = relay.broadcast(signed.raw)
     if answer is not Answer.TAKEN:
         raise ChainUnavailable(f"the node does not take the transaction: {words[:200]}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -97,6 +98,11 @@ class Follower:
         if self._short_since is not None:
             raise ChainUnavailable("the node shows a shorter chain than before")
 
+    @property
+    def is_current(self) -> bool:
+        """Whether what is stored was brought up to date since this start and since the last reorganisation."""
+        return self._current.is_set()
+
     def require_current(self) -> None:
         """Wait until what is stored was brought up to date since this start and since the last reorganisation.
 
@@ -112,8 +118,9 @@ class Follower:
         with self._publishing:
             try:
                 while events := self._store.unpublished(_EVENTS_A_ROUND):
-                    for event in events:
-                        self._publish(event)
+                    self._publish(events)
+                    if len(events) < _EVENTS_A_ROUND:
+                        break
             except redis.RedisError:
                 self._unmarked = None  # whether the last one arrived is not known
                 raise
@@ -166,8 +173,8 @@ class Follower:
             place = Cursor(block.number, block.hash)
         if place == cursor:
             return self._step_back(cursor)
-        self._store.advance(place, events)
-        return place
+        # Where another process followed meanwhile, from where it stands.
+        return place if self._store.advance(cursor, place, events) else self._store.cursor()
 
     def _step_back(self, cursor: Cursor) -> Cursor:
         """After a reorganisation: the newest stored block that the chain still has."""
@@ -178,23 +185,25 @@ class Follower:
                     raise ChainUnavailable("the node's newest block is not there yet")
                 _log.warning("the chain was reorganised", since=place.block, until=cursor.block)
                 self._current.clear()  # until the blocks that came instead are read: a revocation may be in them
-                self._store.rewind(place)
-                return place
+                return place if self._store.rewind(cursor, place) else self._store.cursor()
         raise ChainUnavailable("the chain does not have the ledger's first block any more; start the service anew")
 
     def _first(self) -> Cursor:
         return Cursor(self._store.deployment.block, self._store.deployment.block_hash)
 
-    def _publish(self, event: LedgerEvent) -> None:
+    def _publish(self, events: Sequence[LedgerEvent]) -> None:
         if self._unmarked is None:  # after a start or a lost answer: what is there may not have been marked
             tail: Any = self._stream.xrevrange(STREAM, count=_EVENTS_A_ROUND)
             self._unmarked = {fields[b"event"].decode() for _, fields in tail if b"event" in fields}
-        body = event.model_dump_json()
-        if body not in self._unmarked:
-            self._stream.xadd(STREAM, {"event": body}, maxlen=_STREAM_LENGTH, approximate=True)
-            self._unmarked.add(body)
-        self._store.mark_published(event)
-        self._unmarked.discard(body)
+        bodies = [event.model_dump_json() for event in events]
+        with self._stream.pipeline(transaction=False) as together:
+            for body in bodies:
+                if body not in self._unmarked:
+                    together.xadd(STREAM, {"event": body}, maxlen=_STREAM_LENGTH, approximate=True)
+            together.execute()
+        self._unmarked.update(bodies)
+        self._store.mark_published(events)
+        self._unmarked.difference_update(bodies)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -19,12 +19,14 @@ from fastapi import FastAPI
 from web3 import Web3
 
 from concilia_chain import api, contract_file, deployment, fees, providers
+from concilia_chain.announcing import Announcer
 from concilia_chain.answers import Answers
 from concilia_chain.calls import Call
 from concilia_chain.commitments import Commitments
 from concilia_chain.door import Door
 from concilia_chain.errors import ChainUnavailable, StartError
 from concilia_chain.events import Event
+from concilia_chain.expectations import Expectations
 from concilia_chain.follower import Follower
 from concilia_chain.gateway import Gateway
 from concilia_chain.lease import Lease, LeaseHeld
@@ -94,15 +96,22 @@ def build(settings: ChainSettings, client: Web3 | None = None) -> FastAPI:
         follower.catch_up_surely()
         return store.effect_of(call)
 
+    expectations = Expectations(lambda job, number: reading.recorded(job, number), lambda: reading.hospitals())
     pace = Pace(confirmations, settings.bump_seconds, settings.coalesce_seconds, settings.batch_updates)
-    sender = Sender(outbox, relay, ledger, answers, follower.catch_up, effect_of, pace, measured)
+    sender = Sender(outbox, relay, ledger, answers, follower.catch_up, effect_of, expectations.missing, pace, measured)
     gateway = Gateway(outbox, sender, relay, answers, lease, settings.poll_seconds, measured)
     domain = Domain(chain_id=chain, contract=known.address)
 
-    def is_hospital(address: str) -> bool:
-        return Role.HOSPITAL in reading.account_roles(address).roles
-
-    commitments = Commitments(engine, known.id, ledger, domain, is_hospital)
+    announcer = Announcer(stream, lambda job, number: commitments.count(job, number))
+    commitments = Commitments(
+        engine,
+        known.id,
+        ledger,
+        domain,
+        lambda job, number: reading.rounds.of(job, number),
+        lambda address: Role.HOSPITAL in reading.held(address),
+        announcer.tell,
+    )
     reading = Reading(ledger, follower, store, outbox, commitments, confirmations)
 
     def fetch_keys() -> dict[str, Any]:
@@ -113,7 +122,9 @@ def build(settings: ChainSettings, client: Web3 | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         follower.start()
         gateway.start()
+        announcer.start()
         yield
+        announcer.stop()
         gateway.stop()
         follower.stop()
         stream.close()
@@ -130,13 +141,16 @@ def build(settings: ChainSettings, client: Web3 | None = None) -> FastAPI:
             "gateway": gateway.check,
         },
         verifier=TokenVerifier(
-            Audience.CHAIN, fetch_keys, standing=lambda address, _: frozenset(reading.account_roles(address).roles)
+            Audience.CHAIN,
+            fetch_keys,
+            standing=lambda address, _: reading.held(address),
+            at_once=lambda address, _: reading.held_at_once(address),
         ),
         lifespan=lifespan,
         registry=registry,
     )
     app.state.reading = reading
-    app.state.service = ChainService(ledger, gateway, relay, reading, commitments)
+    app.state.service = ChainService(ledger, gateway, relay, reading, commitments, expectations)
     app.state.patience = settings.receipt_seconds
     app.state.door = Door(providers.node(client), chain, providers.ANSWER_SECONDS)
     app.include_router(api.router)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from concilia_kit.database import reading
 from concilia_kit.wire.chain import UpdateSubmission
 
 from concilia_chain.calls import Call, Effect
@@ -35,6 +36,7 @@ class Outbox:
 
     def __init__(self, database: sa.Engine, deployment: int, lease: Lease) -> None:
         self._database = database
+        self._reading = reading(database)
         self._deployment = deployment
         self._lease = lease
         self._read: dict[int, Order] = {}  # of those that wait
@@ -53,21 +55,21 @@ class Outbox:
             "received_at": now,
             "reverts": 0,
         }
-        known = sa.select(_orders.c.id).where(_orders.c.deployment == self._deployment, _orders.c.key == key)
-        with self._database.begin() as connection:
-            if (found := connection.execute(known).scalar()) is not None:
-                return int(found), True
         with contextlib.suppress(sa.exc.IntegrityError), self._database.begin() as connection:
+            if (found := connection.execute(self._of(key)).scalar()) is not None:
+                return int(found), True
             made = connection.execute(sa.insert(_orders).values(**values).returning(_orders.c.id))
             return int(made.scalar_one()), False
-        with self._database.begin() as connection:  # somebody put it meanwhile
-            return int(connection.execute(known).scalar_one()), True
+        with self._reading.begin() as connection:  # another process put it meanwhile
+            return int(connection.execute(self._of(key)).scalar_one()), True
 
     def known(self, key: str) -> bool:
         """Whether there is an order under a key."""
-        query = sa.select(_orders.c.id).where(_orders.c.deployment == self._deployment, _orders.c.key == key)
-        with self._database.begin() as connection:
-            return connection.execute(query).first() is not None
+        with self._reading.begin() as connection:
+            return connection.execute(self._of(key)).first() is not None
+
+    def _of(self, key: str) -> sa.Select[Any]:
+        return sa.select(_orders.c.id).where(_orders.c.deployment == self._deployment, _orders.c.key == key)
 
     def waiting(self, limit: int) -> list[Order]:
         """The oldest orders that no sending carries."""
@@ -77,7 +79,7 @@ class Outbox:
             .order_by(_orders.c.id)
             .limit(limit)
         )
-        with self._database.begin() as connection:
+        with self._reading.begin() as connection:
             waiting = [tuple(row) for row in connection.execute(query)]
             # Looked at every turn, and read once: reading a thousand updates takes longer than a turn should.
             unread = [order for order, _ in waiting if order not in self._read]
@@ -108,7 +110,7 @@ class Outbox:
             _sendings.c.deployment == self._deployment,
             _sendings.c.state.in_((State.PENDING.value, State.MINED.value)),
         )
-        with self._database.begin() as connection:
+        with self._reading.begin() as connection:
             return all(connection.execute(query.limit(1)).first() is None for query in (waiting, sent))
 
     # sendings
@@ -137,9 +139,8 @@ class Outbox:
             connection.execute(
                 sa.update(_orders).where(_orders.c.id.in_([each.id for each in orders])).values(sending=made)
             )
-            for each in orders:
-                if each.submission is not None:
-                    put_metrics(connection, each.submission.update.metrics, each.submission.metrics)
+            submissions = [each.submission for each in orders if each.submission is not None]
+            put_metrics(connection, {each.update.metrics: each.metrics for each in submissions})
         return Sending(int(made), nonce, call, gas, State.PENDING, now, None, None, None)
 
     def attempt(self, sending: int, signed: Signed, now: float) -> None:
@@ -151,7 +152,7 @@ class Outbox:
     def attempts(self, sending: int) -> list[Attempt]:
         """A sending's signed forms, newest first."""
         query = sa.select(_attempts).where(_attempts.c.sending == sending).order_by(_attempts.c.id.desc())
-        with self._database.begin() as connection:
+        with self._reading.begin() as connection:
             return [
                 Attempt(row["transaction"], row["raw"], _offer(row), row["sent_at"])
                 for row in connection.execute(query).mappings()
@@ -164,13 +165,13 @@ class Outbox:
             .where(_sendings.c.deployment == self._deployment, _sendings.c.state.in_(states))
             .order_by(_sendings.c.nonce)
         )
-        with self._database.begin() as connection:
+        with self._reading.begin() as connection:
             return [_sending(row) for row in connection.execute(query).mappings()]
 
     def last_sending(self) -> int:
         """The newest sending's number; 0 where there is none."""
         query = sa.select(sa.func.max(_sendings.c.id)).where(_sendings.c.deployment == self._deployment)
-        with self._database.begin() as connection:
+        with self._reading.begin() as connection:
             return int(connection.execute(query).scalar() or 0)
 
     def last_nonce(self) -> int | None:
@@ -178,13 +179,13 @@ class Outbox:
         query = sa.select(sa.func.max(_sendings.c.nonce)).where(
             _sendings.c.deployment == self._deployment, _sendings.c.state != State.VOID.value
         )
-        with self._database.begin() as connection:
+        with self._reading.begin() as connection:
             found = connection.execute(query).scalar()
         return None if found is None else int(found)
 
-    def mined(self, sending: int, mined: Mined, now: float) -> None:
-        """A sending is in a block. The orders of one without effect wait again."""
-        state = State.MINED if mined.good else State.REVERTED
+    def mined(self, sending: int, mined: Mined, now: float, *, final: bool) -> None:
+        """A sending is in a block, perhaps in one that stays. The orders of one without effect wait again."""
+        state = (State.FINAL if final else State.MINED) if mined.good else State.REVERTED
         self._lease.hold()
         with self._database.begin() as connection:
             self._lease.require(connection)
@@ -276,7 +277,7 @@ class Outbox:
             .order_by(_sendings.c.mined_at.desc(), _orders.c.id.desc())
             .limit(limit)
         )
-        with self._database.begin() as connection:
+        with self._reading.begin() as connection:
             rows = connection.execute(query).mappings().all()
         return [
             (

@@ -1,32 +1,15 @@
-"""The way to an EVM by URL: JSON-RPC over HTTP, or an EVM within this process that behaves like such a node.
-
-The EVM within the process runs at the Shanghai fork, as Ganache does, and lives as long as the process.
-"""
+"""The way to an EVM by URL: JSON-RPC over HTTP, or an EVM within this process that behaves like such a node."""
 
 from __future__ import annotations
 
-import ast
 import json
-import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol, cast
 
 import requests
-from eth.abc import BlockHeaderAPI
-from eth.exceptions import HeaderNotFound
-from eth.vm.forks.shanghai import ShanghaiVM
-from eth.vm.spoof import SpoofTransaction
-from eth_tester import EthereumTester, PyEVMBackend
-from eth_tester.exceptions import BlockNotFound, TransactionFailed, TransactionNotFound
-from eth_tester.exceptions import ValidationError as TesterValidationError
-from eth_utils.address import to_canonical_address
-from eth_utils.exceptions import ValidationError
 from web3 import HTTPProvider, Web3
-from web3.exceptions import OffchainLookup
 from web3.middleware import ExtraDataToPOAMiddleware
-from web3.providers.eth_tester import EthereumTesterProvider
-from web3.providers.eth_tester.middleware import ethereum_tester_middleware
 from web3.providers.rpc.utils import ExceptionRetryConfiguration
 from web3.types import RPCEndpoint, RPCResponse
 
@@ -37,9 +20,14 @@ _TIMEOUT = (5.0, 10.0)
 ANSWER_SECONDS = _TIMEOUT[1]
 """The longest that a node is waited for."""
 _MAX_ANSWER = 4 * 1024 * 1024  # bytes; a full block's list of transactions has a tenth of it
-_WEALTH = 10**30  # wei
-_NAMES = {"y_parity": "yParity"}  # that web3's middleware leaves as the tester has them
-_FEES = {"gas_price", "max_fee_per_gas", "max_priority_fee_per_gas"}
+
+
+class Node(Protocol):
+    """What answers questions as they come, in the forms of JSON-RPC."""
+
+    def ask(self, method: str, params: list[Any], seconds: float) -> dict[str, Any]:
+        """One question as it is and once, for those who cannot wait for repetitions. Raises `ChainUnavailable`."""
+        ...
 
 
 def connect(rpc_url: str, funded: Iterable[str]) -> Web3:
@@ -49,18 +37,19 @@ def connect(rpc_url: str, funded: Iterable[str]) -> Web3:
     first block of an EVM within this process; elsewhere they are funded by whoever runs the chain.
     """
     if rpc_url.startswith("eth-tester://"):
-        return Web3(InProcessProvider(EthereumTester(WallClockBackend(funded))))
+        # A development machine of its own, and a third of what this service reads before it starts: not for nodes.
+        from concilia_chain import in_process
+
+        return Web3(in_process.provider(funded))
     client = Web3(NodeProvider(rpc_url))
     # Permissioned chains (Clique, IBFT, QBFT) put their validators' seals where Ethereum allows 32 bytes.
     client.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
     return client
 
 
-def node(client: Web3) -> NodeProvider | InProcessProvider:
+def node(client: Web3) -> Node:
     """What `connect` connected a client with."""
-    provider = client.provider
-    assert isinstance(provider, (NodeProvider, InProcessProvider)), "a client made by connect"
-    return provider
+    return cast(Node, client.provider)
 
 
 class NodeProvider(HTTPProvider):
@@ -105,151 +94,3 @@ class NodeProvider(HTTPProvider):
         if not isinstance(answer, dict):
             raise ChainUnavailable("the node's answer makes no sense")
         return answer
-
-
-class WallClockVM(ShanghaiVM):
-    """Shanghai, except that blocks of one second may share its timestamp.
-
-    Ethereum wants each block at least a second later than its parent. With a block for each transaction the chain's
-    clock would run ahead of the wall clock under load, and deadlines would pass early.
-    """
-
-    @classmethod
-    def validate_header(cls, header: BlockHeaderAPI, parent_header: BlockHeaderAPI) -> None:
-        """Raise `ValidationError` for a header that does not follow its parent."""
-        super().validate_header(header, parent_header.copy(timestamp=parent_header.timestamp - 1))
-
-
-class WallClockBackend(PyEVMBackend):  # type: ignore[misc]  # eth-tester is untyped
-    """py-evm with blocks stamped when they are made.
-
-    py-evm stamps a block when its parent is made, which after a quiet hour is an hour ago, and dry runs see the time
-    of the last block; both would let an update in after its deadline.
-    """
-
-    def __init__(self, funded: Iterable[str]) -> None:
-        account = {"balance": _WEALTH, "nonce": 0, "code": b"", "storage": {}}
-        super().__init__(
-            vm_configuration=((0, WallClockVM),),
-            genesis_state={to_canonical_address(address): account for address in funded},
-        )
-
-    def _stamp(self) -> None:
-        parent = self.chain.get_canonical_head()
-        self.chain.set_header_timestamp(max(parent.timestamp, int(time.time())))
-
-    def send_raw_transaction(self, raw_transaction: bytes) -> Any:
-        """Run a transaction in a block of now."""
-        self._stamp()
-        return super().send_raw_transaction(raw_transaction)
-
-    def call(self, transaction: Any, block_number: Any = "latest") -> Any:
-        """Run a call, on the newest state as if in a block of now; it costs nothing, and so needs no ether."""
-        header = self._header(block_number)
-        call = {"gas": header.gas_limit, **_free(transaction)}
-        unsigned = self._get_normalized_and_unsigned_evm_transaction(call, "latest")
-        # The machine is made for this call, and what the call changed goes with it.
-        machine = self.chain.get_vm(header.copy(base_fee_per_gas=0))
-        computation = machine.state.apply_transaction(SpoofTransaction(unsigned, from_=transaction["from"]))
-        if computation.is_error:
-            raise TransactionFailed(str(computation.error))
-        return computation.output
-
-    def _header(self, block_number: Any) -> BlockHeaderAPI:
-        if isinstance(block_number, str) and block_number != "earliest":
-            self._stamp()
-            header: BlockHeaderAPI = self.chain.header
-            return header
-        number = 0 if block_number == "earliest" else block_number
-        try:
-            header = self.chain.get_canonical_block_header_by_number(number)
-        except HeaderNotFound as error:
-            raise BlockNotFound(f"no block {number}") from error
-        return header
-
-    def estimate_gas(self, transaction: Any, block_number: Any = "latest") -> Any:
-        """Gas that suffices in a block of now: what a free run used, tried once more with a little on top.
-
-        Two runs in place of py-evm's search with fifteen, which is kept for calls that behave by the gas they have.
-        """
-        self._stamp()
-        transaction = _free(transaction)
-        unsigned = self._get_normalized_and_unsigned_evm_transaction({**transaction, "gas": 21_000}, "latest")
-        header = self.chain.header
-
-        def run(gas: int) -> Any:
-            attempt = SpoofTransaction(unsigned, from_=transaction["from"], gas=gas, gas_price=0)
-            with self.chain.get_vm(header).in_costless_state() as state:
-                return state.apply_transaction(attempt)
-
-        free = run(header.gas_limit)
-        if free.is_error:
-            raise TransactionFailed(str(free.error))
-        enough = (header.gas_limit - free.get_gas_remaining()) * 65 // 64
-        if not run(enough).is_error:
-            return enough
-        return super().estimate_gas(transaction, block_number)
-
-
-class InProcessProvider(EthereumTesterProvider):
-    """An EVM within this process, for many threads, that reports errors as a node does (JSON-RPC 2.0, EIP-1474)."""
-
-    def __init__(self, tester: EthereumTester) -> None:
-        super().__init__(tester)
-        self._lock = threading.Lock()
-        # The middleware that turns a node's forms into the tester's and back; it looks at no client.
-        formatting: Any = ethereum_tester_middleware
-        self._formatted = formatting(None).wrap_make_request(self.make_request)
-
-    def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
-        """One call, one at a time: py-evm is made for one thread."""
-        with self._lock:
-            try:
-                return super().make_request(method, params)
-            except OffchainLookup:
-                raise
-            except TransactionFailed as error:
-                return _error(3, "execution reverted", "0x" + _revert_data(str(error.args[0])).hex())
-            except (ValidationError, TesterValidationError) as error:
-                return _error(-32000, str(error))
-
-    def ask(self, method: str, params: list[Any], seconds: float) -> dict[str, Any]:  # noqa: ARG002
-        """One question and its answer in the forms of JSON-RPC; the tester is never long about one."""
-        try:
-            answer = self._formatted(RPCEndpoint(method), params)
-        except (BlockNotFound, TransactionNotFound) as error:
-            answer = _error(-32000, str(error))
-        return {name: _as_json(value, raw={"code", "gasUsedRatio"}) for name, value in answer.items()}
-
-
-def _free(transaction: Any) -> dict[str, Any]:
-    """A call without fees, as nodes run calls: whoever asks need not own ether."""
-    return {**{name: value for name, value in transaction.items() if name not in _FEES}, "gas_price": 0}
-
-
-def _as_json(value: Any, raw: Collection[str] = (), name: str = "") -> Any:
-    """A tester's value as a node writes it: numbers and bytes in hexadecimal, except under the names in `raw`."""
-    if isinstance(value, Mapping):
-        return {_NAMES.get(key, key): _as_json(each, raw, key) for key, each in value.items() if key != "state_root"}
-    if isinstance(value, (list, tuple)):
-        return [_as_json(each, raw, name) for each in value]
-    if isinstance(value, bytes):
-        return "0x" + value.hex()
-    if isinstance(value, int) and not isinstance(value, bool) and name not in raw:
-        return f"0x{value:0512x}" if name == "logsBloom" else hex(value)
-    return value
-
-
-def _revert_data(message: str) -> bytes:
-    # The tester passes revert data on as the text of a bytes literal.
-    _, _, text = message.partition("execution reverted: ")
-    try:
-        data = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return b""
-    return data if isinstance(data, bytes) else b""
-
-
-def _error(code: int, message: str, data: str | None = None) -> RPCResponse:
-    body: dict[str, Any] = {"code": code, "message": message} | ({} if data is None else {"data": data})
-    return {"jsonrpc": "2.0", "id": 0, "error": body}  # type: ignore[typeddict-item]

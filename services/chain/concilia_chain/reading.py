@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from concilia_kit.roles import Role
@@ -13,6 +14,7 @@ from concilia_kit.wire.chain import (
     EventName,
     EventPage,
     Finality,
+    Holders,
     InclusionProof,
     LedgerEvent,
     LedgerJob,
@@ -22,12 +24,13 @@ from concilia_kit.wire.chain import (
     Reason,
     Receipt,
     RoleRecord,
+    RoundStanding,
     Transaction,
 )
 
 from concilia_chain import membership, pages
 from concilia_chain.calls import Call
-from concilia_chain.commitments import Commitments
+from concilia_chain.commitments import Commitments, Leaf
 from concilia_chain.errors import JobUnknown, RoundUnknown, UpdateUnknown
 from concilia_chain.events import Event
 from concilia_chain.follower import Follower
@@ -35,6 +38,8 @@ from concilia_chain.ledger import LedgerContract, StoredRound
 from concilia_chain.orders import Standing, State
 from concilia_chain.outbox import Outbox
 from concilia_chain.pages import Place, Wanted
+from concilia_chain.roster import Roster
+from concilia_chain.rounds import KnownRound, Rounds, first
 from concilia_chain.store import Store, ledger_event
 
 _NO_SIGNATURE = "0x00"  # a wallet relayed the update in a form that hides it; it counts, and verifies nowhere
@@ -58,6 +63,8 @@ class Reading:
         self._outbox = outbox
         self._commitments = commitments
         self._confirmations = confirmations
+        self.rounds = Rounds(store)
+        self._roster = Roster(store, confirmations)
 
     def contract(self) -> ContractInfo:
         """The ledger this service writes to."""
@@ -78,16 +85,54 @@ class Reading:
     def account_roles(self, address: str) -> AccountRoles:
         """The roles that the followed events leave an address with: no call to the node. Raises `LedgerNotFollowed`."""
         self._follower.require_current()
-        block, events = self._store.role_events_of(address)
-        return AccountRoles(
-            address=address, roles=membership.held(events, final=block - self._confirmations), block=block
-        )
+        roll = self._roster.now()
+        return AccountRoles(address=address, roles=roll.of(address), block=roll.block)
+
+    def account_roles_at_once(self, address: str) -> AccountRoles | None:
+        """The same where telling it needs no look at the database; None elsewhere."""
+        roll = self._roster.at_once() if self._follower.is_current else None
+        return None if roll is None else AccountRoles(address=address, roles=roll.of(address), block=roll.block)
+
+    def held(self, address: str) -> frozenset[Role]:
+        """An address's roles, as `account_roles` tells them. Raises `LedgerNotFollowed`."""
+        self._follower.require_current()
+        return frozenset(self._roster.now().of(address))
+
+    def held_at_once(self, address: str) -> frozenset[Role] | None:
+        """The same where telling it needs no look at the database; None elsewhere."""
+        roll = self._roster.at_once() if self._follower.is_current else None
+        return None if roll is None else frozenset(roll.of(address))
+
+    def hospitals(self) -> int:
+        """How many hold the hospital's role by the events stored so far."""
+        return self._roster.now().count(Role.HOSPITAL)
+
+    def recorded(self, job: str, number: int) -> int:
+        """How many of a round's updates are on the chain, by the events stored so far."""
+        return self.rounds.of(job, number).stored.submitted
+
+    def roll(self) -> tuple[bytes, str]:
+        """The roles of all, as JSON (`wire.chain.Roll`), and a tag as `holders` gives. Raises `LedgerNotFollowed`."""
+        self._follower.require_current()
+        roll = self._roster.now()
+        return roll.document, roll.tag
+
+    def holders(self, role: Role) -> tuple[Callable[[], Holders], str]:
+        """Who holds a role by the followed events, made when asked for, and a tag that is another one whenever that may
+        have changed.
+
+        Raises `LedgerNotFollowed`.
+        """
+        self._follower.require_current()
+        roll = self._roster.now()
+        return lambda: Holders(role=role, addresses=roll.holders(role), block=roll.block), roll.tag
 
     def members(self, role: Role) -> list[Member]:
         """All who hold a role now, and for good: events tell whom to ask about, the contract decides."""
         self._follower.catch_up()
         known = self._store.accounts_granted(role.identifier.hex())
-        held = [address for address in known if role in self.account_roles(address).roles]
+        roll = self._roster.now()
+        held = [address for address in known if role in roll.of(address)]
         return [self._ledger.member(address) for address in held if self._ledger.has_role(role, address)]
 
     def role_records(self, account: str | None, limit: int) -> list[RoleRecord]:
@@ -127,9 +172,35 @@ class Reading:
 
     def round(self, job: str, number: int) -> LedgerRound:
         """A round with its updates. Raises `RoundUnknown`."""
-        stored = self._ledger.round_of(job, number)
         self._follower.catch_up()
-        return self._round(job, number, stored, self._store.events_of_job(job, number))
+        events = self._store.events_of_job(job, number)
+        return self._round(job, number, KnownRound.of(events, _counted(events)).stored, events)
+
+    def round_for(self, job: str, number: int, hospital: str) -> LedgerRound:
+        """A round with one hospital's update only, by the events stored so far. Raises `RoundUnknown`."""
+        events, counts = self._store.events_of_round(job, number, hospital)
+        if not events:  # opened a moment ago, or never
+            self._follower.catch_up()
+            events, counts = self._store.events_of_round(job, number, hospital)
+        return self._round(job, number, KnownRound.of(events, counts).stored, events, hospital)
+
+    def standing(self, job: str, number: int) -> RoundStanding:
+        """How far a round is, by the events stored so far. Raises `RoundUnknown`."""
+        known = self.rounds.of(job, number)
+        if known.stored.status is None:
+            raise RoundUnknown("the ledger has no such round")
+        return RoundStanding(
+            job=job,
+            round=number,
+            status=known.stored.status,
+            base=known.stored.base,
+            deadline=known.stored.deadline,
+            quorum=known.stored.quorum,
+            updates=self._commitments.count(job, number) if known.is_collecting else known.stored.submitted,
+            rejected=known.stored.rejected,
+            merkle=known.merkle,
+            committed=known.committed is not None,
+        )
 
     def proof(self, job: str, number: int, hospital: str) -> InclusionProof:
         """Shows that a hospital's update is under its round's commitment. Raises `UpdateUnknown`."""
@@ -141,11 +212,11 @@ class Reading:
     def commitment(self, job: str, number: int) -> Event | None:
         """A round's commitment, as the ledger has it."""
         self._follower.catch_up()
-        return _first(self._store.events_of_job(job, number), EventName.UPDATES_COMMITTED)
+        return first(self._store.events_of_job(job, number), EventName.UPDATES_COMMITTED)
 
     def is_merkle(self, job: str, number: int) -> bool:
         """Whether a round takes its updates as a commitment; by the events followed so far."""
-        return self._store.has_event(EventName.MERKLE_ROUND_OPENED, job, number)
+        return self.rounds.of(job, number).merkle
 
     # events and transactions
 
@@ -166,13 +237,20 @@ class Reading:
         """What was asked of the relay and is on the chain, newest first."""
         return [transaction(standing, call) for standing, call in self._outbox.settled(job, limit)]
 
-    def _round(self, job: str, number: int, stored: StoredRound, events: list[Event]) -> LedgerRound:
+    def _round(
+        self, job: str, number: int, stored: StoredRound, events: list[Event], hospital: str | None = None
+    ) -> LedgerRound:
+        """A round as it crosses the wire; with the update of one hospital only, where it is named."""
         if stored.status is None:
             raise RoundUnknown("the ledger has no such round")
-        closed = _first(events, EventName.ROUND_CLOSED)
-        committed = _first(events, EventName.UPDATES_COMMITTED)
-        merkle = committed is not None or _first(events, EventName.MERKLE_ROUND_OPENED) is not None
-        updates = self._recorded(stored, events) if committed is None else self._committed(job, number, committed)
+        closed = first(events, EventName.ROUND_CLOSED)
+        committed = first(events, EventName.UPDATES_COMMITTED)
+        merkle = committed is not None or first(events, EventName.MERKLE_ROUND_OPENED) is not None
+        updates = (
+            self._recorded(stored, events)
+            if committed is None
+            else self._committed(self._commitments.committed(job, number, hospital), committed)
+        )
         reasons = {
             event.account: Reason(int(event.arguments["reason"]))
             for event in events
@@ -191,7 +269,9 @@ class Reading:
             contributions=None if closed is None else str(closed.arguments["contributions"]),
             updates=tuple(each.model_copy(update={"reason": reasons.get(each.update.hospital)}) for each in updates),
             merkle=merkle,
-            collected=tuple(self._commitments.collected(job, number)) if merkle and committed is None else (),
+            collected=(
+                tuple(self._commitments.collected(job, number, hospital)) if merkle and committed is None else ()
+            ),
             root=None if committed is None else str(committed.arguments["root"]),
         )
 
@@ -212,7 +292,7 @@ class Reading:
             for event in recorded
         ]
 
-    def _committed(self, job: str, number: int, event: Event) -> list[LedgerUpdate]:
+    def _committed(self, leaves: Sequence[Leaf], event: Event) -> list[LedgerUpdate]:
         return [
             LedgerUpdate(
                 update=leaf.submission.update,
@@ -224,7 +304,7 @@ class Reading:
                 index=leaf.index,
                 finality=self._finality(event.block),
             )
-            for leaf in self._commitments.committed(job, number)
+            for leaf in leaves
         ]
 
     def _finality(self, block: int) -> Finality:
@@ -257,5 +337,5 @@ def _told(standing: Standing) -> dict[str, object]:
     }
 
 
-def _first(events: Sequence[Event], name: EventName) -> Event | None:
-    return next((event for event in events if event.name == name), None)
+def _counted(events: Sequence[Event]) -> Counter[str]:
+    return Counter(event.name for event in events)

@@ -34,6 +34,15 @@ class Signed(NamedTuple):
     offer: Offer
 
 
+class Head(NamedTuple):
+    """The newest block: its number, base fee (wei a gas; None where the chain has none), gas limit and Unix time."""
+
+    number: int
+    base: int | None
+    gas_limit: int
+    time: int
+
+
 class Mined(NamedTuple):
     """A transaction in a block; `created` is a contract's address."""
 
@@ -87,23 +96,21 @@ class Relay:
         except ContractLogicError as error:
             raise Refused(self._refusals.read_error(error.data)) from error
 
-    def most_gas(self) -> int:
+    @staticmethod
+    def most_gas(head: Head) -> int:
         """The most gas that one transaction should ask for."""
-        with answered():
-            block = self._client.eth.get_block("latest")
-        return min(int(block["gasLimit"] * _BLOCK_SHARE), _MOST_GAS)
+        return min(int(head.gas_limit * _BLOCK_SHARE), _MOST_GAS)
 
-    def offer(self) -> Offer:
-        """Fees of now."""
+    def offer(self, head: Head) -> Offer:
+        """Fees at a newest block."""
         with answered():
-            base = self._client.eth.get_block("latest").get("baseFeePerGas")
-            if base is None:
+            if head.base is None:
                 return fees.offer(None, 0, int(self._client.eth.gas_price), self._most_fee)
-            return fees.offer(int(base), int(self._client.eth.max_priority_fee), 0, self._most_fee)
+            return fees.offer(head.base, int(self._client.eth.max_priority_fee), 0, self._most_fee)
 
-    def better(self, old: Offer) -> Offer | None:
+    def better(self, old: Offer, head: Head) -> Offer | None:
         """Fees that may replace an offer; None where the cap leaves no room."""
-        return fees.better(old, self.offer(), self._most_fee)
+        return fees.better(old, self.offer(head), self._most_fee)
 
     def count(self, depth: int = 0) -> int:
         """How many of the account's transactions the chain has, up to `depth` blocks below the newest."""
@@ -174,10 +181,14 @@ class Relay:
             created=receipt["contractAddress"],
         )
 
-    def head(self) -> int:
-        """Number of the newest block."""
+    def head(self) -> Head:
+        """The newest block."""
         with answered():
-            return int(self._client.eth.block_number)
+            found = self._client.eth.get_block("latest")
+        base = found.get("baseFeePerGas")
+        return Head(
+            int(found["number"]), None if base is None else int(base), int(found["gasLimit"]), int(found["timestamp"])
+        )
 
     def time_of(self, block: int) -> int:
         """A block's time, Unix seconds."""

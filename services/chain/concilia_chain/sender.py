@@ -23,7 +23,7 @@ from concilia_chain.ledger import LedgerContract
 from concilia_chain.metrics import CONFIRMED, REFUSED, REPEATED, ChainMetrics
 from concilia_chain.orders import Attempt, Order, Sending, State
 from concilia_chain.outbox import Outbox
-from concilia_chain.relay import Answer, Mined, Relay
+from concilia_chain.relay import Answer, Head, Mined, Relay
 
 _MOST_ORDERS = 1000
 """Orders looked at in one turn."""
@@ -33,6 +33,8 @@ _LOOK_AGAIN_SECONDS = 1.0
 """How often a node without new blocks is asked about what was sent."""
 _BROADCAST_AGAIN_SECONDS = 2.0
 _SOON_SECONDS = 1.0
+_MOST_WINDOWS = 4
+_RECENT_SECONDS = 1.0  # blocks count whole seconds
 
 _log = logs.get(__name__)
 
@@ -51,7 +53,8 @@ class Sender:
     """Sends one ledger's orders. Not for several threads at once.
 
     Its methods raise `ChainUnavailable` where the node does not answer, `LeaseHeld` where another process may send,
-    `sqlalchemy.exc.DBAPIError`: whatever was not done then is done by the next call.
+    `sqlalchemy.exc.DBAPIError`: whatever was not done then is done by the next call. `missing` says how many updates a
+    round may still get beside those that are on the chain.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Sender:
         answers: Answers,
         catch_up: Callable[[int | None], None],
         effect: Callable[[Call], Event | None],
+        missing: Callable[[str, int], int],
         pace: Pace,
         metrics: ChainMetrics,
     ) -> None:
@@ -71,11 +75,14 @@ class Sender:
         self._answers = answers
         self._catch_up = catch_up
         self._effect = effect
+        self._missing = missing
         self._pace = pace
         self._metrics = metrics
         self._broadcast_at: dict[int, float] = {}  # by sending, monotonic
         self._held: dict[int, int] = {}  # orders that were refused, by the last sending of that moment
         self._looked_at = (-1, 0.0)  # at which head, and when
+        self._launching_seconds = 0.0  # of the last batch
+        self._is_under_way = True  # whether something sent may be in no block yet
 
     @property
     def eager(self) -> bool:
@@ -84,22 +91,30 @@ class Sender:
 
     # what waits
 
-    def send(self, head: int) -> float | None:
+    def send(self, head: Head) -> float | None:
         """Send what is due; seconds until more is, None where nothing waits."""
         soonest: float | None = None
-        for batch in batching.batches(self._outbox.waiting(_MOST_ORDERS), self._pace.batch_updates):
-            wait = batching.due_in(batch, self._pace.batch_updates, self._pace.coalesce_seconds, time.time())
+        waiting = self._outbox.waiting(_MOST_ORDERS)
+        complete = batching.complete(waiting, self._missing)
+        # Where a transaction takes longer to be sent than usual, so may its updates to come together.
+        patient = min(
+            max(self._pace.coalesce_seconds, self._launching_seconds), _MOST_WINDOWS * self._pace.coalesce_seconds
+        )
+        for batch in batching.batches(waiting, self._pace.batch_updates):
+            window = 0.0 if batching.round_of(batch[0]) in complete else patient
+            wait = batching.due_in(batch, self._pace.batch_updates, window, time.time())
             if wait > 0:
                 soonest = wait if soonest is None else min(soonest, wait)
             else:
+                began = time.monotonic()
                 self._send(batch, head)
+                self._launching_seconds = time.monotonic() - began
         return soonest
 
-    def _send(self, batch: Sequence[Order], head: int) -> None:
+    def _send(self, batch: Sequence[Order], head: Head) -> None:
         call = self._call(batch)
         try:
-            self._relay.dry_run(call)
-            gas = self._relay.gas(call)
+            gas = self._gas(batch, call, head)
         except Refused as refused:
             if len(batch) > 1:  # one of them spoils it for all: find it by halves
                 self._halves(batch, head)
@@ -108,12 +123,25 @@ class Sender:
             return
         if batch[0].reverts >= _MOST_REVERTS and len(batch) == 1:
             self._give_up(batch[0])
-        elif len(batch) > 1 and gas > self._relay.most_gas():
+        elif len(batch) > 1 and gas > self._relay.most_gas(head):
             self._halves(batch, head)
         else:
-            self._launch(batch, call, gas)
+            self._launch(batch, call, gas, head)
 
-    def _halves(self, batch: Sequence[Order], head: int) -> None:
+    def _gas(self, batch: Sequence[Order], call: Call, head: Head) -> int:
+        """Gas for a call that the contract takes. Raises `Refused`."""
+        # The estimate runs the call as well, but on the newest block alone: what waits for a block, or was mined in
+        # vain, may have had the effect; and since that block's time a deadline may have passed.
+        is_old = time.time() - head.time > _RECENT_SECONDS
+        if self._is_under_way or is_old or any(each.reverts for each in batch):
+            self._relay.dry_run(call)
+        try:
+            return self._relay.gas(call)
+        except Refused:
+            self._relay.dry_run(call)  # which nodes are more exact about
+            raise
+
+    def _halves(self, batch: Sequence[Order], head: Head) -> None:
         middle = len(batch) // 2
         self._send(batch[:middle], head)
         self._send(batch[middle:], head)
@@ -122,12 +150,13 @@ class Sender:
         updates = [each.submission for each in batch if each.submission is not None]
         return self._ledger.submit_updates(*updates) if updates else batch[0].call
 
-    def _launch(self, batch: Sequence[Order], call: Call, gas: int) -> None:
+    def _launch(self, batch: Sequence[Order], call: Call, gas: int, head: Head) -> None:
         """Give a call its nonce, sign it, write it down, broadcast it."""
         last = self._outbox.last_nonce()
         nonce = max(self._relay.count(), 0 if last is None else last + 1)
-        signed = self._relay.sign(call, gas, nonce, self._relay.offer())
+        signed = self._relay.sign(call, gas, nonce, self._relay.offer(head))
         sending = self._outbox.carry(batch, nonce, call, gas, signed, time.time())
+        self._is_under_way = True
         self._looked_at = (-1, 0.0)
         try:
             answer, words = self._relay.broadcast(signed.raw)
@@ -143,7 +172,7 @@ class Sender:
         for each in batch:
             self._held.pop(each.id, None)
 
-    def _refused(self, order: Order, refused: Refused, head: int) -> None:
+    def _refused(self, order: Order, refused: Refused, head: Head) -> None:
         """The contract refuses an order: perhaps until something else is mined, perhaps since its effect is there."""
         try:
             effect = self._effect(order.call)
@@ -185,15 +214,16 @@ class Sender:
 
     # what was sent
 
-    def settle(self, head: int) -> bool:
+    def settle(self, head: Head) -> bool:
         """See what became of what was sent; whether there is anything to see to before long."""
         open_ = self._outbox.sendings(State.PENDING, State.MINED)
         if not open_:
+            self._is_under_way = False
             return False
         now = time.monotonic()
-        if self._looked_at[0] == head and now - self._looked_at[1] < _LOOK_AGAIN_SECONDS:
+        if self._looked_at[0] == head.number and now - self._looked_at[1] < _LOOK_AGAIN_SECONDS:
             return True
-        missing = []
+        self._is_under_way, missing = True, []
         for sending in open_:
             if sending.state is State.MINED:
                 self._confirm(sending, head)
@@ -203,10 +233,11 @@ class Sender:
                     missing.append((sending, attempts))
         if missing:
             self._push(missing, head)
-        self._looked_at = (head, now)
+        self._is_under_way = bool(missing)
+        self._looked_at = (head.number, now)
         return True
 
-    def _found(self, sending: Sending, attempts: Sequence[Attempt], head: int) -> bool:
+    def _found(self, sending: Sending, attempts: Sequence[Attempt], head: Head) -> bool:
         """Whether a sending is in a block; remembered, and told."""
         for attempt in attempts:
             if (mined := self._relay.mined(attempt.transaction)) is not None:
@@ -214,19 +245,16 @@ class Sender:
                 return True
         return False
 
-    def _remember(self, sending: Sending, mined: Mined, head: int) -> None:
+    def _remember(self, sending: Sending, mined: Mined, head: Head) -> None:
         self._catch_up(mined.block)  # whoever is told finds the events
-        now = time.time()
-        self._outbox.mined(sending.id, mined, now)
+        now, final = time.time(), self._is_final(mined.block, head)
+        self._outbox.mined(sending.id, mined, now, final=final)
         self._broadcast_at.pop(sending.id, None)
         function = sending.call.function
         if not mined.good:
             _log.warning("mined and reverted", transaction=mined.transaction, function=function)
             return
         self._metrics.gas.labels(function).observe(mined.gas)
-        final = self._is_final(mined.block, head)
-        if final:
-            self._outbox.final(sending.id)
         orders = self._outbox.carried(sending.id)
         _log.info("mined", transaction=mined.transaction, function=function, orders=len(orders), block=mined.block)
         for standing in orders:
@@ -234,7 +262,7 @@ class Sender:
             self._metrics.seconds.labels(function).observe(now - standing.received_at)
             self._answers.settle(standing.id, Outcome(standing), final=final)
 
-    def _confirm(self, sending: Sending, head: int) -> None:
+    def _confirm(self, sending: Sending, head: Head) -> None:
         """Look again at what is in a block that may still be dropped."""
         assert sending.transaction is not None, "what is mined has a hash"
         mined = self._relay.mined(sending.transaction)
@@ -246,10 +274,11 @@ class Sender:
             for standing in self._outbox.carried(sending.id):
                 self._answers.settle(standing.id, Outcome(standing), final=True)
 
-    def _is_final(self, block: int, head: int) -> bool:
-        return max(block, head) - block >= self._pace.confirmations  # the head was read before the block, perhaps
+    def _is_final(self, block: int, head: Head) -> bool:
+        # The head was read before the block, perhaps.
+        return max(block, head.number) - block >= self._pace.confirmations
 
-    def _push(self, missing: Sequence[tuple[Sending, Sequence[Attempt]]], head: int) -> None:
+    def _push(self, missing: Sequence[tuple[Sending, Sequence[Attempt]]], head: Head) -> None:
         """See to sendings that are in no block: dropped, offered too little, or never to come."""
         latest, spent = self._relay.count(), self._relay.count(self._pace.confirmations)
         for sending, attempts in missing:
@@ -263,7 +292,7 @@ class Sender:
             newest = attempts[0]
             better = None
             if sending.nonce == latest and time.time() - newest.sent_at >= self._pace.bump_seconds:
-                better = self._relay.better(newest.offer)
+                better = self._relay.better(newest.offer, head)
             if better is not None:
                 signed = self._relay.sign(sending.call, sending.gas, sending.nonce, better)
                 self._outbox.attempt(sending.id, signed, time.time())

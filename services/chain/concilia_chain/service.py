@@ -21,8 +21,9 @@ from concilia_kit.wire.chain import (
 
 from concilia_chain.answers import Outcome
 from concilia_chain.calls import Call
-from concilia_chain.commitments import Commitment, Commitments
+from concilia_chain.commitments import Commitment, Commitments, Leaf
 from concilia_chain.errors import MetricsMismatch, ReceiptTimeout
+from concilia_chain.expectations import Expectations
 from concilia_chain.gateway import Gateway
 from concilia_chain.ledger import LedgerContract
 from concilia_chain.reading import Reading, receipt
@@ -34,6 +35,12 @@ class Ordered(NamedTuple):
 
     answer: Future[Outcome]
     repeated: bool
+
+
+class Collecting(NamedTuple):
+    """An update of a Merkle round that is being kept: its leaf to come."""
+
+    answer: Future[Leaf]
 
 
 class Relayed(NamedTuple):
@@ -51,13 +58,20 @@ class ChainService:
     """
 
     def __init__(
-        self, ledger: LedgerContract, gateway: Gateway, relay: Relay, reading: Reading, commitments: Commitments
+        self,
+        ledger: LedgerContract,
+        gateway: Gateway,
+        relay: Relay,
+        reading: Reading,
+        commitments: Commitments,
+        expectations: Expectations,
     ) -> None:
         self._ledger = ledger
         self._gateway = gateway
         self._relay = relay
         self._reading = reading
         self._commitments = commitments
+        self._expectations = expectations
 
     # administrators
 
@@ -69,6 +83,8 @@ class ChainService:
 
     def open_round(self, order: RoundOpening) -> Ordered:
         """Open a job's next round."""
+        if order.expected is not None:
+            self._expectations.expect(order.job, order.round, order.expected)
         return self._coordinate(self._ledger.open_round(order))
 
     def commit_updates(self, job: str, number: int) -> Ordered:
@@ -101,7 +117,7 @@ class ChainService:
 
     # hospitals
 
-    def submit_update(self, submission: UpdateSubmission) -> Ordered | Acknowledgement:
+    def submit_update(self, submission: UpdateSubmission) -> Ordered | Collecting:
         """Take a hospital's signed update: to be relayed, or in a Merkle round to be committed with others.
 
         Raises `MetricsMismatch`, `Refused`.
@@ -115,7 +131,12 @@ class ChainService:
             )
         if not self._reading.is_merkle(update.job, update.round):
             return Ordered(*self._gateway.put(self._ledger.submit_updates(submission), submission, final=False))
-        leaf = self._commitments.collect(submission)
+        return Collecting(self._commitments.collect(submission))
+
+    @staticmethod
+    def acknowledged(leaf: Leaf) -> Acknowledgement:
+        """What a hospital is told once its update is kept."""
+        update = leaf.submission.update
         return Acknowledgement(
             job=update.job,
             round=update.round,

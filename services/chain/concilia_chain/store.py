@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from concilia_kit.wire.chain import LedgerEvent
+from concilia_kit.database import reading
+from concilia_kit.wire.chain import EventName, LedgerEvent
 from concilia_kit.wire.training import UpdateMetrics
 
 from concilia_chain.calls import Call
@@ -20,6 +21,7 @@ from concilia_chain.tables import events as _events
 from concilia_chain.tables import metrics as _metrics
 from concilia_chain.tables import sendings as _sendings
 
+_OF_UPDATES = (EventName.UPDATE_RECORDED, EventName.UPDATE_REJECTED, EventName.LEAF_REJECTED)
 _EVENT_COLUMNS = tuple(field.name for field in dataclasses.fields(Event))
 
 
@@ -40,18 +42,40 @@ class Cursor(NamedTuple):
     block_hash: str
 
 
+class RoleMark(NamedTuple):
+    """The newest role event, and the newest that is final: block, log index, the block's hash; None where there is
+    none."""
+
+    newest: tuple[int, int, str] | None
+    final: tuple[int, int, str] | None
+
+    @classmethod
+    def of(cls, events: Sequence[Event], final: int) -> RoleMark:
+        """The mark of all role events, in chain order."""
+        places = [(event.block, event.log_index, event.block_hash) for event in events]
+        return cls(max(places, default=None), max((each for each in places if each[0] <= final), default=None))
+
+    @property
+    def tag(self) -> str:
+        """The mark as an entity tag's text (RFC 9110, 8.8.3)."""
+        return "_".join("-".join(map(str, each)) if each else "0" for each in self)
+
+
 class Store:
     """The memory of one ledger."""
 
     def __init__(self, database: sa.Engine, deployment: Deployment) -> None:
         self.deployment = deployment
+        self.version = 0
+        """Grows whenever this process stored or forgot events."""
         self._database = database
+        self._reading = reading(database)
 
     # following
 
     def cursor(self) -> Cursor:
         """Where following stands."""
-        with self._database.begin() as connection:
+        with self._reading.begin() as connection:
             row = connection.execute(
                 sa.select(_deployments.c.cursor, _deployments.c.cursor_hash).where(
                     _deployments.c.id == self.deployment.id
@@ -59,8 +83,12 @@ class Store:
             ).one()
         return Cursor(*row)
 
-    def advance(self, cursor: Cursor, events: Sequence[Event]) -> None:
-        """Store events and the cursor behind them, both or neither."""
+    def advance(self, before: Cursor, cursor: Cursor, events: Sequence[Event]) -> bool:
+        """Store the events between two cursors and the second cursor, all or nothing.
+
+        Nothing, and False, where following does not stand at the first cursor any more: another process followed
+        meanwhile, on the same database.
+        """
         rows = [
             {
                 "deployment": self.deployment.id,
@@ -74,13 +102,16 @@ class Store:
             for event in events
         ]
         with self._database.begin() as connection:
+            if not self._moved(connection, before, cursor):
+                return False
             if rows:
                 connection.execute(sa.insert(_events), rows)
-            self._set_cursor(connection, cursor)
+        self.version += 1
+        return True
 
     def blocks_with_events(self) -> list[Cursor]:
         """The blocks whose events are stored, newest first."""
-        with self._database.begin() as connection:
+        with self._reading.begin() as connection:
             rows = connection.execute(
                 sa.select(_events.c.block, _events.c.block_hash)
                 .where(_events.c.deployment == self.deployment.id)
@@ -89,9 +120,14 @@ class Store:
             ).all()
         return [Cursor(*row) for row in rows]
 
-    def rewind(self, cursor: Cursor) -> None:
-        """Forget the events of blocks after a cursor, which the chain dropped; what it sent in them comes again."""
+    def rewind(self, before: Cursor, cursor: Cursor) -> bool:
+        """Forget the events of blocks after a cursor, which the chain dropped; what it sent in them comes again.
+
+        Nothing, and False, where following does not stand at the first cursor any more, as with `advance`.
+        """
         with self._database.begin() as connection:
+            if not self._moved(connection, before, cursor):
+                return False
             connection.execute(
                 sa.delete(_events).where(_events.c.deployment == self.deployment.id, _events.c.block > cursor.block)
             )
@@ -104,14 +140,21 @@ class Store:
                 )
                 .values(state="pending", block=None, block_hash=None, transaction=None)
             )
-            self._set_cursor(connection, cursor)
+        self.version += 1
+        return True
 
-    def _set_cursor(self, connection: sa.Connection, cursor: Cursor) -> None:
-        connection.execute(
+    def _moved(self, connection: sa.Connection, before: Cursor, after: Cursor) -> bool:
+        # First in its transaction: whoever comes second waits here, and finds that the cursor has gone.
+        moved = connection.execute(
             sa.update(_deployments)
-            .where(_deployments.c.id == self.deployment.id)
-            .values(cursor=cursor.block, cursor_hash=cursor.block_hash)
+            .where(
+                _deployments.c.id == self.deployment.id,
+                _deployments.c.cursor == before.block,
+                _deployments.c.cursor_hash == before.block_hash,
+            )
+            .values(cursor=after.block, cursor_hash=after.block_hash)
         )
+        return moved.rowcount == 1
 
     # publishing
 
@@ -119,18 +162,12 @@ class Store:
         """The oldest events of jobs that are not on the stream yet."""
         return [ledger_event(event) for event in self._select(_events.c.published.is_(False), limit=limit)]
 
-    def mark_published(self, event: LedgerEvent) -> None:
-        """Remember that an event is on the stream."""
+    def mark_published(self, events: Sequence[LedgerEvent]) -> None:
+        """Remember that events are on the stream."""
+        place = (_events.c.block == sa.bindparam("at"), _events.c.log_index == sa.bindparam("index"))
+        told = sa.update(_events).where(_events.c.deployment == self.deployment.id, *place).values(published=True)
         with self._database.begin() as connection:
-            connection.execute(
-                sa.update(_events)
-                .where(
-                    _events.c.deployment == self.deployment.id,
-                    _events.c.block == event.block,
-                    _events.c.log_index == event.log_index,
-                )
-                .values(published=True)
-            )
+            connection.execute(told, [{"at": event.block, "index": event.log_index} for event in events])
 
     # reading events
 
@@ -141,12 +178,19 @@ class Store:
             conditions.append(_events.c.round == number)
         return self._select(*conditions)
 
-    def has_event(self, name: str, job: str, number: int) -> bool:
-        """Whether a round has an event of a name."""
-        place = (_events.c.job == job, _events.c.round == number, _events.c.name == name)
-        query = sa.select(_events.c.block).where(_events.c.deployment == self.deployment.id, *place).limit(1)
-        with self._database.begin() as connection:
-            return connection.execute(query).first() is not None
+    def events_of_round(self, job: str, number: int, hospital: str | None = None) -> tuple[list[Event], dict[str, int]]:
+        """A round's events but those about hospitals' updates, in chain order, and how many of each name there are;
+        with the events about the updates of one hospital, where it is named."""
+        place = (_events.c.deployment == self.deployment.id, _events.c.job == job, _events.c.round == number)
+        columns = [_events.c[column] for column in _EVENT_COLUMNS]
+        shown: sa.ColumnElement[bool] = _events.c.name.not_in(_OF_UPDATES)
+        if hospital is not None:
+            shown = sa.or_(shown, _events.c.account == hospital)
+        query = sa.select(*columns).where(*place, shown).order_by(_events.c.block, _events.c.log_index)
+        counting = sa.select(_events.c.name, sa.func.count()).where(*place).group_by(_events.c.name)
+        with self._reading.begin() as connection:
+            counts = {str(name): int(count) for name, count in connection.execute(counting)}
+            return [Event(*row) for row in connection.execute(query)], counts
 
     def effect_of(self, call: Call) -> Event | None:
         """The event by which a call's effect is known, if it is there: the first of those that fit."""
@@ -184,22 +228,42 @@ class Store:
         ]
         return sorted(found, key=_place, reverse=True)[:limit]
 
-    def role_events_of(self, account: str) -> tuple[int, list[Event]]:
-        """An account's role events in chain order, and the block up to which events are stored: both of one moment."""
+    def role_events(self) -> tuple[int, list[Event]]:
+        """All role events in chain order, and the block up to which events are stored: both of one moment."""
         columns = [_events.c[column] for column in _EVENT_COLUMNS]
-        concerned = sa.and_(
-            _events.c.deployment == _deployments.c.id, _events.c.name.in_(ROLE_EVENTS), _events.c.account == account
-        )
+        concerned = sa.and_(_events.c.deployment == _deployments.c.id, _events.c.name.in_(ROLE_EVENTS))
         query = (
             sa.select(_deployments.c.cursor, *columns)
             .select_from(_deployments.outerjoin(_events, concerned))
             .where(_deployments.c.id == self.deployment.id)
         )
-        with self._database.begin() as connection:
+        with self._reading.begin() as connection:
             rows = connection.execute(query).all()
-        # Sorted here: to spare itself this, SQLite would read all the account's events, a hospital's every update.
         events = [Event(*row[1:]) for row in rows if row[1] is not None]
         return rows[0][0], sorted(events, key=_place)
+
+    def role_mark(self, final: int) -> RoleMark:
+        """By which it is known whether a role changed: the newest role event, the newest in blocks up to `final`."""
+        with self._reading.begin() as connection:
+            newest = self._newest_of_roles(connection)
+            if newest is None or newest[0] <= final:
+                return RoleMark(newest, newest)
+            return RoleMark(newest, self._newest_of_roles(connection, _events.c.block <= final))
+
+    def _newest_of_roles(
+        self, connection: sa.Connection, *wanted: sa.ColumnElement[bool]
+    ) -> tuple[int, int, str] | None:
+        found = []
+        for name in ROLE_EVENTS:  # name by name, as in `newest`
+            query = (
+                sa.select(_events.c.block, _events.c.log_index, _events.c.block_hash)
+                .where(_events.c.deployment == self.deployment.id, _events.c.name == name, *wanted)
+                .order_by(_events.c.block.desc(), _events.c.log_index.desc())
+                .limit(1)
+            )
+            if (row := connection.execute(query).first()) is not None:
+                found.append((int(row[0]), int(row[1]), str(row[2])))
+        return max(found, default=None)
 
     def accounts_granted(self, role: str) -> list[str]:
         """Accounts that were ever granted a role (64 hexadecimal characters), in order of the first grant."""
@@ -216,14 +280,14 @@ class Store:
             .order_by(*(column.desc() for column in order) if newest else order)
             .limit(limit)
         )
-        with self._database.begin() as connection:
+        with self._reading.begin() as connection:
             return [Event(*row) for row in connection.execute(query)]
 
     # metrics
 
     def metrics(self, digests: Sequence[str]) -> dict[str, UpdateMetrics]:
         """Metrics by their digests, as far as they are kept."""
-        with self._database.begin() as connection:
+        with self._reading.begin() as connection:
             rows = connection.execute(
                 sa.select(_metrics.c.digest, _metrics.c.document).where(_metrics.c.digest.in_(digests))
             ).all()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 from concilia_kit.wire.training import UpdateMetrics
+from sqlalchemy.dialects import postgresql, sqlite
 
 metadata = sa.MetaData()
 deployments = sa.Table(
@@ -110,7 +111,9 @@ leases = sa.Table(
 )
 
 
-def put_metrics(connection: sa.Connection, digest: str, document: UpdateMetrics) -> None:
-    """Keep metrics under their digest; keeping them again changes nothing, for two hospitals may measure the same."""
-    with contextlib.suppress(sa.exc.IntegrityError), connection.begin_nested():
-        connection.execute(sa.insert(metrics).values(digest=digest, document=document.model_dump(mode="json")))
+def put_metrics(connection: sa.Connection, documents: Mapping[str, UpdateMetrics]) -> None:
+    """Keep metrics under their digests; keeping them again changes nothing, for two hospitals may measure the same."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    rows = [{"digest": digest, "document": each.model_dump(mode="json")} for digest, each in documents.items()]
+    if rows:
+        connection.execute(insert(metrics).on_conflict_do_nothing(), rows)

@@ -185,17 +185,47 @@ async def test_a_chain_started_anew_has_a_ledger_of_its_own(start: Any, settings
         assert (await consortium.post("/v1/rounds", opening)).status_code == 201
 
 
-def test_what_is_stored_is_stored_once(start: Any, tmp_path: Any) -> None:
+@pytest.fixture
+def stores(tmp_path: Any) -> Any:
+    """Two processes' stores on one database, which stand before the ledger's first block."""
     engine = database.engine(f"sqlite:///{tmp_path / 'a.db'}")
     database.migrate(engine, main.MIGRATIONS)
-    known = chain_store.remember(engine, 1, "0xabc", 5, "0x5", chain_store.Cursor(4, "0x4"))
-    store = Store(engine, known)
-    job = secrets.token_hex(32)
-    event = Event("RoundAborted", {"job": job, "round": 1}, 5, "0x5", 0, "0xt")
-    store.advance(chain_store.Cursor(5, "0x5"), [event])
-    with pytest.raises(Exception, match="UNIQUE"):
-        store.advance(chain_store.Cursor(9, "0x9"), [event])
-    # Both or neither: the cursor did not move without its events.
-    assert store.cursor() == chain_store.Cursor(5, "0x5")
-    assert store.events_of_job(job) == [event]
+    known = chain_store.remember(engine, 1, "0xabc", 5, "0x5", _at(4))
+    yield Store(engine, known), Store(engine, known)
     engine.dispose()
+
+
+def test_what_is_stored_is_stored_once(stores: Any) -> None:
+    store, _ = stores
+    event = _event(5)
+    assert store.advance(_at(4), _at(5), [event])
+    with pytest.raises(Exception, match="UNIQUE"):
+        store.advance(_at(5), _at(9), [event])
+    # Both or neither: the cursor did not move without its events.
+    assert store.cursor() == _at(5)
+    assert store.events_of_job(event.job) == [event]
+
+
+def test_who_follows_from_where_another_was_stores_nothing(stores: Any) -> None:
+    # As after a pause of any length: the other read further, and its events are not read again from the middle.
+    first, second = stores
+    event, later = _event(5), _event(7)
+    assert first.advance(_at(4), _at(5), [event])
+    assert first.advance(_at(5), _at(7), [later])
+    assert not second.advance(_at(4), _at(5), [event])
+    assert not second.advance(_at(5), _at(6), [])
+    assert not second.rewind(_at(5), _at(4))
+    assert second.cursor() == _at(7)
+    assert [*second.events_of_job(event.job), *second.events_of_job(later.job)] == [event, later]
+    assert second.rewind(_at(7), _at(5))
+    assert not first.advance(_at(7), _at(8), [])
+    assert first.events_of_job(later.job) == []
+
+
+def _at(block: int) -> chain_store.Cursor:
+    return chain_store.Cursor(block, f"0x{block:x}")
+
+
+def _event(block: int) -> Event:
+    job = secrets.token_hex(32)
+    return Event("RoundAborted", {"job": job, "round": 1}, block, f"0x{block:x}", 0, "0xt")

@@ -45,7 +45,7 @@ async def test_a_call_that_does_not_get_through_has_failed(consortium: Any, monk
     def away(*_: Any) -> None:
         raise ChainUnavailable("nobody there")
 
-    monkeypatch.setattr(consortium.app.state.service._relay, "dry_run", away)
+    monkeypatch.setattr(consortium.app.state.service._relay, "gas", away)
     assert (await consortium.post("/v1/rounds", consortium.opening())).status_code == 503
     found = await samples(consortium)
     assert of(found, "transactions_total", function="openRound", outcome="failed") == 1

@@ -186,7 +186,7 @@ async def test_those_without_the_role(consortium: Any, method: str, path: str, r
 async def test_every_route_but_the_public_ones_wants_a_token(consortium: Any) -> None:
     public = {
         *("/healthz", "/readyz", "/v1/contract", "/v1/role-changes", "/v1/rpc"),
-        *("/v1/members/{address}", "/v1/members/{address}/roles"),
+        *("/v1/members/{address}", "/v1/members/{address}/roles", "/v1/roles"),
     }
     document = consortium.app.openapi()
     open_paths = {

@@ -65,3 +65,11 @@ def test_a_batch_goes_when_it_is_full_or_has_waited() -> None:
     assert batching.due_in(updates, 3, 0.5, 101.5) == 0.0
     assert batching.due_in(updates, 2, 0.5, 100.0) == 0.0
     assert batching.due_in([order(0, None)], 3, 0.5, 100.0) == 0.0
+
+
+@given(st.lists(st.none() | st.integers(0, 2), max_size=12), st.integers(0, 5))
+def test_a_round_is_complete_when_all_that_may_come_wait(jobs: list[int | None], missing: int) -> None:
+    orders = [order(number, job) for number, job in enumerate(jobs)]
+    complete = batching.complete(orders, lambda _job, _round: missing)
+    counts = {job: jobs.count(job) for job in jobs if job is not None}
+    assert complete == {(f"{job:064x}", 1) for job, count in counts.items() if count >= missing}

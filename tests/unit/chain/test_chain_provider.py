@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -64,7 +66,7 @@ def test_only_the_funded_own_ether(client: Web3) -> None:
 def test_blocks_bear_the_time_they_are_made(client: Web3, monkeypatch: pytest.MonkeyPatch) -> None:
     now = int(time.time())
     wall = [now + 5000.0]
-    monkeypatch.setattr("concilia_chain.providers.time.time", lambda: wall[0])
+    monkeypatch.setattr("concilia_chain.in_process.time.time", lambda: wall[0])
     stamps = []
     for nonce, moment in enumerate([5000, 5000, 5000, 5001, 9000, 8000]):
         wall[0] = now + moment + 0.9
@@ -79,7 +81,7 @@ def test_a_dry_run_sees_the_time_of_now(client: Web3, monkeypatch: pytest.Monkey
     deadline = int(time.time()) + 100
     opening = ledger.functions.openRound(b"j" * 32, 1, b"b" * 32, deadline, 1)
     opening.call({"from": KEY.address})
-    monkeypatch.setattr("concilia_chain.providers.time.time", lambda: deadline + 1.0)
+    monkeypatch.setattr("concilia_chain.in_process.time.time", lambda: deadline + 1.0)
     with pytest.raises(ContractCustomError) as refusal:
         opening.call({"from": KEY.address})
     assert str(refusal.value.data).startswith(Web3.keccak(text="DeadlinePassed(uint256,uint256)").to_0x_hex()[:10])
@@ -158,3 +160,11 @@ def test_a_node_that_answers_nonsense(nonsense: tuple[str, dict[str, Any]], stat
 def test_a_node_that_is_not_there(free_port: Any) -> None:
     with pytest.raises(ChainUnavailable), answered():
         _ = providers.connect(f"http://127.0.0.1:{free_port()}", []).eth.block_number
+
+
+def test_with_a_node_no_evm_is_read() -> None:
+    script = (
+        "import sys, concilia_chain.main as main; main.providers.connect('http://127.0.0.1:1', []); "
+        "assert not {'eth', 'eth_tester', 'py_ecc'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
