@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import redis
 import torch
 from celery import Celery
 from concilia_client_node import drawn, networks
-from concilia_kit import keystore, queue
+from concilia_kit import encodings, keystore, queue
 from concilia_kit.problems import Problem
+from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import UpdateSubmission
+from concilia_kit.wire.encoding import Encoding
 from concilia_kit.wire.training import (
     EVALUATE_TASK,
     TRAIN_TASK,
@@ -146,6 +149,24 @@ def test_a_node_works_its_own_queue_and_ends_when_told(
         assert list(client.scan_iter(f"{queue_of(address)}*")) == []
     assert consortium.calls.count("contract") == 2
     assert len(consortium.submissions) == 1
+
+
+def test_a_node_says_that_it_can_encode_and_sends_what_it_was_asked_for(
+    consortium: Any, environment: dict[str, str], task: TrainTask, send: Callable[[str, object], None], tmp_path: Path
+) -> None:
+    encoded = task.model_copy(update={"encoding": Encoding.parse("int8+zstd")})
+    send(TRAIN_TASK, encoded.model_dump(mode="json"))
+    with running(environment) as process:
+        until(lambda: consortium.submissions and consortium.registrations, process)
+    assert set(consortium.registrations[0][1].encodings) == {"none", "float16", "int8", "topk", "zstd"}
+    submission = UpdateSubmission.model_validate_json(consortium.submissions[0])
+    assert submission.metrics.encoded is not None
+    assert submission.metrics.encoded.bytes < 0.27 * submission.metrics.encoded.bytes_plain
+    (tmp_path / "update").write_bytes(consortium.artifacts[submission.update.digest])
+    base = TensorFile.open(tmp_path / "base")
+    reader = encodings.reader(TensorFile.open(tmp_path / "update"), base)
+    moved = [np.abs(reader.block(name, 0, 2**30) - base.flat(name)).max() for name in base if "weight" in name]
+    assert max(moved) > 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +14,7 @@ from torch import nn
 from concilia_client_node.augmentation import as_input
 from concilia_client_node.pictures import Pictures
 from concilia_client_node.split import stratified_cap
-
-Rows = tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Confusion (true by predicted), score histograms a class, sum of cross-entropies in nats, images and lesions."""
-
-    confusion: Rows
-    positives: Rows
-    negatives: Rows
-    loss_sum: float
-    images: int
-    lesions: int
+from concilia_client_node.trainer import Counts, Rows
 
 
 def count(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> tuple[Rows, Rows, Rows]:

@@ -6,6 +6,7 @@ import socket
 import threading
 
 import uvicorn
+from concilia_kit import serving
 from fastapi import FastAPI
 
 
@@ -13,7 +14,7 @@ class Served:
     """An application on a port, until `stop`. The port stays taken: what follows on it serves a copy of its own."""
 
     def __init__(self, app: FastAPI, listening: socket.socket) -> None:
-        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
+        self._server = uvicorn.Server(serving.config(app))
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [listening.dup()]}, name="health", daemon=True
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from concilia_kit import logs
+from concilia_kit.wire.encoding import ABILITIES
 from concilia_kit.wire.training import NodeRegistration
 
 from concilia_client_node import pictures
@@ -62,4 +63,5 @@ class LocalData:
             held_out_lesions=len({picture.lesion for picture in site.held_out}),
             overlapping_lesions=site.overlapping_lesions(),
             skipped_images=self.skipped_images,
+            encodings=ABILITIES,
         )

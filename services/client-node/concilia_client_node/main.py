@@ -27,6 +27,7 @@ from concilia_client_node.redelivery import Siblings
 from concilia_client_node.service import Hospital
 from concilia_client_node.settings import NodeSettings
 from concilia_client_node.store import NodeFolder
+from concilia_client_node.torch_trainer import TorchTrainer
 
 STOP_SECONDS = 4.0  # from the signal to the end, whatever a call may be waiting for
 _BROKER_SECONDS = 5.0
@@ -40,6 +41,7 @@ class Node:
 
     worker: Celery
     queue: str
+    device: torch.device
     health: FastAPI
     hospital: Hospital
     heartbeat: Heartbeat
@@ -66,15 +68,14 @@ def build(settings: NodeSettings) -> Node:
         aggregator=http.client(settings.aggregator_url, wallets[Audience.AGGREGATOR]),
         auth=http.client(settings.auth_url, wallets[Audience.AUTH]),
     )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     registry = metrics.registry()
     hospital = Hospital(
         account=account,
         consortium=consortium,
-        data=data,
+        trainer=TorchTrainer(data, device, settings.threads),
         folder=folder,
         reporter=ProgressReporter(consortium.progress),
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        threads=settings.threads,
         stop=stop,
         metrics=NodeMetrics(registry),
     )
@@ -107,7 +108,7 @@ def build(settings: NodeSettings) -> Node:
         registry=registry,
     )
     siblings = Siblings(worker, own_queue, process, broker)
-    return Node(worker, own_queue, health, hospital, heartbeat, siblings, stop)
+    return Node(worker, own_queue, device, health, hospital, heartbeat, siblings, stop)
 
 
 def _still_there(settings: NodeSettings) -> None:
@@ -125,7 +126,7 @@ def run(node: Node, listening: socket.socket) -> int:
     # Connecting to this signal keeps Celery from setting up logging of its own.
     signals.setup_logging.connect(_logging_is_set_up, weak=False)
     worker = node.worker.Worker(pool="threads", concurrency=1, queues=[node.queue], without_mingle=True)
-    _log.info("node starts", queue=node.queue, device=str(node.hospital.device))
+    _log.info("node starts", queue=node.queue, device=str(node.device))
     worker.start()
     node.siblings.leave()
     node.hospital.reporter.flush(1.0)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from concilia_kit import tensorfile
 from concilia_kit.lesions import CLASSES
-from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec, TensorWriter
+from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec
 from concilia_kit.wire.training import Architecture
 from torch import nn
 from torchvision.models import get_model
@@ -47,12 +50,15 @@ def load(architecture: Architecture, path: Path) -> nn.Module:
     return network
 
 
-def save(network: nn.Module, path: Path) -> None:
-    """Write exactly the tensors of the state dict; equal tensors give equal bytes. Raises `OSError`."""
-    state = network.state_dict()
-    with TensorWriter(path, _specs(network)) as writer:
-        for name in writer.order:
-            writer.append(state[name].detach().cpu().contiguous().numpy().reshape(-1))
+def tensors(network: nn.Module) -> dict[str, npt.NDArray[Any]]:
+    """Exactly the tensors of the state dict, on the processor; those that are there already are not copied."""
+    return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in network.state_dict().items()}
+
+
+def save(network: nn.Module, path: Path) -> str:
+    """Write exactly the tensors of the state dict; equal tensors give equal bytes. Returns the SHA-256. Raises
+    `OSError`."""
+    return tensorfile.write(path, tensors(network))
 
 
 def _specs(network: nn.Module) -> dict[str, TensorSpec]:

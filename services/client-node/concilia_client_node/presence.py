@@ -13,13 +13,15 @@ from concilia_kit import logs
 from concilia_kit.problems import Problem
 from concilia_kit.roles import Role
 from concilia_kit.wire.auth import Application
-from concilia_kit.wire.training import NodeRegistration, Progress
+from concilia_kit.wire.training import NodeRegistration, Progress, Stage
 
 from concilia_client_node.consortium import transient
 
 HEARTBEAT_SECONDS = 15.0
 RETRY_SECONDS = 2.0
+PACE_SECONDS = 0.25
 _PENDING = 32
+_ENDS = frozenset({Stage.SUBMITTED, Stage.EVALUATED, Stage.REFUSED, Stage.FAILED})
 
 _log = logs.get(__name__)
 
@@ -115,11 +117,16 @@ def application_of(registration: NodeRegistration) -> Application:
 
 
 class ProgressReporter(threading.Thread):
-    """Sends progress in the background. What cannot be sent is dropped; of one stage only the newest waits."""
+    """Sends progress in the background, so often that people see it move. What cannot be sent is dropped.
 
-    def __init__(self, send: Callable[[str, int, Progress], None]) -> None:
+    Of what comes meanwhile only each task's newest is told, and how each ended.
+    """
+
+    def __init__(self, send: Callable[[str, int, Progress], None], pace_seconds: float = PACE_SECONDS) -> None:
         super().__init__(name="progress", daemon=True)
         self._send = send
+        self._pace_seconds = pace_seconds
+        self._flushing = 0
         self._pending: deque[tuple[str, int, Progress]] = deque(maxlen=_PENDING)
         self._changed = threading.Condition()
         self._busy = False
@@ -129,15 +136,20 @@ class ProgressReporter(threading.Thread):
         with self._changed:
             if self._pending:
                 last_job, last_number, last = self._pending[-1]
-                if (last_job, last_number, last.stage) == (job, number, progress.stage):
+                if (last_job, last_number) == (job, number) and last.stage not in _ENDS:
                     self._pending.pop()
             self._pending.append((job, number, progress))
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all is sent or dropped, at most so long; whether it is."""
+        """Wait until all is sent or dropped, at most so long; whether it is. Meanwhile nothing is held back."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._pending and not self._busy, seconds)
+            self._flushing += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: not self._pending and not self._busy, seconds)
+            finally:
+                self._flushing -= 1
 
     def run(self) -> None:
         """For as long as the process lives."""
@@ -153,3 +165,4 @@ class ProgressReporter(threading.Thread):
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
+                self._changed.wait_for(lambda: self._flushing > 0, self._pace_seconds)

@@ -13,20 +13,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-from concilia_kit import digests, logs, merkle, signing
+from concilia_kit import digests, encodings, logs, merkle, signing
 from concilia_kit.problems import Problem
+from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import Acknowledgement, LedgerRound, RoundStatus, UpdateSubmission
+from concilia_kit.wire.encoding import Encoded
 from concilia_kit.wire.training import EvaluateTask, EvaluationReport, Progress, Stage, TrainTask, UpdateMetrics
 from eth_account.signers.local import LocalAccount
 
-from concilia_client_node import evaluation, networks, training
 from concilia_client_node.consortium import Consortium, transient
 from concilia_client_node.errors import NodeError, Refused, Stopped
-from concilia_client_node.local_data import LocalData
 from concilia_client_node.metrics import EVALUATE, RETRIED, STOPPED, TRAIN, NodeMetrics
 from concilia_client_node.presence import ProgressReporter
 from concilia_client_node.store import NodeFolder, Trained
+from concilia_client_node.trainer import Tensors, Trainer, mix
 
 _log = logs.get(__name__)
 Task = TrainTask | EvaluateTask
@@ -38,11 +38,9 @@ class Hospital:
 
     account: LocalAccount
     consortium: Consortium
-    data: LocalData
+    trainer: Trainer
     folder: NodeFolder
     reporter: ProgressReporter
-    device: torch.device
-    threads: int
     stop: threading.Event
     clock: Callable[[], float] = time.time
     metrics: NodeMetrics = field(default_factory=NodeMetrics)
@@ -56,8 +54,6 @@ class Hospital:
         self._carry_out(task, lambda: self._evaluate(task))
 
     def _carry_out(self, task: Task, work: Callable[[], None]) -> None:
-        # OpenMP keeps the number of threads a thread, so it is set by the one that works.
-        torch.set_num_threads(self.threads)
         try:
             work()
         except Stopped:
@@ -105,7 +101,7 @@ class Hospital:
         """The round, which must be open on the task's base, with time left. Raises `Refused`."""
         if self.clock() > task.deadline:
             raise Refused("the task's deadline has passed")
-        found = self.consortium.round(task.job, task.round)
+        found = self.consortium.round(task.job, task.round, self.account.address)
         if found.status is not RoundStatus.OPEN:
             raise Refused(f"the ledger has round {task.round} as {found.status}")
         if found.base != task.base:
@@ -125,42 +121,90 @@ class Hospital:
     def _make(self, task: TrainTask) -> Trained:
         """Train, and keep the update's tensors and what is known of them."""
         check = self._check_until(task.deadline)
-        pictures = self.data.at(task.local.image_size, check)
+        self.trainer.prepare(task.local.image_size, check)
         seconds_download, bytes_download = self._fetch(task, task.base, check)
-        network = networks.load(task.architecture, self.folder.base(task.base))
+        before = self._left_before(task) if task.encoding.feedback else None
         self._tell(task, Stage.TRAINING, 0.0)
         began = time.monotonic()
-        outcome = training.train(
-            network,
-            pictures.training,
+        outcome, tensors = self.trainer.train(
+            task.architecture,
+            self.folder.base(task.base),
             task.local,
-            training.mix(task.seed, task.round, self.account.address),
-            self.device,
+            mix(task.seed, task.round, self.account.address),
             progress=lambda fraction: self._tell(task, Stage.TRAINING, fraction),
             check=check,
         )
         seconds_training = time.monotonic() - began
         self.metrics.training_seconds.observe(seconds_training)
         self.metrics.images.inc(outcome.images)
-        path = self.folder.update(task.job, task.round)
-        networks.save(network, path)
+        written, encoded = self._write(task, tensors, before)
         record = Trained(
             base=task.base,
-            digest=digests.of_file(path),
-            size=path.stat().st_size,
+            digest=written.digest,
+            size=written.size,
             loss=outcome.loss,
             accuracy=outcome.accuracy,
             images=outcome.images,
             lesions=outcome.lesions,
-            skipped_images=self.data.skipped_images,
+            skipped_images=self.trainer.skipped_images,
             epochs=task.local.epochs,
             seconds_download=seconds_download,
             seconds_training=seconds_training,
             bytes_download=bytes_download,
+            encoded=encoded,
         )
         self.folder.keep_trained(task.job, task.round, record)
         _log.info("trained", job=task.job, round=task.round, seconds=round(seconds_training, 1), images=outcome.images)
         return record
+
+    def _write(
+        self, task: TrainTask, tensors: Tensors, before: TensorFile | None
+    ) -> tuple[encodings.Written, Encoded | None]:
+        """Write the update in the task's encoding, hashed meanwhile. Raises `Refused`, `OSError`."""
+        number, encoding = task.round, task.encoding
+        began = time.monotonic()
+        try:
+            written = encodings.encode(
+                self.folder.update(task.job, number),
+                encoding,
+                tensors,
+                TensorFile.open(self.folder.base(task.base)),
+                before,
+                self.folder.left(task.job, number) if encoding.feedback else None,
+            )
+        except encodings.NotEncodable as error:
+            raise Refused(f"the update cannot be sent as {encoding}: {error}") from error
+        if encoding.plain:
+            return written, None
+        seconds = time.monotonic() - began
+        return written, Encoded(encoding=encoding, bytes=written.size, bytes_plain=written.size_plain, seconds=seconds)
+
+    def _left_before(self, task: TrainTask) -> TensorFile | None:
+        """What the last update that counted left out, which this one adds.
+
+        An update that did not count told nobody anything: what it left out belongs to a training that is lost, and what
+        the one before it left out is still to be told. Raises `Problem` where the ledger does not answer.
+        """
+        found = None
+        for number in self.folder.earlier_left(task.job, task.round):
+            if found is None and self._counted(task.job, number):
+                found = self.folder.open_left(task.job, number)
+            else:
+                self.folder.left(task.job, number).unlink(missing_ok=True)
+        return found
+
+    def _counted(self, job: str, number: int) -> bool:
+        """Whether this hospital's update of an earlier round went into its model."""
+        kept = self.folder.trained(job, number)
+        found = self.consortium.round(job, number, self.account.address)
+        return (
+            kept is not None
+            and found.status is RoundStatus.CLOSED
+            and any(
+                (item.update.hospital, item.update.digest) == (self.account.address, kept.digest)
+                for item in found.accepted()
+            )
+        )
 
     def _upload(self, task: TrainTask, kept: Trained) -> UpdateMetrics:
         self._tell(task, Stage.UPLOADING, 0.0)
@@ -191,8 +235,9 @@ class Hospital:
             answer = self.consortium.submit(UpdateSubmission(update=update, metrics=metrics, signature=signature))
         except Problem as problem:
             # An answer that was lost on its way: the ledger knows whether it is ours that is there.
-            found = self.consortium.round if problem.problem_code in _THERE_ALREADY else None
-            if found is None or not self._recorded(task, found(task.job, task.round)):
+            if problem.problem_code not in _THERE_ALREADY:
+                raise
+            if not self._recorded(task, self.consortium.round(task.job, task.round, self.account.address)):
                 raise
         else:
             if isinstance(answer, Acknowledgement):
@@ -210,15 +255,14 @@ class Hospital:
 
     def _evaluate(self, task: EvaluateTask) -> None:
         began = time.monotonic()
-        pictures = self.data.at(task.image_size, self._check)
+        self.trainer.prepare(task.image_size, self._check)
         self._fetch(task, task.model, self._check)
-        network = networks.load(task.architecture, self.folder.base(task.model))
         self._tell(task, Stage.EVALUATING, 0.0)
         # The seed leaves the round out: every round is measured on the same images.
-        seed = training.mix(task.seed, self.account.address)
-        limits = task.evaluation
-        counts = evaluation.evaluate(
-            network, pictures.held_out, limits.batch_size, limits.max_images, seed, self.device, self._check
+        seed = mix(task.seed, self.account.address)
+        model = self.folder.base(task.model)
+        counts, overlapping = self.trainer.evaluate(
+            task.architecture, model, task.image_size, task.evaluation, seed, self._check
         )
         report = EvaluationReport(
             job=task.job,
@@ -230,8 +274,8 @@ class Hospital:
             loss_sum=counts.loss_sum,
             images=counts.images,
             lesions=counts.lesions,
-            overlapping_lesions=pictures.overlapping_lesions(),
-            skipped_images=self.data.skipped_images,
+            overlapping_lesions=overlapping,
+            skipped_images=self.trainer.skipped_images,
             seconds=time.monotonic() - began,
         )
         self.consortium.report(self.account.address, report)

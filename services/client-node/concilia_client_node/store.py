@@ -1,5 +1,8 @@
 """The node's own folder: base models by digest, and the updates it made by job and round.
 
+What an update's encoding left out lies beside it, to go into the next one: a round's training only ever reads what an
+earlier round left, and writes its own, so that a task that is tried again adds nothing twice.
+
 An update is written in two steps, so that a crash costs no work that was finished: `trained.json` beside the tensors
 when training ended, `metrics.json` when they were uploaded. What is there is sent again byte for byte, not made again.
 
@@ -19,6 +22,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from concilia_kit.digests import Digest
+from concilia_kit.tensorfile import MalformedFile, TensorFile
+from concilia_kit.wire.encoding import Encoded
 from concilia_kit.wire.training import UpdateMetrics
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,6 +31,7 @@ from concilia_client_node.locks import FileLock
 
 BASES_KEPT = 3
 UPDATES_KEPT = 3  # whole, with tensors; records of a few hundred bytes stay
+LEFT_KEPT = 4  # what encodings left out, over all jobs
 _LOCK_SECONDS = 0.1
 
 _Record = TypeVar("_Record", bound=BaseModel)
@@ -48,6 +54,7 @@ class Trained(BaseModel):
     seconds_download: float
     seconds_training: float
     bytes_download: int
+    encoded: Encoded | None = None
 
 
 class NodeFolder:
@@ -102,6 +109,22 @@ class NodeFolder:
         """Where the update's tensors are kept; makes its folder."""
         return self._update(job, number) / "update.safetensors"
 
+    def left(self, job: str, number: int) -> Path:
+        """Where is kept what the update's encoding left out; makes its folder."""
+        return self._update(job, number) / "left.safetensors"
+
+    def earlier_left(self, job: str, number: int) -> list[int]:
+        """Rounds of the job before that one which left something out, the latest first."""
+        rounds = [int(path.parent.name) for path in (self._updates() / job).glob("*/left.safetensors")]
+        return sorted((earlier for earlier in rounds if earlier < number), reverse=True)
+
+    def open_left(self, job: str, number: int) -> TensorFile | None:
+        """What an earlier round left out, if it can be read."""
+        try:
+            return TensorFile.open(self.left(job, number))
+        except (FileNotFoundError, MalformedFile):
+            return None
+
     def trained(self, job: str, number: int) -> Trained | None:
         """The record of a finished training."""
         return _read(self._update(job, number) / "trained.json", Trained)
@@ -114,6 +137,8 @@ class NodeFolder:
         """Record that training ended; metrics of an earlier attempt on another base go."""
         (self._update(job, number) / "metrics.json").unlink(missing_ok=True)
         _write(self._update(job, number) / "trained.json", record)
+        for path in _oldest(self._updates().glob("*/*/left.safetensors"), LEFT_KEPT):
+            path.unlink(missing_ok=True)
         for path in _oldest(self._updates().glob("*/*/update.safetensors"), UPDATES_KEPT):
             lock = FileLock(path.with_name("lock"))
             if lock.take():  # no sibling is sending it

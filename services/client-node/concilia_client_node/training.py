@@ -6,11 +6,9 @@ to the last bit. Sources: FedAvg, McMahan et al. (2017); FedProx, Li et al. (202
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 from concilia_kit.lesions import CLASSES
@@ -21,26 +19,12 @@ from concilia_client_node.augmentation import as_input, as_training_input
 from concilia_client_node.errors import Refused
 from concilia_client_node.pictures import Pictures
 from concilia_client_node.split import stratified_cap
+from concilia_client_node.trainer import Outcome
 
 PROGRESS_SECONDS = 0.5
 REPETITION = 0.99  # b: after about a hundred images of a class, another one adds little
 STATISTICS_IMAGES = 512
 FINAL_RATE = 0.1  # of the learning rate, at the end of the round's cosine
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What training measured: mean loss and accuracy over the last epoch, and what was trained on."""
-
-    loss: float
-    accuracy: float
-    images: int
-    lesions: int
-
-
-def mix(*parts: object) -> int:
-    """A 63-bit seed from the task's seed, the round, the address or whatever sets one run apart from another."""
-    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
 
 
 def class_weights(labels: Tensor) -> Tensor:

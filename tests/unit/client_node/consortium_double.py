@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import socket
 import threading
@@ -65,7 +66,8 @@ class ConsortiumDouble:
     calls: list[str] = field(default_factory=list)
     failures: defaultdict[str, list[Problem]] = field(default_factory=lambda: defaultdict(list))
     lose_receipts: int = 0
-    upload_lengths: list[str] = field(default_factory=list)
+    upload_lengths: list[int] = field(default_factory=list)
+    parts: dict[str, bytearray] = field(default_factory=dict)
 
     def open_round(self, job: str, number: int, base: str, seconds: float = 600, *, merkle: bool = False) -> None:
         self.rounds[job, number] = LedgerRound(
@@ -137,7 +139,7 @@ class ConsortiumDouble:
         self.rounds[found.job, found.round] = found.model_copy(update=changes)
 
     def app(self) -> FastAPI:
-        app = web.application("consortium double", ready={}, streamed=("/v1/artifacts",))
+        app = web.application("consortium double", ready={}, streamed=("/v1/artifacts", "/v1/uploads"))
 
         def enter(name: str, request: Request, audience: Audience | None = None) -> None:
             self.calls.append(name)
@@ -184,15 +186,35 @@ class ConsortiumDouble:
 
             return StreamingResponse(body(), media_type="application/octet-stream")
 
-        @app.put("/v1/artifacts/{digest}", status_code=201)
-        async def put_artifact(digest: str, request: Request) -> dict[str, Any]:
-            enter("put", request, Audience.MODEL)
-            content = await request.body()
-            self.upload_lengths.append(request.headers.get("content-length", ""))
-            if hashlib.sha256(content).hexdigest() != digest:
-                raise Unprocessable("other bytes", code="digest_mismatch")
-            self.artifacts[digest] = content
-            return {"digest": digest}
+        @app.post("/v1/uploads", status_code=201)
+        def begin_upload(request: Request) -> Response:
+            enter("upload", request, Audience.MODEL)
+            _, _, value = request.headers["upload-metadata"].partition("digest ")
+            digest, length = base64.b64decode(value).decode(), int(request.headers["upload-length"])
+            self.upload_lengths.append(length)
+            offset = length if digest in self.artifacts else len(self.parts.setdefault(digest, bytearray()))
+            return Response(status_code=201, headers={"Location": f"uploads/{digest}", "Upload-Offset": str(offset)})
+
+        @app.head("/v1/uploads/{digest}")
+        def upload_standing(digest: str, request: Request) -> Response:
+            enter("where", request, Audience.MODEL)
+            held = self.artifacts.get(digest, self.parts.get(digest, b""))
+            return Response(headers={"Upload-Offset": str(len(held))})
+
+        @app.patch("/v1/uploads/{digest}", status_code=204)
+        async def append(digest: str, request: Request) -> Response:
+            enter("append", request, Audience.MODEL)
+            part = self.parts[digest]
+            assert int(request.headers["upload-offset"]) == len(part)
+            async for chunk in request.stream():
+                part += chunk
+            if len(part) == self.upload_lengths[-1]:
+                content = bytes(self.parts.pop(digest))
+                if hashlib.sha256(content).hexdigest() != digest:
+                    raise Unprocessable("other bytes", code="digest_mismatch")
+                self.artifacts[digest] = content
+                part = bytearray(content)
+            return Response(status_code=204, headers={"Upload-Offset": str(len(part))})
 
         @app.get("/v1/contract")
         def contract(request: Request) -> ContractInfo:

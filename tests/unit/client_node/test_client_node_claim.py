@@ -19,8 +19,10 @@ from concilia_client_node.locks import FileLock
 from concilia_client_node.settings import NodeSettings
 from concilia_client_node.split import SiteChoice
 from concilia_client_node.store import UPDATES_KEPT, NodeFolder, Trained
-from concilia_kit import keystore
+from concilia_kit import http, keystore
 from concilia_kit.keystore import KeystoreError
+from concilia_kit.wire.auth import Audience
+from eth_account import Account
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -257,23 +259,23 @@ def test_tensors_that_a_sibling_is_sending_are_not_cleared_away(tmp_path: Path) 
     assert len(list(tmp_path.rglob("update.safetensors"))) == UPDATES_KEPT
 
 
-def test_two_that_fetch_the_same_base_do_not_write_into_each_other_s_file(
-    consortium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names: list[Path] = []
+def test_two_that_fetch_the_same_base_do_not_write_into_each_other_s_file(consortium: Any, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 4096
+    digest, target = consortium.keep(content), tmp_path / "base.safetensors"
+    account = Account.create()
+    auth = http.client(consortium.url)
+    model = http.client(consortium.url, http.WalletAuth(auth, account, Audience.MODEL))
+    node, seen = Consortium(model, model, model, auth), []
 
-    def download(_self: Consortium, digest: str, path: Path, check: Callable[[], None]) -> int:
-        names.append(path)
-        if len(names) == 1:  # the second comes in the middle of the first
-            path.write_bytes(b"first half, ")
-            Consortium.fetch(_self, digest, target, check)
-            assert target.read_bytes() == b"all of it"
-        path.write_bytes(b"all of it")
-        return 9
+    def check() -> None:
+        partials = sorted(path for path in tmp_path.iterdir() if path.suffix == ".partial" and path.stat().st_size)
+        if partials and not seen:  # the second comes in the middle of the first
+            seen.extend(partials)
+            assert node.fetch(digest, target, lambda: None) == len(content)
+            assert target.read_bytes() == content
 
-    target = tmp_path / "base.safetensors"
-    monkeypatch.setattr(Consortium, "_download", download)
-    nobody: Any = None
-    assert Consortium(nobody, nobody, nobody, nobody).fetch("0" * 64, target, lambda: None) == 9
-    assert len(set(names)) == 2
+    with auth, model:
+        assert node.fetch(digest, target, check) == len(content)
+    assert seen
+    assert target.read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == ["base.safetensors"]

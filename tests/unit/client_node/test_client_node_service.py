@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from concilia_client_node import dataset, networks, presence, service, training
-from concilia_client_node.consortium import Consortium, FileBody
+from concilia_client_node.consortium import Consortium
 from concilia_client_node.errors import Stopped
 from concilia_client_node.local_data import LocalData
 from concilia_client_node.metrics import NodeMetrics
@@ -20,7 +20,8 @@ from concilia_client_node.presence import Heartbeat, ProgressReporter
 from concilia_client_node.service import Hospital
 from concilia_client_node.split import SiteChoice
 from concilia_client_node.store import NodeFolder
-from concilia_kit import digests, http, merkle, signing
+from concilia_client_node.torch_trainer import TorchTrainer
+from concilia_kit import digests, http, merkle, signing, tensorfile
 from concilia_kit.problems import Conflict, Problem, Unavailable, Unprocessable
 from concilia_kit.roles import Role
 from concilia_kit.signing import Domain
@@ -87,7 +88,8 @@ def make_hospital(consortium: Any, drawn_folder: Path, tmp_path: Path) -> Hospit
         reporter = ProgressReporter(services.progress)
         reporter.start()
         data = LocalData(site, "south", folder.scratch, 1, share)
-        return Hospital(ACCOUNT, services, data, folder, reporter, torch.device("cpu"), 1, threading.Event())
+        trainer = TorchTrainer(data, torch.device("cpu"), 1)
+        return Hospital(ACCOUNT, services, trainer, folder, reporter, threading.Event())
 
     return make
 
@@ -131,14 +133,13 @@ def test_a_round_ends_with_a_signed_update_whose_bytes_are_stored(
     assert signing.signer(update, domain(), submission.signature) == ACCOUNT.address == update.hospital
     assert (update.job, update.round, update.base) == (JOB, 1, task.base)
     assert hashlib.sha256(consortium.artifacts[update.digest]).hexdigest() == update.digest != task.base
-    assert consortium.upload_lengths == [str(len(consortium.artifacts[update.digest]))]
+    assert consortium.upload_lengths == [len(consortium.artifacts[update.digest])]
     assert update.samples == submission.metrics.images == 32
     assert update.metrics == digests.of_json(submission.metrics.model_dump(mode="json"))
     assert submission.metrics.bytes_download == len(consortium.artifacts[task.base])
     assert submission.metrics.bytes_upload == len(consortium.artifacts[update.digest])
     told = stages(consortium, hospital)
-    assert told[-1] is Stage.SUBMITTED
-    assert Stage.TRAINING in told
+    assert (told[0], told[-1]) == (Stage.DOWNLOADING, Stage.SUBMITTED)
     assert not list(hospital.folder.scratch.rglob("*"))  # decoded pictures leave no file behind
 
 
@@ -166,7 +167,7 @@ def test_a_repeated_task_is_a_success_without_training(
     assert stages(consortium, elsewhere)[-1] is Stage.SUBMITTED
 
 
-@pytest.mark.parametrize("place", ["head", "put", "contract", "submit"])
+@pytest.mark.parametrize("place", ["upload", "append", "contract", "submit"])
 def test_a_crash_in_the_middle_costs_no_training_and_no_byte(
     consortium: Any, make_hospital: HospitalMaker, task: TrainTask, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -409,7 +410,7 @@ def test_a_full_disk_is_told_in_words(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(networks, "save", full)
+    monkeypatch.setattr(tensorfile, "write", full)
     hospital.train(task)
     assert stages(consortium, hospital)[-1] is Stage.FAILED
     assert consortium.progress[-1].detail == "the node's disk: No space left on device"
@@ -455,7 +456,7 @@ def test_an_evaluation_hands_in_counts_of_the_held_out_lesions(
     hospital.evaluate(evaluate)
     first, second = consortium.evaluations
     assert first.model_copy(update={"seconds": 0}) == second.model_copy(update={"seconds": 0})
-    registration = hospital.data.registration()
+    registration = hospital.trainer.data.registration()
     assert first.images == sum(registration.held_out_images)
     assert first.lesions == registration.held_out_lesions
     assert tuple(map(sum, first.confusion)) == registration.held_out_images
@@ -476,12 +477,6 @@ def test_only_the_last_models_and_updates_are_kept_whole(tmp_path: Path, base_mo
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_an_upload_reads_its_file_anew_each_time(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"weights")
-    body = FileBody(tmp_path / "file", lambda: None)
-    assert b"".join(body) == b"".join(body) == b"weights"
-
-
 # ------------------------------------------------------------------------------------------------------------ presence
 
 
@@ -489,7 +484,7 @@ def beat_until(hospital: Hospital, refresh: Callable[[], object], done: Callable
     """A heartbeat, from its start until something has come true."""
     heartbeat = Heartbeat(
         ACCOUNT.address,
-        hospital.data.registration,
+        hospital.trainer.data.registration,
         hospital.consortium.register,
         refresh,
         hospital.consortium.apply,
@@ -539,7 +534,7 @@ def test_a_node_without_its_role_applies_for_it_once(
 
     beat_until(hospital, refresh, lambda: len(consortium.registrations) >= 2)
     ((address, application),) = consortium.applications
-    registration = hospital.data.registration()
+    registration = hospital.trainer.data.registration()
     assert consortium.calls.count("register") >= 7
     assert (address, application.role, application.name) == (ACCOUNT.address, Role.HOSPITAL, "south")
     assert application.note == (
@@ -578,25 +573,27 @@ def test_an_application_that_cannot_be_filed_stops_nothing(
     assert len(consortium.applications) == attempts - len(failures)
 
 
-def test_of_one_stage_only_the_newest_waits() -> None:
-    sent: list[float] = []
+def test_only_the_newest_waits_and_how_tasks_ended() -> None:
+    sent: list[tuple[int, float]] = []
     entered, gate = threading.Event(), threading.Event()
 
-    def send(_job: str, _number: int, progress: Any) -> None:
+    def send(_job: str, number: int, progress: Any) -> None:
         entered.set()
         gate.wait(10)
-        sent.append(progress.fraction)
+        sent.append((number, progress.fraction))
 
-    reporter = ProgressReporter(send)
+    reporter = ProgressReporter(send, pace_seconds=60)
     reporter.start()
     reporter.report(JOB, 1, Progress(stage=Stage.DOWNLOADING, fraction=0))
     assert entered.wait(10)
     for step in range(1, 6):
         reporter.report(JOB, 1, Progress(stage=Stage.TRAINING, fraction=step / 10))
     reporter.report(JOB, 1, Progress(stage=Stage.SUBMITTED, fraction=1))
+    reporter.report(JOB, 2, Progress(stage=Stage.DOWNLOADING, fraction=0.2))
+    reporter.report(JOB, 2, Progress(stage=Stage.TRAINING, fraction=0.3))
     gate.set()
-    assert reporter.flush(10)
-    assert sent == [0, 0.5, 1]
+    assert reporter.flush(10)  # which ends the pause after each
+    assert sent == [(1, 0), (1, 1), (2, 0.3)]
 
 
 # ---------------------------------------------------------------------------------------------------------- metrics

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 import safetensors.torch
 import torch
-from concilia_client_node import augmentation, evaluation, networks, training
+from concilia_client_node import augmentation, evaluation, networks, trainer, training
 from concilia_client_node.errors import Refused, Stopped, WeightsError
 from concilia_client_node.pictures import Pictures
 from concilia_kit.lesions import CLASSES, MEAN, STD
@@ -122,7 +122,7 @@ def test_augmentation_is_mild_random_and_repeatable() -> None:
 def test_training_is_the_same_to_the_last_bit_under_a_seed(balance: Balance) -> None:
     local = LocalTraining(epochs=2, batch_size=8, image_size=32, balance=balance, learning_rate=0.05)
 
-    def trained(seed: int, noise: int = 0) -> tuple[training.Outcome, bytes]:
+    def trained(seed: int, noise: int = 0) -> tuple[trainer.Outcome, bytes]:
         network = small_network()
         torch.rand(noise)  # the caller's random stream must not matter
         return training.train(network, some_pictures(), local, seed, CPU), state_of(network)
@@ -140,7 +140,7 @@ def test_training_leaves_the_callers_random_stream_alone() -> None:
 
 
 def test_seeds_are_mixed_from_every_part() -> None:
-    seeds = {training.mix(seed, number, address) for seed in (0, 1) for number in (1, 2) for address in ("a", "b")}
+    seeds = {trainer.mix(seed, number, address) for seed in (0, 1) for number in (1, 2) for address in ("a", "b")}
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
 

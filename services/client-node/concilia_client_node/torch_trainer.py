@@ -1,0 +1,61 @@
+"""Training and evaluation with torch on the hospital's own pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
+
+from concilia_client_node import evaluation, networks, training
+from concilia_client_node.local_data import LocalData
+from concilia_client_node.trainer import Check, Counts, Outcome, Tensors
+
+
+@dataclass(frozen=True)
+class TorchTrainer:
+    """See `Trainer`."""
+
+    data: LocalData
+    device: torch.device
+    threads: int
+
+    @property
+    def skipped_images(self) -> int:
+        """See `Trainer`."""
+        return self.data.skipped_images
+
+    def prepare(self, image_size: int, check: Check) -> None:
+        """See `Trainer`. Raises `TooManyUnreadable`."""
+        self.data.at(image_size, check)
+
+    def train(
+        self,
+        architecture: Architecture,
+        base: Path,
+        local: LocalTraining,
+        seed: int,
+        progress: Callable[[float], None],
+        check: Check,
+    ) -> tuple[Outcome, Tensors]:
+        """See `Trainer`."""
+        # OpenMP keeps the number of threads a thread, so it is set by the one that works.
+        torch.set_num_threads(self.threads)
+        pictures = self.data.at(local.image_size, check)
+        network = networks.load(architecture, base)
+        outcome = training.train(network, pictures.training, local, seed, self.device, progress=progress, check=check)
+        return outcome, networks.tensors(network)
+
+    def evaluate(
+        self, architecture: Architecture, model: Path, image_size: int, limits: Evaluation, seed: int, check: Check
+    ) -> tuple[Counts, int]:
+        """See `Trainer`."""
+        torch.set_num_threads(self.threads)
+        pictures = self.data.at(image_size, check)
+        network = networks.load(architecture, model)
+        counts = evaluation.evaluate(
+            network, pictures.held_out, limits.batch_size, limits.max_images, seed, self.device, check
+        )
+        return counts, pictures.overlapping_lesions()

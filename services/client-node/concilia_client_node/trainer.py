@@ -1,0 +1,82 @@
+"""What the life of a task asks of whoever trains and evaluates: files and counts on one side, no torch on this one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
+
+Rows = tuple[tuple[int, ...], ...]
+Check = Callable[[], None]
+"""Called between steps of the work; may raise to stop it."""
+Tensors = Mapping[str, npt.NDArray[Any]]
+"""A model's tensors by name, each an array of its shape on the processor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What training measured: mean loss and accuracy over the last epoch, and what was trained on."""
+
+    loss: float
+    accuracy: float
+    images: int
+    lesions: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Confusion (true by predicted), score histograms a class, sum of cross-entropies in nats, images and lesions."""
+
+    confusion: Rows
+    positives: Rows
+    negatives: Rows
+    loss_sum: float
+    images: int
+    lesions: int
+
+
+class Trainer(Protocol):
+    """A site's data and the means to train and evaluate on it."""
+
+    @property
+    def skipped_images(self) -> int:
+        """Pictures that cannot be used, as far as is known."""
+        ...
+
+    def prepare(self, image_size: int, check: Check) -> None:
+        """Have the site's pictures at that size. Raises `NodeError` where they do not do, `OSError`."""
+        ...
+
+    def train(
+        self,
+        architecture: Architecture,
+        base: Path,
+        local: LocalTraining,
+        seed: int,
+        progress: Callable[[float], None],
+        check: Check,
+    ) -> tuple[Outcome, Tensors]:
+        """Train from a base file; the tensors have exactly its names, shapes and dtypes. `progress` takes fractions.
+
+        Raises `NodeError`: `WeightsError` where the file does not fit, `Refused` where training makes no sense.
+        """
+        ...
+
+    def evaluate(
+        self, architecture: Architecture, model: Path, image_size: int, limits: Evaluation, seed: int, check: Check
+    ) -> tuple[Counts, int]:
+        """A model file on the held-out lesions, and how many of them are among the training lesions too (none should).
+
+        Raises `NodeError`.
+        """
+        ...
+
+
+def mix(*parts: object) -> int:
+    """A 63-bit seed from the task's seed, the round, the address or whatever sets one run apart from another."""
+    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
