@@ -61,7 +61,7 @@ ARG PIP_FLAGS=
 COPY --from=pins /pins/out/constraints.txt /pins/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/build \
- && /usr/local/bin/python3 -m pip --python /opt/build/bin/python install ${PIP_FLAGS} -c /pins/constraints.txt pip setuptools wheel
+ && /usr/local/bin/python3 -m pip --python /opt/build/bin/python install ${PIP_FLAGS} -c /pins/constraints.txt pip setuptools wheel ziglang
 COPY contracts/build /src/contracts/build
 COPY libs /src/libs
 COPY services /src/services

@@ -59,3 +59,14 @@ export const architecture = (name) =>
   ({ resnet50: "ResNet-50", resnet18: "ResNet-18", mobilenet_v2: "MobileNetV2", efficientnet_b0: "EfficientNet-B0" })[
     name
   ] ?? name;
+
+/** What is sent of an update, in a sentence; a job from before there were encodings has none. */
+export function encodingSentence({ name = "none", share = null, zstd = false } = {}) {
+  const sent = {
+    none: "all of each update, as it is",
+    float16: "each update's difference in half precision",
+    int8: "each update's difference in eight bits",
+    topk: `the largest ${Number(((share ?? 0) * 100).toPrecision(3))} % of each update's difference`,
+  }[name];
+  return `${sent ?? name}${zstd ? ", compressed" : ""}`;
+}

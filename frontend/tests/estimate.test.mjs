@@ -15,6 +15,11 @@ test("under a Merkle root a round's updates share one transaction", () => {
   assert.deepEqual({ ...sum(4), transactions: 19 }, estimate({ modelBytes: 10, hospitals: 4, rounds: 3 }));
 });
 
+test("an encoding makes uploads smaller, and downloads not", () => {
+  const sum = estimate({ modelBytes: 1000, hospitals: 4, rounds: 3, encoding: "int8+zstd" });
+  assert.deepEqual([sum.bytesDown, sum.bytesUp, sum.bytes, sum.bytesEach], [16_000, 3000, 19_000, 4750]);
+});
+
 test("one hospital, one round", () => {
   const sum = estimate({ modelBytes: MODEL_BYTES.resnet50, hospitals: 1, rounds: 1 });
   assert.equal(sum.bytes, 3 * MODEL_BYTES.resnet50);

@@ -2,7 +2,18 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { architecture, brief, bytes, count, decimal, duration, moment, percent, short } from "../src/format.js";
+import {
+  architecture,
+  brief,
+  bytes,
+  count,
+  decimal,
+  duration,
+  encodingSentence,
+  moment,
+  percent,
+  short,
+} from "../src/format.js";
 
 const SIZES = { B: 1, kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 };
 const SPANS = { ms: 0.001, s: 1, min: 60, h: 3600, d: 86400 };
@@ -83,3 +94,13 @@ test("architectures by their own names, unknown ones as they are", () => {
 function* spread(most) {
   for (let exponent = -3; 10 ** exponent < most; exponent += 0.013) yield 10 ** exponent;
 }
+
+test("an encoding in a sentence, also one that this page does not know", () => {
+  assert.equal(encodingSentence(), "all of each update, as it is");
+  assert.equal(
+    encodingSentence({ name: "int8", share: null, zstd: true }),
+    "each update's difference in eight bits, compressed",
+  );
+  assert.match(encodingSentence({ name: "topk", share: 0.01, zstd: false }), /largest 1 % of/);
+  assert.equal(encodingSentence({ name: "of-tomorrow" }), "of-tomorrow");
+});

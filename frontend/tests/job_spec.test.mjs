@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { chosenArtifact, DEFAULTS, faults, initialRequest, jobSpec, refusalOf } from "../src/job/spec.js";
+import { chosenArtifact, DEFAULTS, encoding, faults, initialRequest, jobSpec, refusalOf } from "../src/job/spec.js";
 import { Problem } from "../src/problem.js";
 
 const values = (changes = {}) => ({ ...DEFAULTS, name: "trial", ...changes });
@@ -48,12 +48,12 @@ test("weights that exist must be named", () => {
 
 test("a description in the services' units", () => {
   const spec = jobSpec(
-    values({ deadline: "0.5", target: "80", train_cap: "40", strategy: "fedprox", mu: "0.1" }),
+    values({ deadline: "0.5", evaluate_every: "4", target: "80", train_cap: "40", strategy: "fedprox", mu: "0.1" }),
     "f".repeat(64),
   );
   assert.deepEqual(
-    [spec.deadline_seconds, spec.target, spec.local.max_images, spec.evaluation.max_images],
-    [30, 0.8, 40, null],
+    [spec.deadline_seconds, spec.target, spec.local.max_images, spec.evaluation.max_images, spec.evaluate_every],
+    [30, 0.8, 40, null, 4],
   );
   assert.deepEqual(spec.strategy, { name: "fedprox", proximal_mu: 0.1 });
   assert.deepEqual(jobSpec(values(), "f".repeat(64)).strategy, { name: "fedavg" });
@@ -81,4 +81,11 @@ test("weights that cannot be had are said at their field", () => {
   assert.match(refusal("initial_missing").fields.artifact, /No such file/);
   assert.deepEqual(refusal("database_unavailable"), { fields: {}, top: "no" });
   assert.deepEqual(refusalOf(new TypeError("x"), "away"), { fields: {}, top: "away" });
+});
+
+test("an encoding as services take it", () => {
+  assert.deepEqual(encoding("none"), { name: "none", zstd: false });
+  assert.deepEqual(encoding("int8+zstd"), { name: "int8", zstd: true });
+  assert.deepEqual(encoding("topk:0.01+zstd"), { name: "topk", share: 0.01, zstd: true });
+  assert.deepEqual(jobSpec(values({ encoding: "float16" }), "f".repeat(64)).encoding, { name: "float16", zstd: false });
 });

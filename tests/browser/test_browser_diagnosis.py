@@ -277,7 +277,8 @@ def test_files_that_are_no_picture(person: MakePerson, tmp_path: Path) -> None:
         _choose(page, path)
         expect(page.get_by_role("alert")).to_contain_text(said)
         expect(page.get_by_role("button", name="Ask the model")).to_have_count(0)
-    assert [url for url in asked if "/api/" in url] == []
+    # The page may still be asking which contract it is about when the first file is chosen; it asks nothing else.
+    assert [url for url in asked if "/api/" in url and not url.endswith("/api/chain/v1/contract")] == []
 
 
 def test_what_the_service_refuses_is_said(person: MakePerson, stack: BrowserStack) -> None:

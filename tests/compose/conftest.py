@@ -18,6 +18,7 @@ import pytest
 from concilia.client import Client
 from concilia.commands.jobs import ENDED, initial_weights
 from concilia.connection import Connection, Endpoints
+from concilia_kit.problems import Problem
 from concilia_kit.wire.jobs import JobSpec, JobView
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
 
@@ -102,10 +103,16 @@ class Stack:
 
 
 def wait_for(to: Client, job: str, condition: Callable[[JobView], bool], seconds: float) -> JobView:
-    """A job once a condition holds; fails when it ended before, or in time did not hold."""
+    """A job once a condition holds; fails when it ended before, or in time did not hold. A deployment that is coming
+    back, and says so, is waited for like the rest."""
     deadline = time.monotonic() + seconds
     while True:
-        view = to.job(job)
+        try:
+            view = to.job(job)
+        except Problem as problem:
+            if problem.problem_status not in {502, 503, 504} or time.monotonic() > deadline:
+                raise
+            continue
         if condition(view):
             return view
         assert view.phase not in ENDED, f"the job {view.phase}: {view.detail}"

@@ -8,6 +8,9 @@ export const MODEL_BYTES = {
   efficientnet_b0: 16_400_000,
 };
 
+/** Bytes of an update by its encoding, of those of the model; rounded up from what was measured. */
+export const UPDATE_SHARE = { none: 1, float16: 0.51, "int8+zstd": 0.25, "topk:0.01+zstd": 0.03 };
+
 /**
  * The cost of a job in which every hospital takes part in every round.
  *
@@ -15,16 +18,17 @@ export const MODEL_BYTES = {
  * round 1), and uploads one update a round. A round opens and closes with a transaction each and has at most one for each
  * update (those that come together share one), or one for all under a Merkle root; publishing takes one more.
  */
-export function estimate({ modelBytes, hospitals, rounds, recording = "each" }) {
+export function estimate({ modelBytes, hospitals, rounds, recording = "each", encoding = "none" }) {
   const downloads = hospitals * (rounds + 1);
   const uploads = hospitals * rounds;
+  const updateBytes = Math.ceil(modelBytes * UPDATE_SHARE[encoding]);
   return {
     downloads,
     uploads,
     bytesDown: downloads * modelBytes,
-    bytesUp: uploads * modelBytes,
-    bytes: (downloads + uploads) * modelBytes,
-    bytesEach: hospitals ? ((downloads + uploads) / hospitals) * modelBytes : 0,
+    bytesUp: uploads * updateBytes,
+    bytes: downloads * modelBytes + uploads * updateBytes,
+    bytesEach: hospitals ? (downloads * modelBytes + uploads * updateBytes) / hospitals : 0,
     transactions: rounds * (2 + (recording === "merkle" ? 1 : hospitals)) + 1,
   };
 }

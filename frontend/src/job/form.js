@@ -64,6 +64,17 @@ export function fields({ values, faults, models, online }) {
             ["merkle", "under one Merkle root"],
           ]),
         )}
+        ${field(
+          "encoding",
+          "How updates are sent",
+          "Fewer bytes on a slow line. All but the first send what training changed, rounded; what rounding to eight bits or leaving the rest out has left over is added to the next round's update. A hospital whose software cannot do it sends all.",
+          select("encoding", [
+            ["none", "as they are"],
+            ["float16", "half precision: half the bytes"],
+            ["int8+zstd", "eight bits, compressed: about a quarter"],
+            ["topk:0.01+zstd", "the largest hundredth: some hundredths, learns slower"],
+          ]),
+        )}
         ${values.strategy === "fedprox" ? field("mu", "FedProx: mu", "How strongly each hospital is held to the global model; 0 is FedAvg.", input("mu", { inputmode: "decimal" })) : nothing}
       </div>
     </fieldset>
@@ -80,6 +91,7 @@ export function fields({ values, faults, models, online }) {
         ${field("batch", "Batch size", "Pictures in one training step; larger ones need more memory.", input("batch", { inputmode: "numeric" }))}
         ${field("size", "Picture size in pixels", "Pictures are scaled to a square of this side; ImageNet's networks expect 224.", input("size", { inputmode: "numeric" }))}
         ${field("train_cap", "Training pictures, at most", "A hospital and round; empty: all of them.", input("train_cap", { inputmode: "numeric" }))}
+        ${field("evaluate_every", "Rounds from one evaluation to the next", "1: the model is evaluated after every round. After the last it always is.", input("evaluate_every", { inputmode: "numeric" }))}
         ${field("held_out_cap", "Held-out pictures, at most", "A hospital's evaluation; empty: all of them.", input("held_out_cap", { inputmode: "numeric" }))}
         ${field(
           "balance",

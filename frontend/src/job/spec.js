@@ -16,11 +16,13 @@ export const DEFAULTS = {
   deadline: "60",
   target: "",
   recording: "each",
+  encoding: "none",
   epochs: "1",
   batch: "32",
   rate: "0.001",
   size: "224",
   train_cap: "",
+  evaluate_every: "1",
   held_out_cap: "",
   balance: "loss",
   seed: "0",
@@ -38,6 +40,7 @@ export const LIMITS = {
   rate: { min: 0.000001, max: 10 },
   size: { min: 32, max: 1024, whole: true },
   train_cap: { min: 1, max: 2 ** 53, whole: true, optional: true },
+  evaluate_every: { min: 1, max: 10_000, whole: true },
   held_out_cap: { min: 1, max: 2 ** 53, whole: true, optional: true },
   seed: { min: 0, max: 2 ** 32 - 1, whole: true },
 };
@@ -55,6 +58,9 @@ const WHERE = {
   deadline_seconds: "deadline",
   target: "target",
   recording: "recording",
+  encoding: "encoding",
+  "encoding.name": "encoding",
+  "encoding.share": "encoding",
   seed: "seed",
   "local.epochs": "epochs",
   "local.batch_size": "batch",
@@ -63,6 +69,7 @@ const WHERE = {
   "local.max_images": "train_cap",
   "local.balance": "balance",
   "evaluation.max_images": "held_out_cap",
+  evaluate_every: "evaluate_every",
 };
 
 /** What is wrong with the form's values: a sentence for each field that is not right. */
@@ -102,6 +109,13 @@ export function initialRequest(values) {
 /** The digest of weights that are there already. */
 export const chosenArtifact = (values) => (values.weights === "model" ? values.model : values.artifact.trim());
 
+/** The encoding that a text like `topk:0.01+zstd` stands for, as services take it. */
+export function encoding(text) {
+  const [sent, wrap] = text.split("+");
+  const [name, share] = sent.split(":");
+  return { name, ...(share === undefined ? {} : { share: Number(share) }), zstd: wrap === "zstd" };
+}
+
 /** The body of `POST /v1/jobs`, from values without faults and the digest of the initial weights. */
 export function jobSpec(values, initial) {
   const optional = (text) => (text.trim() === "" ? null : Number(text));
@@ -119,6 +133,7 @@ export function jobSpec(values, initial) {
     deadline_seconds: Math.round(Number(values.deadline) * 60),
     target: target === null ? null : target / 100,
     recording: values.recording,
+    encoding: encoding(values.encoding),
     seed: Number(values.seed),
     local: {
       epochs: Number(values.epochs),
@@ -129,6 +144,7 @@ export function jobSpec(values, initial) {
       balance: values.balance,
     },
     evaluation: { max_images: optional(values.held_out_cap) },
+    evaluate_every: Number(values.evaluate_every),
   };
 }
 

@@ -1,6 +1,6 @@
 // The head of the live page: where the job stands, what was asked for, and what came of it.
 
-import { architecture, brief, count, decimal, duration, moment, percent, short } from "../format.js";
+import { architecture, brief, count, decimal, duration, encodingSentence, moment, percent, short } from "../format.js";
 import { html, nothing } from "../html.js";
 import { badge, closedRounds, ENDED, latest, PHASES, roundOf } from "../jobs.js";
 
@@ -41,6 +41,10 @@ const after = (score) =>
     ? nothing
     : html`<span class="quiet">${score.round === 0 ? "at the start" : `after round ${score.round}`}</span>`;
 
+/** A job from before there was a choice is evaluated after every round. */
+const every = (rounds = 1) =>
+  rounds === 1 ? "after every round" : `every ${count(rounds)} rounds, and after the last`;
+
 function asked({ id, spec, created_at, created_by }) {
   const { local } = spec;
   const fedprox = spec.strategy.name === "fedprox";
@@ -50,6 +54,8 @@ function asked({ id, spec, created_at, created_by }) {
     ["Rounds", count(spec.rounds)],
     ["Quorum", `${count(spec.quorum)} ${spec.quorum === 1 ? "hospital" : "hospitals"} a round`],
     ["Recording", spec.recording === "merkle" ? "a round's updates under one Merkle root" : "each update by itself"],
+    ["Updates sent", encodingSentence(spec.encoding)],
+    ["Evaluation", every(spec.evaluate_every)],
     ["Deadline", `${duration(spec.deadline_seconds)} a round`],
     [
       "Local training",

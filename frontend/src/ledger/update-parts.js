@@ -1,7 +1,7 @@
 // The panels of an update's page: what was signed, how it was recorded, what the hospital measured.
 
 import { copyable } from "../copyable.js";
-import { bytes, count, decimal, duration, moment, percent } from "../format.js";
+import { bytes, count, decimal, duration, encodingSentence, moment, percent } from "../format.js";
 import { html, nothing } from "../html.js";
 import { latency } from "./update-words.js";
 
@@ -59,6 +59,7 @@ export function measurements(metrics) {
             ${fact("Epochs", count(metrics.epochs), "How often training went through all images.")}
             ${fact("Training", duration(metrics.seconds_training), "On the hospital's own machine.")}
             ${fact("Download", `${bytes(metrics.bytes_download)} in ${duration(metrics.seconds_download)}`, "The base model, to the hospital.")}
+            ${metrics.encoded ? fact("Encoding", `${encodingSentence(metrics.encoded.encoding)}: ${bytes(metrics.encoded.bytes)} of ${bytes(metrics.encoded.bytes_plain)}`, "What was sent; with the base model it says every bit of what was averaged.") : nothing}
             ${fact("Upload", `${bytes(metrics.bytes_upload)} in ${duration(metrics.seconds_upload)}`, "Weights only; no picture left the hospital.")}
           </dl>`
     }

@@ -145,7 +145,7 @@ function cost({ values, online, sizes }) {
   const hospitals = Math.max(online ?? 0, Math.trunc(Number(values.quorum)) || 1, 1);
   const exact = initialRequest(values) ? undefined : sizes.get(chosenArtifact(values));
   const modelBytes = exact ?? MODEL_BYTES[values.architecture];
-  const sum = estimate({ modelBytes, hospitals, rounds, recording: values.recording });
+  const sum = estimate({ modelBytes, hospitals, rounds, recording: values.recording, encoding: values.encoding });
   return html`<section class="panel cost" aria-labelledby="cost-title">
     <h2 id="cost-title">What it will cost</h2>
     <p class="quiet">

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Self
 
 import httpx
-from concilia_kit import digests, signing
-from concilia_kit.http import call, raise_for_problem
-from concilia_kit.problems import Problem, Unavailable
+from concilia_kit import digests, signing, transfer
+from concilia_kit.http import call
+from concilia_kit.problems import Problem
 from concilia_kit.roles import Role
 from concilia_kit.wire.chain import (
     Acknowledgement,
@@ -192,20 +192,12 @@ class Client:
     def upload(self, path: Path) -> str:
         """Store a safetensors file; returns its digest. Raises `OSError`, `Problem`."""
         digest = digests.of_file(path)
-        headers = {"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"}
-        with path.open("rb") as file:
-            call(self._to.model, "PUT", f"/v1/artifacts/{digest}", content=file, headers=headers, retry_seconds=0)
+        transfer.upload(self._to.model, digest, path)
         return digest
 
     def download(self, digest: str, target: Path) -> None:
-        """Fetch an artifact into a file. Raises `Problem`."""
-        try:
-            with self._to.model.stream("GET", f"/v1/artifacts/{digest}") as response, target.open("wb") as file:
-                raise_for_problem(response)
-                for chunk in response.iter_bytes(1 << 20):
-                    file.write(chunk)
-        except httpx.TransportError as error:
-            raise Unavailable(f"the model service stopped answering ({type(error).__name__})") from error
+        """Fetch an artifact into a file, which the caller must hash. Raises `Problem`."""
+        transfer.download(self._to.model, digest, target, verify=False)
 
     def initial_model(self, request: InitialModelRequest) -> InitialModel:
         """Have initial weights made (administrators)."""

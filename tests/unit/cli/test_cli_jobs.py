@@ -11,6 +11,8 @@ import pytest
 from concilia.app import app
 from concilia.client import Client
 from concilia.commands import jobs
+from concilia_kit.wire.models import InitialModel
+from concilia_kit.wire.training import Architecture
 from typer.testing import CliRunner
 
 JOB = "a" * 64
@@ -73,3 +75,38 @@ def test_a_job_that_ended_takes_no_order(aggregator: Aggregator, order: str) -> 
     done = CliRunner().invoke(app, ["job", order, "latest"])
     assert done.exit_code == 1
     assert "job_ended" in done.output
+
+
+class Creating(Aggregator):
+    """Takes a job too, and shows what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec: dict[str, Any] = {}
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST" and request.url.path == "/v1/jobs":
+            self.spec = json.loads(request.content)
+            return httpx.Response(201, json=self.view() | {"spec": self.spec})
+        return super().answer(request)
+
+
+def test_a_job_is_created_with_its_encoding_and_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    double = Creating()
+    initial = InitialModel(
+        digest="0" * 64, architecture=Architecture.RESNET18, origin="random", loaded_tensors=0, fresh_tensors=1
+    )
+    monkeypatch.setattr(jobs, "initial_weights", lambda *_: initial)
+    with httpx.Client(transport=httpx.MockTransport(double.answer), base_url="http://aggregator") as http:
+
+        class Here:
+            aggregator = http
+
+        monkeypatch.setattr(jobs, "client", lambda _config: Client(Here()))  # type: ignore[arg-type]
+        done = CliRunner().invoke(app, ["job", "create", "--encoding", "topk:0.01+zstd"])
+        assert done.exit_code == 0, done.output
+        assert double.spec["encoding"] == {"name": "topk", "share": 0.01, "zstd": True}
+        assert "updates as topk:0.01+zstd" in done.output.replace("\n", " ")
+        done = CliRunner().invoke(app, ["job", "create", "--encoding", "int9"])
+        assert done.exit_code == 2
+        assert "--encoding: 'int9' is no encoding" in done.output

@@ -35,7 +35,7 @@ def test_every_port_is_somebodys_and_known(tmp_path: Path, pages: Path | None) -
     started = processes(layout)
     known = layout.ports(len(SITES))
     assert sorted([*ports(started), layout.port_of("redis")]) == sorted(known)
-    assert len(known) == 8 + (pages is not None)
+    assert len(known) == 7 + (pages is not None)
     assert ("front" in known.values()) is ("front-door" in started) is (pages is not None)
 
 

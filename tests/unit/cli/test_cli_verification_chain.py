@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -213,22 +215,34 @@ def test_files_may_come_from_a_model_service(
     """Signed in with the connection's key; the address is the option's."""
     asked: list[str] = []
 
-    def serve(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.host)
-        return httpx.Response(200, content=finished.path(request.url.path.rpartition("/")[2]).read_bytes())
+    class Files(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            content = finished.path(self.path.rpartition("/")[2]).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None: ...
 
     def client(url: str, auth: httpx.Auth | None = None) -> httpx.Client:
         del auth  # signing in has tests of its own
-        return httpx.Client(base_url=url, transport=httpx.MockTransport(serve))
+        return httpx.Client(base_url=url)
 
     monkeypatch.setattr("concilia.connection.http.client", client)
     keystore.create(tmp_path / "key.json", tmp_path / "key.password")
     urls = {f"{name}_url": "http://elsewhere" for name in ("auth", "model", "chain", "aggregator")}
     config = tmp_path / "concilia.json"
     config.write_text(json.dumps(urls | {"keystore": "key.json", "password_file": "key.password"}))
-    told = run(finished.job, "--rpc", "http://node", "--artifacts", "http://model", "--config", config)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as model:
+        threading.Thread(target=model.serve_forever).start()
+        address = f"http://127.0.0.1:{model.server_port}"
+        told = run(finished.job, "--rpc", "http://node", "--artifacts", address, "--config", config)
+        model.shutdown()
     assert told.exit_code == 0, told.output
-    assert set(asked) == {"model"}
+    assert asked
+    assert all(path.startswith("/v1/artifacts/") for path in asked)
 
 
 @pytest.mark.parametrize(

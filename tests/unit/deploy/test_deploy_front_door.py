@@ -95,6 +95,7 @@ def test_cookies_are_auths_alone() -> None:
         ("/api/model/v1/initial-models", "= /api/model/v1/initial-models"),
         ("/api/model/v1/predictions", "= /api/model/v1/predictions"),
         ("/api/model/v1/artifacts/ab12", "/api/model/v1/artifacts/"),
+        ("/api/model/v1/uploads/x", "~ ^/api/model/v1/uploads(/.*)?$"),
     ],
 )
 def test_the_same_limits_hold(path: str, location: str) -> None:

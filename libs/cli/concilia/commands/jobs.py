@@ -16,7 +16,17 @@ from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalT
 
 from concilia import output
 from concilia.client import Client
-from concilia.commands.options import DEFAULT_CONFIG, RECORDING_HELP, Config, Json, client, guarded, options_checked
+from concilia.commands.options import (
+    DEFAULT_CONFIG,
+    ENCODING_HELP,
+    RECORDING_HELP,
+    Config,
+    Json,
+    client,
+    encoding_of,
+    guarded,
+    options_checked,
+)
 from concilia.connection import UsageError
 
 app = typer.Typer(help="Training jobs.", no_args_is_help=True)
@@ -82,6 +92,8 @@ def create(
     deadline: Annotated[int, typer.Option(help="seconds a round may last")] = 3600,
     target: Annotated[float | None, typer.Option(help="pooled balanced accuracy that ends the job")] = None,
     recording: Annotated[Recording, typer.Option(help=RECORDING_HELP)] = Recording.EACH,
+    encoding: Annotated[str, typer.Option(help=ENCODING_HELP)] = "none",
+    evaluate_every: Annotated[int, typer.Option(help="rounds from one evaluation to the next")] = 1,
     epochs: Annotated[int, typer.Option(help="local epochs a round")] = 1,
     batch_size: Annotated[int, typer.Option(help="local batch size")] = 32,
     learning_rate: Annotated[float, typer.Option(help="local learning rate")] = 1e-3,
@@ -116,7 +128,9 @@ def create(
             seed=seed,
             local=local,
             evaluation=Evaluation(),
+            evaluate_every=evaluate_every,
             recording=recording,
+            encoding=encoding_of(encoding),
         )
     with output.spinner("preparing the initial weights"):
         initial = initial_weights(to, architecture, weights, seed)
@@ -162,13 +176,14 @@ def list_jobs(config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
         return
     output.table(
         None,
-        ("job", "name", "architecture", "strategy", "phase", "round", "detail"),
+        ("job", "name", "architecture", "strategy", "encoding", "phase", "round", "detail"),
         [
             (
                 item.id[:12],
                 item.spec.name,
                 item.spec.architecture.value,
                 item.spec.strategy.name.value,
+                str(item.spec.encoding),
                 item.phase.value,
                 f"{item.round}/{item.spec.rounds}",
                 item.detail,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from concilia_kit.problems import Problem
+from concilia_kit.wire.encoding import Encoding
 from pydantic import ValidationError
 
 from concilia import output
@@ -23,6 +24,7 @@ Config = Annotated[
     typer.Option("--config", envvar="CONCILIA_CONFIG", help="connection file: addresses of the services and your key"),
 ]
 RECORDING_HELP = "how the ledger records updates: each by itself, or a round's under one Merkle root"
+ENCODING_HELP = "how updates are sent: none, float16, int8, topk:0.01 (a share), each with +zstd or not"
 DEFAULT_CONFIG = Path("var/demo/concilia.json")
 
 P = ParamSpec("P")
@@ -32,6 +34,14 @@ T = TypeVar("T")
 def client(config: Path) -> Client:
     """A client as the connection file's key. Raises `UsageError`."""
     return Client(Connection(Endpoints.read(config)))
+
+
+def encoding_of(text: str) -> Encoding:
+    """The encoding that an option names. Raises `UsageError`."""
+    try:
+        return Encoding.parse(text)
+    except ValueError as error:
+        raise UsageError(f"--encoding: {error}") from error
 
 
 @contextmanager

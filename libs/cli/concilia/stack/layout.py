@@ -10,7 +10,7 @@ from pathlib import Path
 from concilia.stack import redis_server
 
 SERVICES = ("auth", "model", "aggregator", "chain")
-PORTS = {"redis": 0, "auth": 1, "model": 2, "aggregator": 3, "chain": 4, "worker": 5, "front": 6}
+PORTS = {"redis": 0, "auth": 1, "model": 2, "aggregator": 3, "chain": 4, "front": 6}
 FIRST_NODE = 7
 
 
@@ -92,8 +92,7 @@ class Layout:
                 **urls,
             ),
             self._service("model", DIRECTORY=str(self.artifacts), **urls),
-            self._aggregator("api", redis_url, urls),
-            self._aggregator("worker", redis_url, urls),
+            self._aggregator(redis_url, urls),
         ]
         nodes = [self._node(index, site, redis_url, urls, data, threads) for index, site in enumerate(sites)]
         redis = Process("redis", tuple(redis_server.command(self.port_of("redis"), redis_folder)))
@@ -127,21 +126,20 @@ class Layout:
             f"{self.url('front')}/healthz",
         )
 
-    def _aggregator(self, part: str, redis_url: str, urls: Mapping[str, str]) -> Process:
+    def _aggregator(self, redis_url: str, urls: Mapping[str, str]) -> Process:
         settings = {
             "REDIS_URL": redis_url,
             "ARTIFACTS_URL": self.artifacts.resolve().as_uri(),
             "DIRECTORY": str(self.directory / "aggregator"),
+            **self._root_path("aggregator"),
             **urls,
         }
-        name = "aggregator" if part == "api" else "worker"
-        if part == "api":
-            settings |= self._root_path("aggregator")
+        # One process on one machine: what API and worker have in common is most of the memory that they take.
         return Process(
-            name,
-            (sys.executable, "-m", "concilia_aggregator", part),
-            self._environment("aggregator", name, "aggregator", settings),
-            f"{self.url(name)}/healthz",
+            "aggregator",
+            (sys.executable, "-m", "concilia_aggregator", "both"),
+            self._environment("aggregator", "aggregator", "aggregator", settings),
+            f"{self.url('aggregator')}/healthz",
         )
 
     def _node(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
-from concilia_kit import logs, web
+from concilia_kit import logs, serving, web
 from concilia_kit.settings import read
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -81,14 +81,9 @@ def main() -> None:
     except OSError as error:
         print(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
-    config = uvicorn.Config(
-        build(settings),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        timeout_graceful_shutdown=STOP_SECONDS,
+    serving.keep_freed_memory()
+    config = serving.config(
+        build(settings), server_header=False, proxy_headers=False, timeout_graceful_shutdown=STOP_SECONDS
     )
     uvicorn.Server(config).run(sockets=[listener])
 

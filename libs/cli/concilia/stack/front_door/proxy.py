@@ -59,6 +59,7 @@ LIMITS = (
     (re.compile(r"/api/model/v1/initial-models"), Limits(silence=660)),  # weights may have to be downloaded first
     (re.compile(r"/api/model/v1/predictions"), Limits(body=12 * 2**20)),
     (re.compile(r"/api/model/v1/artifacts/.*"), Limits(body=None)),
+    (re.compile(r"/api/model/v1/uploads(/.*)?"), Limits(body=None)),
     (re.compile(r"/api/auth/v1/csp-reports"), Limits(body=16 * 2**10)),
     (re.compile(r"/api/aggregator/v1/jobs/[^/]+/stream"), Limits(silence=3600)),
 )
