@@ -30,12 +30,15 @@ help: ## list the commands
 .PHONY: env
 env: $(VENV)/.ready ## make the Python environment that everything runs in
 
-$(VENV)/.ready: constraints.txt $(addsuffix /pyproject.toml,$(PACKAGES))
+# What is compiled when it is installed.
+compiled := services/aggregator/setup.py $(wildcard services/aggregator/concilia_aggregator/exact/*.[ch])
+
+$(VENV)/.ready: constraints.txt $(addsuffix /pyproject.toml,$(PACKAGES)) $(compiled)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name it with PYTHON=…" >&2; exit 2; }
 	@echo "installing into $(VENV) (several GB the first time: torch)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt setuptools wheel
+	@$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt setuptools wheel ziglang
 	@$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt --no-build-isolation $(addprefix -e ,$(PACKAGES))
 	@touch $@
 
@@ -136,6 +139,30 @@ benchmarks/node_modules/.ready: benchmarks/package-lock.json | $(VENV)/.ready
 .PHONY: bench-chain
 bench-chain: $(VENV)/.ready-dev contracts/node_modules/.ready benchmarks/node_modules/.ready ## gas and seconds an update on Ganache and Anvil, to 1,000 hospitals (BENCH_FLAGS=)
 	@$(with_npm); $(BIN)/python -m benchmarks.chain $(BENCH_FLAGS)
+
+.PHONY: bench-round
+bench-round: $(VENV)/.ready-dev ## a round beside Flower, NVFlare and the floor, in environments of their own (BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.round $(BENCH_FLAGS)
+
+.PHONY: bench-chart
+bench-chart: $(VENV)/.ready-dev ## the README's chart from results of bench-round (RESULTS=FILE.json)
+	@$(BIN)/python -m benchmarks.contenders.processes chart -m benchmarks.chart $(RESULTS) docs/round.svg
+
+.PHONY: bench-aggregate
+bench-aggregate: $(VENV)/.ready-dev ## folding 8 to 64 updates of ResNet50, beside byzfl and Flower (BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.aggregate $(BENCH_FLAGS)
+
+.PHONY: bench-encodings
+bench-encodings: $(VENV)/.ready-dev ## bytes, seconds and accuracy of every encoding, three seeds (DATA= WEIGHTS= BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.encodings $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(BENCH_FLAGS)
+
+.PHONY: bench-scale
+bench-scale: $(VENV)/.ready-dev contracts/node_modules/.ready ## rounds of 10 to 10,000 hospitals against the real services (BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.scale $(BENCH_FLAGS)
+
+.PHONY: bench-floor
+bench-floor: $(VENV)/.ready-dev ## what this machine's memory, disk, loopback and SHA-256 allow
+	@$(BIN)/python -m benchmarks.floor $(BENCH_FLAGS)
 
 # ----------------------------------------------------------------------------------------------------- deployment
 
