@@ -129,7 +129,7 @@ def run(node: Node, listening: socket.socket) -> int:
     _log.info("node starts", queue=node.queue, device=str(node.device))
     worker.start()
     node.siblings.leave()
-    node.hospital.reporter.flush(1.0)
+    node.hospital.reporter.close(1.0)
     return int(worker.exitcode or 0)
 
 

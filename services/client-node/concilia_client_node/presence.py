@@ -130,6 +130,7 @@ class ProgressReporter(threading.Thread):
         self._pending: deque[tuple[str, int, Progress]] = deque(maxlen=_PENDING)
         self._changed = threading.Condition()
         self._busy = False
+        self._ended = False
 
     def report(self, job: str, number: int, progress: Progress) -> None:
         """Say how far a round is. Returns at once."""
@@ -151,11 +152,21 @@ class ProgressReporter(threading.Thread):
             finally:
                 self._flushing -= 1
 
+    def close(self, seconds: float) -> None:
+        """`flush`, then end the thread; what is still unsent after `seconds` is dropped."""
+        self.flush(seconds)
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self.join(seconds)
+
     def run(self) -> None:
-        """For as long as the process lives."""
+        """Until `close`."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._pending))
+                self._changed.wait_for(lambda: self._ended or bool(self._pending))
+                if self._ended:
+                    return
                 item = self._pending.popleft()
                 self._busy = True
             try:
@@ -165,4 +176,4 @@ class ProgressReporter(threading.Thread):
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._flushing > 0, self._pace_seconds)
+                self._changed.wait_for(lambda: self._ended or self._flushing > 0, self._pace_seconds)

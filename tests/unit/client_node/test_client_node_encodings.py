@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,18 +82,21 @@ def base(consortium: Any, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def hospital(consortium: Any, tmp_path: Path) -> Hospital:
+def hospital(consortium: Any, tmp_path: Path) -> Iterator[Hospital]:
     folder = NodeFolder(tmp_path / "node")
     folder.open()
-    auth = http.client(consortium.url)
+    with contextlib.ExitStack() as stack:
+        auth = stack.enter_context(http.client(consortium.url))
 
-    def client(audience: Audience) -> Any:
-        return http.client(consortium.url, http.WalletAuth(auth, ACCOUNT, audience))
+        def client(audience: Audience) -> Any:
+            return stack.enter_context(http.client(consortium.url, http.WalletAuth(auth, ACCOUNT, audience)))
 
-    services = Consortium(*map(client, (Audience.MODEL, Audience.CHAIN, Audience.AGGREGATOR, Audience.AUTH)))
-    reporter = ProgressReporter(services.progress)
-    reporter.start()
-    return Hospital(ACCOUNT, services, Walk(), folder, reporter, threading.Event())
+        services = Consortium(*map(client, (Audience.MODEL, Audience.CHAIN, Audience.AGGREGATOR, Audience.AUTH)))
+        reporter = ProgressReporter(services.progress)
+        reporter.start()
+        yield Hospital(ACCOUNT, services, Walk(), folder, reporter, threading.Event())
+        reporter.close(10)
+        assert not reporter.is_alive()
 
 
 def task(consortium: Any, number: int, base: str, text: str) -> TrainTask:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,27 +72,35 @@ def task(consortium: Any, base_model: bytes) -> TrainTask:
 
 
 @pytest.fixture
-def make_hospital(consortium: Any, drawn_folder: Path, tmp_path: Path) -> HospitalMaker:
+def make_hospital(consortium: Any, drawn_folder: Path, tmp_path: Path) -> Iterator[HospitalMaker]:
     site = dataset.choose(dataset.read(drawn_folder), SiteChoice.parse("collection:drawn_south"), 0)
+    with contextlib.ExitStack() as stack:
 
-    def make(name: str = "node", share: float = 0.02) -> Hospital:
-        folder = NodeFolder(tmp_path / name)
-        folder.open()
-        auth = http.client(consortium.url)
+        def make(name: str = "node", share: float = 0.02) -> Hospital:
+            folder = NodeFolder(tmp_path / name)
+            folder.open()
+            auth = stack.enter_context(http.client(consortium.url))
 
-        def client(audience: Audience) -> Any:
-            return http.client(consortium.url, http.WalletAuth(auth, ACCOUNT, audience))
+            def client(audience: Audience) -> Any:
+                return stack.enter_context(http.client(consortium.url, http.WalletAuth(auth, ACCOUNT, audience)))
 
-        services = Consortium(
-            client(Audience.MODEL), client(Audience.CHAIN), client(Audience.AGGREGATOR), client(Audience.AUTH)
-        )
-        reporter = ProgressReporter(services.progress)
-        reporter.start()
-        data = LocalData(site, "south", folder.scratch, 1, share)
-        trainer = TorchTrainer(data, torch.device("cpu"), 1)
-        return Hospital(ACCOUNT, services, trainer, folder, reporter, threading.Event())
+            services = Consortium(
+                client(Audience.MODEL), client(Audience.CHAIN), client(Audience.AGGREGATOR), client(Audience.AUTH)
+            )
+            reporter = ProgressReporter(services.progress)
+            reporter.start()
+            stack.callback(close, reporter)
+            data = LocalData(site, "south", folder.scratch, 1, share)
+            trainer = TorchTrainer(data, torch.device("cpu"), 1)
+            return Hospital(ACCOUNT, services, trainer, folder, reporter, threading.Event())
 
-    return make
+        yield make
+
+
+def close(reporter: ProgressReporter) -> None:
+    """A reporter that outlives its test would call services that are gone."""
+    reporter.close(10)
+    assert not reporter.is_alive()
 
 
 @pytest.fixture
@@ -594,6 +603,17 @@ def test_only_the_newest_waits_and_how_tasks_ended() -> None:
     gate.set()
     assert reporter.flush(10)  # which ends the pause after each
     assert sent == [(1, 0), (1, 1), (2, 0.3)]
+    close(reporter)
+
+
+def test_a_report_that_comes_after_the_end_is_dropped_and_holds_nothing_up() -> None:
+    sent: list[Progress] = []
+    reporter = ProgressReporter(lambda _job, _number, progress: sent.append(progress), pace_seconds=60)
+    reporter.start()
+    reporter.report(JOB, 1, Progress(stage=Stage.TRAINING, fraction=0.5))
+    close(reporter)
+    reporter.report(JOB, 1, Progress(stage=Stage.SUBMITTED, fraction=1))
+    assert [progress.stage for progress in sent] == [Stage.TRAINING]
 
 
 # ---------------------------------------------------------------------------------------------------------- metrics
