@@ -68,6 +68,8 @@ class ConsortiumDouble:
     lose_receipts: int = 0
     upload_lengths: list[int] = field(default_factory=list)
     parts: dict[str, bytearray] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+    writing: set[str] = field(default_factory=set)
 
     def open_round(self, job: str, number: int, base: str, seconds: float = 600, *, merkle: bool = False) -> None:
         self.rounds[job, number] = LedgerRound(
@@ -192,6 +194,7 @@ class ConsortiumDouble:
             _, _, value = request.headers["upload-metadata"].partition("digest ")
             digest, length = base64.b64decode(value).decode(), int(request.headers["upload-length"])
             self.upload_lengths.append(length)
+            self.lengths[digest] = length
             offset = length if digest in self.artifacts else len(self.parts.setdefault(digest, bytearray()))
             return Response(status_code=201, headers={"Location": f"uploads/{digest}", "Upload-Offset": str(offset)})
 
@@ -204,16 +207,23 @@ class ConsortiumDouble:
         @app.patch("/v1/uploads/{digest}", status_code=204)
         async def append(digest: str, request: Request) -> Response:
             enter("append", request, Audience.MODEL)
-            part = self.parts[digest]
-            assert int(request.headers["upload-offset"]) == len(part)
-            async for chunk in request.stream():
-                part += chunk
-            if len(part) == self.upload_lengths[-1]:
-                content = bytes(self.parts.pop(digest))
-                if hashlib.sha256(content).hexdigest() != digest:
+            part = self.parts.get(digest, self.artifacts.get(digest, b""))
+            if digest in self.writing:  # two processes of a hospital may bring the same bytes
+                raise Problem("another request writes to this upload", status=423, code="upload_locked")
+            if int(request.headers["upload-offset"]) != len(part):
+                raise Conflict(f"the upload stands at {len(part)}", code="offset_mismatch")
+            if isinstance(part, bytearray):
+                self.writing.add(digest)
+                try:
+                    async for chunk in request.stream():
+                        part += chunk
+                finally:
+                    self.writing.remove(digest)
+                if hashlib.sha256(part).hexdigest() == digest:
+                    self.artifacts[digest] = bytes(self.parts.pop(digest))
+                elif len(part) >= self.lengths[digest]:
+                    del self.parts[digest]
                     raise Unprocessable("other bytes", code="digest_mismatch")
-                self.artifacts[digest] = content
-                part = bytearray(content)
             return Response(status_code=204, headers={"Upload-Offset": str(len(part))})
 
         @app.get("/v1/contract")
