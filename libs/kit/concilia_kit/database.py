@@ -16,16 +16,20 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 _READS_ONLY = "concilia_reads_only"
+_THREADS = 40
+"""As many as a service works with at once."""
 _MIGRATION_LOCK = 0x636F6E63  # one advisory lock for all replicas that start together
 
 
 def engine(url: str) -> sa.Engine:
     """An engine; opens no connection. Raises `sqlalchemy.exc.ArgumentError` for a malformed URL."""
-    is_file = sa.make_url(url).get_backend_name() == "sqlite"
-    made = sa.create_engine(url, pool_pre_ping=not is_file)  # a file does not go away between two transactions
-    if is_file:
-        event.listen(made, "connect", _on_sqlite_connect)
-        event.listen(made, "begin", _on_sqlite_begin)
+    if sa.make_url(url).get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True)
+    # A file does not go away between two transactions. A connection kept has pages of it in memory, one opened anew has
+    # none: as many as there are threads may be kept, and those used last are used first.
+    made = sa.create_engine(url, pool_size=_THREADS, pool_use_lifo=True)
+    event.listen(made, "connect", _on_sqlite_connect)
+    event.listen(made, "begin", _on_sqlite_begin)
     return made
 
 

@@ -178,11 +178,12 @@ class Reading:
 
     def round_for(self, job: str, number: int, hospital: str) -> LedgerRound:
         """A round with one hospital's update only, by the events stored so far. Raises `RoundUnknown`."""
-        events, counts = self._store.events_of_round(job, number, hospital)
-        if not events:  # opened a moment ago, or never
+        known = self.rounds.of(job, number)
+        if known.stored.status is None:  # opened a moment ago, or never
             self._follower.catch_up()
-            events, counts = self._store.events_of_round(job, number, hospital)
-        return self._round(job, number, KnownRound.of(events, counts).stored, events, hospital)
+            known = self.rounds.of(job, number)
+        events = [*known.events, *self._store.events_of_updates(job, number, hospital)]
+        return self._round(job, number, known.stored, events, hospital)
 
     def standing(self, job: str, number: int) -> RoundStanding:
         """How far a round is, by the events stored so far. Raises `RoundUnknown`."""

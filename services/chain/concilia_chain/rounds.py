@@ -23,11 +23,13 @@ _KEPT = 64
 
 
 class KnownRound(NamedTuple):
-    """A round without its updates; `committed` is a Merkle round's commitment, once it is there."""
+    """A round without its updates: `events` are those about none of them, in chain order; `committed` is a Merkle
+    round's commitment, once it is there."""
 
     stored: StoredRound
     merkle: bool
     committed: Event | None
+    events: tuple[Event, ...]
 
     @property
     def is_collecting(self) -> bool:
@@ -39,7 +41,7 @@ class KnownRound(NamedTuple):
         """A round by its events in chain order, and by how many of each name there are."""
         committed = first(events, EventName.UPDATES_COMMITTED)
         merkle = committed is not None or first(events, EventName.MERKLE_ROUND_OPENED) is not None
-        return cls(_stored(events, counts, committed), merkle, committed)
+        return cls(_stored(events, counts, committed), merkle, committed, tuple(events))
 
 
 class Rounds:
@@ -52,18 +54,26 @@ class Rounds:
 
     def of(self, job: str, number: int) -> KnownRound:
         """A round, whose `stored.status` is None where it was never opened. Raises `sqlalchemy.exc.DBAPIError`."""
-        version, now = self._store.version, time.monotonic()
-        with self._lock:
-            kept = self._kept.get((job, number))
-        if kept is not None and kept[0] == version and now - kept[1] < _LOOK_SECONDS:
-            return kept[2]
-        found = KnownRound.of(*self._store.events_of_round(job, number))
-        with self._lock:
-            self._kept[job, number] = version, now, found
-            self._kept.move_to_end((job, number))
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        return found
+        return self._at_once(job, number) or self._look(job, number)
+
+    def _at_once(self, job: str, number: int) -> KnownRound | None:
+        kept = self._kept.get((job, number))
+        if kept is None or kept[0] != self._store.version or time.monotonic() - kept[1] >= _LOOK_SECONDS:
+            return None
+        return kept[2]
+
+    def _look(self, job: str, number: int) -> KnownRound:
+        with self._lock:  # of all who find it too old, one looks
+            if (kept := self._at_once(job, number)) is not None:
+                return kept
+            version, now = self._store.version, time.monotonic()
+            found = KnownRound.of(*self._store.events_of_round(job, number))
+            if found.stored.status is not None:
+                self._kept[job, number] = version, now, found
+                self._kept.move_to_end((job, number))
+                while len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+            return found
 
 
 def first(events: Iterable[Event], name: EventName) -> Event | None:

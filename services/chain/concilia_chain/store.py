@@ -173,24 +173,35 @@ class Store:
 
     def events_of_job(self, job: str, number: int | None = None) -> list[Event]:
         """A job's events in chain order, of one round or of all."""
-        conditions = [_events.c.job == job]
-        if number is not None:
-            conditions.append(_events.c.round == number)
-        return self._select(*conditions)
-
-    def events_of_round(self, job: str, number: int, hospital: str | None = None) -> tuple[list[Event], dict[str, int]]:
-        """A round's events but those about hospitals' updates, in chain order, and how many of each name there are;
-        with the events about the updates of one hospital, where it is named."""
-        place = (_events.c.deployment == self.deployment.id, _events.c.job == job, _events.c.round == number)
-        columns = [_events.c[column] for column in _EVENT_COLUMNS]
-        shown: sa.ColumnElement[bool] = _events.c.name.not_in(_OF_UPDATES)
-        if hospital is not None:
-            shown = sa.or_(shown, _events.c.account == hospital)
-        query = sa.select(*columns).where(*place, shown).order_by(_events.c.block, _events.c.log_index)
-        counting = sa.select(_events.c.name, sa.func.count()).where(*place).group_by(_events.c.name)
+        if number is None:
+            return self._select(_events.c.job == job)
         with self._reading.begin() as connection:
-            counts = {str(name): int(count) for name, count in connection.execute(counting)}
-            return [Event(*row) for row in connection.execute(query)], counts
+            return self._events_of_round(connection, job, number)
+
+    def events_of_round(self, job: str, number: int) -> tuple[list[Event], dict[str, int]]:
+        """A round's events but those about hospitals' updates, in chain order, and how many of each name there are."""
+        counting = sa.select(_events.c.name, sa.func.count()).where(*self._of_round(job, number))
+        with self._reading.begin() as connection:
+            counts = {str(name): int(count) for name, count in connection.execute(counting.group_by(_events.c.name))}
+            return self._events_of_round(connection, job, number, _events.c.name.not_in(_OF_UPDATES)), counts
+
+    def events_of_updates(self, job: str, number: int, hospital: str) -> list[Event]:
+        """A round's events about one hospital's updates, in chain order."""
+        mine = (_events.c.name.in_(_OF_UPDATES), _events.c.account == hospital)
+        with self._reading.begin() as connection:
+            return self._events_of_round(connection, job, number, *mine)
+
+    def _of_round(self, job: str, number: int) -> tuple[sa.ColumnElement[bool], ...]:
+        return (_events.c.deployment == self.deployment.id, _events.c.job == job, _events.c.round == number)
+
+    def _events_of_round(
+        self, connection: sa.Connection, job: str, number: int, *wanted: sa.ColumnElement[bool]
+    ) -> list[Event]:
+        query = sa.select(*(_events.c[column] for column in _EVENT_COLUMNS)).where(
+            *self._of_round(job, number), *wanted
+        )
+        # Sorted here: asked for an order, SQLite goes through all events of the job.
+        return sorted((Event(*row) for row in connection.execute(query)), key=_place)
 
     def effect_of(self, call: Call) -> Event | None:
         """The event by which a call's effect is known, if it is there: the first of those that fit."""

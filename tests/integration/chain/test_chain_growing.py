@@ -9,6 +9,7 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 from concilia_chain import tables
+from concilia_chain.store import Store, deployments
 from concilia_kit import database
 from concilia_kit.roles import Role
 from concilia_kit.wire.chain import COLLECTED_STREAM, Collected, Holders, LedgerRound, Roll, RoundStanding
@@ -112,21 +113,34 @@ async def test_many_at_once_are_collected_once_each(consortium: Any) -> None:
 
 
 async def test_what_is_looked_for_again_and_again_is_found_without_a_look_at_the_rest(consortium: Any) -> None:
-    # Committed leaves, whenever updates are kept; events to be told, whenever blocks are asked for.
-    leaves, events = tables.leaves, tables.events
-    queries = {
-        "leaves_committed": sa.select(leaves.c.leaf).where(
-            leaves.c.deployment == 1, leaves.c.job == "a", leaves.c.round == 1, leaves.c.index.is_not(None)
-        ),
-        "events_unpublished": sa.select(events.c.name)
-        .where(events.c.deployment == 1, events.c.published.is_(False))
-        .order_by(events.c.block, events.c.log_index),
-    }
+    # Committed leaves, whenever updates are kept; events to be told, whenever blocks are asked for; a round, whenever
+    # one of its hospitals asks, and members are many more events than a round has.
+    leaves = tables.leaves
     engine = database.engine(consortium.settings.database_url)
-    for index, query in queries.items():
-        words = query.compile(engine, compile_kwargs={"literal_binds": True})
-        with engine.begin() as connection:
-            plan = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {words}")).mappings().all()
-        assert len(plan) == 1, plan
-        assert str(plan[0]["detail"]).startswith(f"SEARCH {index.partition('_')[0]} USING INDEX {index} "), plan
+    (known,) = deployments(engine, consortium.domain.chain_id, consortium.domain.contract)
+    store = Store(engine, known)
+    plans: list[str] = []
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def explain(connection: Any, _cursor: Any, words: str, values: Any, *_: Any) -> None:
+        if words.startswith("SELECT"):
+            plan = connection.connection.dbapi_connection.execute(f"EXPLAIN QUERY PLAN {words}", values)
+            plans.append("; ".join(row[3] for row in plan))
+
+    with engine.begin() as connection:
+        place = (leaves.c.deployment == 1, leaves.c.job == "a", leaves.c.round == 1)
+        connection.execute(sa.select(leaves.c.leaf).where(*place, leaves.c.index.is_not(None)))
+    store.unpublished(100)
+    store.events_of_round("a", 1)
+    store.events_of_updates("a", 1, consortium.admin.address)
+    store.events_of_job("a", 1)
     engine.dispose()
+    of_round = "events_of_round (deployment=? AND job=? AND round=?"
+    assert plans == [
+        "SEARCH leaves USING INDEX leaves_committed (deployment=? AND job=? AND round=?)",
+        "SEARCH events USING INDEX events_unpublished (deployment=?)",
+        f"SEARCH events USING COVERING INDEX {of_round})",
+        f"SEARCH events USING INDEX {of_round})",
+        f"SEARCH events USING INDEX {of_round} AND name=? AND account=?)",
+        f"SEARCH events USING INDEX {of_round})",
+    ]

@@ -216,6 +216,10 @@ async def test_a_database_from_before_times_were_kept(start: Any, settings: Any,
             connection.execute(sa.text(f"DROP TABLE {table}"))
         for column in ("name", "account", "job"):
             connection.execute(sa.text(f"DROP INDEX events_newest_of_{column}"))
+        for index in ("events_of_round", "events_unpublished"):
+            connection.execute(sa.text(f"DROP INDEX {index}"))
+        connection.execute(sa.text("CREATE INDEX events_of_job ON events (deployment, job, round)"))
+        connection.execute(sa.text("CREATE INDEX events_to_publish ON events (deployment, published)"))
         for column in ("timestamp", "signer"):
             connection.execute(sa.text(f'ALTER TABLE events DROP COLUMN "{column}"'))
         config.attributes["connection"] = connection

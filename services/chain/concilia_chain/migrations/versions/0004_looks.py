@@ -16,6 +16,9 @@ def upgrade() -> None:
         sqlite_where=committed,
         postgresql_where=committed,
     )
+    # A round's events by name: without the name, SQLite counts through an index that has every hospital's role in it.
+    op.drop_index("events_of_job", "events")
+    op.create_index("events_of_round", "events", ["deployment", "job", "round", "name", "account"])
     op.drop_index("events_to_publish", "events")  # which the order asked for had nobody use
     op.create_index(
         "events_unpublished",
