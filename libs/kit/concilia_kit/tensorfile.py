@@ -120,8 +120,13 @@ class TensorFile:
     def flat(self, name: str) -> npt.NDArray[Any]:
         """A read-only view of one tensor, one-dimensional. Raises `KeyError`."""
         spec = self.header.tensors[name]
+        return self.piece(spec.dtype, spec.begin, spec.end)
+
+    def piece(self, dtype: np.dtype[Any], begin: int, end: int) -> npt.NDArray[Any]:
+        """Bytes `begin` to `end` of the data, which must be of tensors of that dtype, as a read-only view."""
+        size = (end - begin) // dtype.itemsize
         # frombuffer, unlike .view, accepts data that is not aligned to the dtype
-        return np.frombuffer(self._data, spec.dtype, spec.size, spec.begin) if spec.nbytes else np.empty(0, spec.dtype)
+        return np.frombuffer(self._data, dtype, size, begin) if size else np.empty(0, dtype)
 
     def raw(self) -> memoryview:
         """The whole file, header and all, as read-only bytes."""

@@ -25,7 +25,7 @@ from concilia_kit.wire.training import EvaluationReport, Progress
 from concilia_aggregator import rounds
 from concilia_aggregator.artifacts import Artifacts
 from concilia_aggregator.changes import Tell, nobody
-from concilia_aggregator.errors import InitialMissing, JobEnded, ReportMismatch, RoundNotFound
+from concilia_aggregator.errors import InitialMissing, JobEnded, ReportMismatch
 from concilia_aggregator.rounds import JobState
 from concilia_aggregator.store import StaleState, Store, state_of
 from concilia_aggregator.tables import JobRow, OutboxRow, RoundRow
@@ -78,10 +78,7 @@ class Jobs:
     def report(self, hospital: str, report: EvaluationReport) -> None:
         """Take a site's evaluation. Raises `JobNotFound`, `RoundNotFound`, `ReportMismatch`."""
         self._store.require(report.job)
-        round_ = self._store.round(report.job, report.round)
-        if round_ is None:
-            raise RoundNotFound(f"the job has no round {report.round}")
-        if round_.model != report.model:
+        if self._store.model(report.job, report.round) != report.model:
             raise ReportMismatch("the round's model is another one than was evaluated")
         self._store.report(hospital, report)
         self._tell(report.job, Change.EVALUATION, EvaluationChange(round=report.round, hospital=hospital))

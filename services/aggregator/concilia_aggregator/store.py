@@ -22,7 +22,7 @@ from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progr
 from sqlalchemy.dialects import postgresql, sqlite
 
 from concilia_aggregator import tables
-from concilia_aggregator.errors import JobNotFound
+from concilia_aggregator.errors import JobNotFound, RoundNotFound
 from concilia_aggregator.rounds import TERMINAL, JobState
 from concilia_aggregator.tables import JobRow, NodeRow, OutboxRow, RoundRow
 
@@ -148,6 +148,18 @@ class Store:
         query = sa.select(_rounds).where(_rounds.c.job == job, _rounds.c.round == round_)
         with self._reading.begin() as connection:
             return tables.row(connection, query, RoundRow)
+
+    def model(self, job: str, round_: int) -> str | None:
+        """The digest of a round's global model, None while there is none. Raises `RoundNotFound`.
+
+        Asked with every evaluation: a closed round's summary, which grows with the hospitals, is not read for it.
+        """
+        query = sa.select(_rounds.c.model).where(_rounds.c.job == job, _rounds.c.round == round_)
+        with self._reading.begin() as connection:
+            found = connection.execute(query).first()
+        if found is None:
+            raise RoundNotFound(f"the job has no round {round_}")
+        return None if found[0] is None else str(found[0])
 
     def rounds(self, job: str) -> list[RoundRow]:
         """A job's rounds in order, round 0 first."""

@@ -1,17 +1,18 @@
 """Reading updates window by window over memory maps: computed by several threads, taken in order, given back behind.
 
-A window is a stretch of a large tensor, or several small ones, of all updates at once. How many bytes that is does not
-grow with the number of updates.
+A window is so many elements of all updates at once, of one tensor or of several that follow one another: files of one
+layout have those in one piece. How many bytes that is does not grow with the number of updates.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,6 @@ GROUP = 64
 
 _MOST, _LEAST = 1 << 17, 1 << 13  # elements of a window
 _LEAST_OF_GROUP = 1 << 16  # each block is some microseconds of Python, in which no other thread makes one
-_PACKED = 1 << 14  # elements up to which tensors share a window
 _GIVEN = 1 << 21  # bytes of an update after which they are given back: what the system maps at once
 _GIVEN_ENCODED = 8 << 20  # the same of the model that an encoded one stands for
 
@@ -44,7 +44,7 @@ class Stretch:
 
 
 Window = tuple[Stretch, ...]
-"""Stretches of one dtype that are worked at at a time: a part of a large tensor, or several small ones."""
+"""Stretches of one dtype, one after another, that are worked at at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,23 @@ class Input:
 
     def block(self, window: Window) -> npt.NDArray[Any]:
         """The window's elements, one after another. Raises `KeyError`, `MalformedFile`."""
-        blocks = [self.reader.block(each.name, each.start, each.stop) for each in window]
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        if len(window) == 1:
+            return self.reader.block(window[0].name, window[0].start, window[0].stop)
+        if isinstance(self.reader, Plain) and (found := self._piece(window)) is not None:
+            return found
+        return np.concatenate([self.reader.block(each.name, each.start, each.stop) for each in window])
+
+    def _piece(self, window: Window) -> npt.NDArray[Any] | None:
+        """The window's elements where they lie in one piece, as they do in files of the layout that is written."""
+        specs = self.file.header.tensors
+        dtype = specs[window[0].name].dtype
+        begin = end = specs[window[0].name].begin + window[0].start * dtype.itemsize
+        for each in window:
+            spec = specs[each.name]
+            if spec.begin + each.start * dtype.itemsize != end or spec.dtype != dtype:
+                return None
+            end = spec.begin + each.stop * dtype.itemsize
+        return self.file.piece(dtype, begin, end)
 
 
 class _Behind:
@@ -113,24 +128,25 @@ class _Behind:
 
 
 def windows(specs: Mapping[str, TensorSpec], order: Sequence[str], size: int) -> Iterator[Window]:
-    """All elements of all tensors in this order, by windows of at most `size` elements."""
-    packed: list[Stretch] = []
-    held = 0
-    for name in order:
+    """All elements of all tensors in this order, `size` at a time; fewer at the end, and before another dtype."""
+    window: list[Stretch] = []
+    room = size
+    for at, name in enumerate(order):
         spec = specs[name]
-        is_small = spec.size <= min(_PACKED, size)
-        if packed and (not is_small or held + spec.size > size or specs[packed[0].name].dtype != spec.dtype):
-            yield tuple(packed)
-            packed, held = [], 0
-        if is_small:
-            if spec.size:
-                packed.append(Stretch(name, 0, spec.size))
-                held += spec.size
-            continue
-        for start in range(0, spec.size, size):
-            yield (Stretch(name, start, min(start + size, spec.size)),)
-    if packed:
-        yield tuple(packed)
+        if window and spec.dtype != specs[order[at - 1]].dtype:
+            yield tuple(window)
+            window, room = [], size
+        start = 0
+        while start < spec.size:
+            stop = min(spec.size, start + room)
+            window.append(Stretch(name, start, stop))
+            room -= stop - start
+            start = stop
+            if not room:
+                yield tuple(window)
+                window, room = [], size
+    if window:
+        yield tuple(window)
 
 
 def stream(
@@ -153,21 +169,75 @@ def stream(
     least = _LEAST_OF_GROUP if is_mapped and together <= GROUP else _LEAST
     size = min(max(room // (threads * together * 4), least), _MOST)
     behind = _Behind.of(inputs)
-    with ThreadPoolExecutor(threads, thread_name_prefix="window") as pool:
-        ahead: deque[tuple[Window, Future[T]]] = deque()
+    with _Workers(work, threads) as workers:
+        ahead: deque[Window] = deque()
         for window in windows(specs, order, size):
-            ahead.append((window, pool.submit(work, window)))
+            workers.put(window)
+            ahead.append(window)
             if len(ahead) > threads:
-                yield _finished(behind, ahead)
+                yield _finished(workers, behind, ahead.popleft())
         while ahead:
-            yield _finished(behind, ahead)
+            yield _finished(workers, behind, ahead.popleft())
     for each in inputs:
         each.file.forget()
 
 
-def _finished(behind: Sequence[_Behind], ahead: deque[tuple[Window, Future[T]]]) -> T:
-    window, result = ahead.popleft()
-    done = result.result()
+def _finished(workers: _Workers[T], behind: Sequence[_Behind], window: Window) -> T:
+    done = workers.take()
     for each in behind:
         each.forget(window)
     return done
+
+
+class _Workers(Generic[T]):
+    """Threads that do some work for what is put, of which the outcomes are taken in order. A window takes so little
+    time that a pool's futures would be a tenth of it."""
+
+    def __init__(self, work: Callable[[Window], T], threads: int) -> None:
+        self._work = work
+        self._todo: SimpleQueue[tuple[int, Window] | None] = SimpleQueue()
+        self._done: SimpleQueue[tuple[int, T | _Failed]] = SimpleQueue()
+        self._early: dict[int, T | _Failed] = {}
+        self._put = self._taken = 0
+        self._threads = [threading.Thread(target=self._run, name=f"window-{at}", daemon=True) for at in range(threads)]
+
+    def __enter__(self) -> Self:
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _each in self._threads:
+            self._todo.put(None)
+        for each in self._threads:
+            each.join()
+
+    def put(self, window: Window) -> None:
+        """Have a window worked at."""
+        self._todo.put((self._put, window))
+        self._put += 1
+
+    def take(self) -> T:
+        """What the work came to for the first window that was not taken. Raises what the work raised."""
+        while self._taken not in self._early:
+            at, outcome = self._done.get()
+            self._early[at] = outcome
+        found = self._early.pop(self._taken)
+        self._taken += 1
+        if isinstance(found, _Failed):
+            raise found.error
+        return found
+
+    def _run(self) -> None:
+        while (item := self._todo.get()) is not None:
+            at, window = item
+            try:
+                self._done.put((at, self._work(window)))
+            except BaseException as error:
+                self._done.put((at, _Failed(error)))
+
+
+class _Failed(NamedTuple):
+    """What the work raised."""
+
+    error: BaseException

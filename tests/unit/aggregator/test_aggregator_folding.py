@@ -15,7 +15,8 @@ import pytest
 import safetensors.numpy
 from concilia_aggregator import folding, strategies, windows
 from concilia_aggregator.folding import Recipe, fold
-from concilia_kit.tensorfile import TensorFile
+from concilia_aggregator.windows import Stretch
+from concilia_kit.tensorfile import TensorFile, TensorSpec
 from concilia_kit.wire.jobs import Strategy, StrategyName
 from concilia_kit.wire.training import Architecture, LocalTraining
 from hypothesis import given
@@ -76,6 +77,8 @@ def test_a_file_is_folded_across_blocks_to_the_bit(tmp_path: Path, monkeypatch: 
     models = [
         {
             "w": rng.normal(size=(70, 31)).astype(np.float32),
+            "b": rng.normal(size=5).astype(np.float32),
+            "v": rng.normal(size=(3, 3)).astype(np.float32),
             "h": rng.normal(size=9).astype(np.float16),
             "n": np.array(i, np.int64),
             "empty": np.empty((0, 3), np.float32),
@@ -83,24 +86,60 @@ def test_a_file_is_folded_across_blocks_to_the_bit(tmp_path: Path, monkeypatch: 
         for i in range(3)
     ]
     files = [write(tmp_path / str(i), tensors) for i, tensors in enumerate(models)]
+    # The same numbers with the tensors in another order: a window is in one piece there only now and then.
+    turned = [write_turned(tmp_path / f"turned{i}", tensors) for i, tensors in enumerate(models)]
     digests = []
     for window in (1, 7, 64, 1 << 18):
-        for packed in (0, 16, 1 << 14):
-            for group, threads in ((64, 1), (2, 3)):
+        for group, threads in ((64, 1), (2, 3)):
+            for some in (files, turned, [files[0], turned[1], files[2]]):
                 monkeypatch.setattr(windows, "_MOST", window)
                 monkeypatch.setattr(windows, "_LEAST", window)
-                monkeypatch.setattr(windows, "_PACKED", packed)
                 monkeypatch.setattr(folding, "GROUP", group)
-                digests.append(fold(files, [1, 2, 3], RECIPE, tmp_path / f"out{window}", threads=threads))
+                digests.append(fold(some, [1, 2, 3], RECIPE, tmp_path / f"out{window}", threads=threads))
     assert len(set(digests)) == 1
     data = (tmp_path / "out7").read_bytes()
     assert hashlib.sha256(data).hexdigest() == digests[0]
     result = safetensors.numpy.load(data)
-    expected = np.average([m["w"].astype(np.float64) for m in models], axis=0, weights=[1, 2, 3])
-    np.testing.assert_allclose(result["w"], expected, rtol=1e-6)
+    for name in ("w", "b", "v"):
+        expected = np.average([m[name].astype(np.float64) for m in models], axis=0, weights=[1, 2, 3])
+        np.testing.assert_allclose(result[name], expected, rtol=1e-6)
     assert result["n"] == 2
     assert result["h"].dtype == np.float16
     assert Recipe.of(TensorFile.open(tmp_path / "out7")) == RECIPE
+
+
+def write_turned(path: Path, tensors: dict[str, np.ndarray]) -> TensorFile:
+    """A file with its tensors in descending order of name, which the format allows."""
+    order = sorted(tensors, reverse=True)
+    document, position = {}, 0
+    for name in order:
+        end = position + tensors[name].nbytes
+        kind = {"f4": "F32", "f2": "F16", "i8": "I64"}[tensors[name].dtype.str[1:]]
+        document[name] = {"dtype": kind, "shape": tensors[name].shape, "data_offsets": [position, end]}
+        position = end
+    header = json.dumps(document).encode()
+    data = b"".join(tensors[name].tobytes() for name in order)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    return TensorFile.open(path)
+
+
+def test_windows_are_full_but_for_the_last_of_a_dtype() -> None:
+    float32, int64 = np.dtype(np.float32), np.dtype(np.int64)
+    specs = {
+        "a": TensorSpec(float32, (5,)),
+        "b": TensorSpec(float32, (0,)),
+        "c": TensorSpec(float32, ()),
+        "d": TensorSpec(float32, (2, 5)),
+        "n": TensorSpec(int64, (2,)),
+    }
+    found = list(windows.windows(specs, list(specs), 4))
+    assert found == [
+        (Stretch("a", 0, 4),),
+        (Stretch("a", 4, 5), Stretch("c", 0, 1), Stretch("d", 0, 2)),
+        (Stretch("d", 2, 6),),
+        (Stretch("d", 6, 10),),
+        (Stretch("n", 0, 2),),
+    ]
 
 
 def test_a_model_without_a_recipe_says_so(tmp_path: Path) -> None:
@@ -203,7 +242,8 @@ def test_pages_that_were_read_are_given_back(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from concilia_aggregator.folding import Recipe, fold
-from concilia_kit.tensorfile import TensorFile
+from concilia_aggregator.windows import Stretch
+from concilia_kit.tensorfile import TensorFile, TensorSpec
 from concilia_kit.wire.jobs import Strategy
 from concilia_kit.wire.training import Architecture
 def peak(): return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

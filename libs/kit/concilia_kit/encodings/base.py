@@ -43,7 +43,6 @@ class Plain:
 
     def __init__(self, file: TensorFile) -> None:
         self._file = file
-        self._flat = {name: file.flat(name) for name in file}
 
     @property
     def tensors(self) -> Mapping[str, TensorSpec]:
@@ -52,8 +51,9 @@ class Plain:
 
     def block(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """See `Reader`."""
-        flat: npt.NDArray[np.generic] = self._flat[name]
-        return flat[start:stop]
+        spec = self._file.header.tensors[name]
+        begin, end = (spec.begin + min(at, spec.size) * spec.dtype.itemsize for at in (start, stop))
+        return self._file.piece(spec.dtype, begin, end)
 
 
 class Array(Protocol):
