@@ -139,6 +139,24 @@ def test_every_tile_and_group_of_columns(size: int, count: int) -> None:
     same(got[chosen], expected(values[:, chosen], samples))
 
 
+@pytest.mark.parametrize("every", [1, 3, 70, 1500])
+@pytest.mark.parametrize("count", [3, 8, 13])
+def test_rows_that_need_care_are_few_or_many_and_anywhere(count: int, every: int) -> None:
+    # Carefully added is what needs it and a little around, or all where much does: rows at the edges of both.
+    random = np.random.default_rng(every)
+    values = random.normal(1.0, 0.1, size=(count, 2100)).astype(np.float32)
+    edges = [row for edge in (0, 64, 128, 960, 1024, 1088, 2048, 2100) for row in (edge - 1, edge) if 0 <= row < 2100]
+    wide = np.unique(np.r_[edges, np.arange(0, 2100, every)])
+    values[0, wide] = np.float32(2.0**70)
+    values[1, wide] = np.float32(-(2.0**70))
+    values[2, wide] *= np.float32(2.0**-70)
+    samples = [1001] * 2 + [int(n) for n in random.integers(1, 100_000, count - 2)]
+    chosen = np.unique(np.clip(np.r_[edges, np.array(edges) + 1, np.array(edges) - 1, wide[:40]], 0, 2099))
+    same(exact.weighted_mean(list(values), samples)[chosen], expected(values[:, chosen], samples))
+    summed = exact.weighted_sum(list(values), samples)
+    same(exact.mean_of([summed], sum(samples), values.dtype)[chosen], expected(values[:, chosen], samples))
+
+
 @pytest.mark.parametrize("offset", [1, 2, 3])
 def test_values_that_lie_anywhere(offset: int) -> None:
     values = np.random.default_rng(1).normal(size=(3, 100)).astype(np.float32)

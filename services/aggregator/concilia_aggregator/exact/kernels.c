@@ -17,10 +17,13 @@
 #define EXPORT __attribute__((visibility("default")))
 
 enum { TILE = 1024 }; /* elements whose sum is built at a time: what that takes stays in a core's first caches */
+enum { PART = 64 }; /* elements that are added carefully where one of them needs it */
 
 static const double SPLITTER = 134217729.0; /* 2^27 + 1: Dekker's, for products of doubles */
 /* Bits of a double that a float has not, and the first of them; 2^-125 as a double's bits. */
 static const int64_t LOST = (1LL << 29) - 1, HALF_WAY = 1LL << 28, NORMAL = (1023LL - 125) << 52;
+
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE const void *from(const void *column, int64_t first, int wide) {
   return (const char *)column + first * (wide ? 8 : 4);
@@ -164,16 +167,25 @@ INLINE void add_all(const void *const *columns, int64_t count, const double *wei
  * it returns, those into `bad`. */
 INLINE int add_up(const void *const *columns, int64_t count, const double *weights, int64_t first, int64_t size,
                   int32_t span, double *restrict total, int64_t *restrict bad, int wide) {
-  if (!wide) {
-    uint32_t high[TILE], low[TILE];
-    look_at(columns, count, first, size, high, low);
-    if (are_exact(high, low, size, span)) {
-      add_all(columns, count, weights, first, size, total, bad, 0, 0);
-      return 0;
-    }
+  int careful[TILE / PART], some = 0;
+  if (wide) {
+    add_all(columns, count, weights, first, size, total, bad, 1, 1);
+    return 1;
   }
-  add_all(columns, count, weights, first, size, total, bad, wide, 1);
-  return 1;
+  uint32_t high[TILE], low[TILE];
+  look_at(columns, count, first, size, high, low);
+  for (int64_t j = 0; j < size; j += PART)
+    some += careful[j / PART] = !are_exact(high + j, low + j, smaller(PART, size - j), span);
+  if (some * 2 * PART > size) {
+    add_all(columns, count, weights, first, size, total, bad, 0, 1);
+    return 1;
+  }
+  add_all(columns, count, weights, first, size, total, bad, 0, 0);
+  if (some) memset(bad, 0, size * sizeof *bad);
+  for (int64_t j = 0; some && j < size; j += PART)
+    if (careful[j / PART])
+      add_all(columns, count, weights, first + j, smaller(PART, size - j), total + j, bad + j, 0, 1);
+  return some != 0;
 }
 
 INLINE int64_t bits_of(double value) {
@@ -240,8 +252,6 @@ INLINE int64_t note(const int64_t *bad, int64_t size, int64_t first, int64_t *pl
     if (bad[j]) places[found++] = first + j;
   return found;
 }
-
-INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE int64_t mean_of(const void *const *columns, int64_t count, const double *weights, double by, void *out,
                        int64_t size, int64_t *places, int wide, int wide_out) {
