@@ -8,8 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import shutil
 import signal
 import sys
@@ -17,8 +15,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +26,7 @@ from concilia_kit.wire.jobs import Change, JobChange, JobSpec, Phase, Recording,
 from concilia_kit.wire.training import TRAIN_TASK
 from eth_account import Account
 
-from benchmarks import scale_hospitals, scale_services
+from benchmarks import results, scale_hospitals, scale_services
 from benchmarks.scale_services import NODE, Cost, Services
 
 PORT = 9500
@@ -90,14 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RuntimeError, httpx.HTTPError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    at = datetime.now(UTC)
-    document = {"at": at.isoformat(timespec="seconds"), "machine": _machine(), "clients": options.clients, "rows": rows}
-    table = _table(document)
-    options.output.mkdir(parents=True, exist_ok=True)
-    name = f"scale-{at:%Y-%m-%d}"
-    (options.output / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
-    (options.output / f"{name}.md").write_text(table)
+    table = _table(rows, options.clients)
     print(table)
+    path = results.write("scale", {"clients": options.clients, "rows": rows}, table, options.output)
+    print(f"\nall numbers: {path}")
     return 0
 
 
@@ -218,25 +210,11 @@ async def _until(services: Services, job: str, *phases: Phase) -> None:
     raise RuntimeError(f"the job does not come to {' or '.join(phases)}")
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "cpus": os.cpu_count(),
-        "architecture": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("fastapi", "uvicorn", "sqlalchemy", "celery", "redis", "web3")},
-    }
-
-
-def _table(document: dict[str, Any]) -> str:
-    rows = document["rows"]
+def _table(rows: Sequence[dict[str, Any]], clients: int) -> str:
     parts = sorted({part for row in rows for part in row["cpu_ms_an_update"]})
     reference = next((row for row in rows if row["hospitals"] == _BASELINE), None)
     lines = [
-        f"# A round as hospitals grow, {document['at'][:10]}",
-        "",
-        ", ".join(f"{name} {value}" for name, value in document["machine"].items())
-        + f"; {document['clients']} hospitals at work at a time.",
+        f"{clients} hospitals at work at a time.",
         "",
         f"| hospitals | s a round | updates/s | CPU ms an update | to {_BASELINE} | gas a round | KB an update |",
         "|---:|---:|---:|---:|---:|---:|---:|",
@@ -264,7 +242,7 @@ def _table(document: dict[str, Any]) -> str:
     for row in rows:
         costs = " | ".join(f"{row[key]:.1f}" for key in ("heartbeat_cpu_ms", "sign_in_cpu_ms", "token_cpu_ms"))
         lines.append(f"| {row['hospitals']:,} | {costs} | {row['setup_seconds']:.0f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _say(text: str) -> None:
