@@ -131,9 +131,9 @@ def windows(specs: Mapping[str, TensorSpec], order: Sequence[str], size: int) ->
     """All elements of all tensors in this order, `size` at a time; fewer at the end, and before another dtype."""
     window: list[Stretch] = []
     room = size
-    for at, name in enumerate(order):
+    for name in order:
         spec = specs[name]
-        if window and spec.dtype != specs[order[at - 1]].dtype:
+        if window and spec.dtype != specs[window[0].name].dtype:
             yield tuple(window)
             window, room = [], size
         start = 0

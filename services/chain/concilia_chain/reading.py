@@ -38,7 +38,7 @@ from concilia_chain.ledger import LedgerContract, StoredRound
 from concilia_chain.orders import Standing, State
 from concilia_chain.outbox import Outbox
 from concilia_chain.pages import Place, Wanted
-from concilia_chain.roster import Roster
+from concilia_chain.roster import Roll, Roster
 from concilia_chain.rounds import KnownRound, Rounds, first
 from concilia_chain.store import Store, ledger_event
 
@@ -90,7 +90,7 @@ class Reading:
 
     def account_roles_at_once(self, address: str) -> AccountRoles | None:
         """The same where telling it needs no look at the database; None elsewhere."""
-        roll = self._roster.at_once() if self._follower.is_current else None
+        roll = self._roll_at_once()
         return None if roll is None else AccountRoles(address=address, roles=roll.of(address), block=roll.block)
 
     def held(self, address: str) -> frozenset[Role]:
@@ -100,8 +100,11 @@ class Reading:
 
     def held_at_once(self, address: str) -> frozenset[Role] | None:
         """The same where telling it needs no look at the database; None elsewhere."""
-        roll = self._roster.at_once() if self._follower.is_current else None
+        roll = self._roll_at_once()
         return None if roll is None else frozenset(roll.of(address))
+
+    def _roll_at_once(self) -> Roll | None:
+        return self._roster.at_once() if self._follower.is_current else None
 
     def hospitals(self) -> int:
         """How many hold the hospital's role by the events stored so far."""
