@@ -40,7 +40,7 @@ from concilia_model.errors import (
 from concilia_model.ledger import Ledger
 from concilia_model.metrics import ModelMetrics
 from concilia_model.network_process import InitialWeights, NetworkProcess
-from concilia_model.pouring import pour
+from concilia_model.pouring import Pours
 from concilia_model.releases import Releases
 from concilia_model.store import Store
 
@@ -57,6 +57,7 @@ class ArtifactService:
     store: Store
     clock: Clock = time.time
     metrics: ModelMetrics = field(default_factory=ModelMetrics)
+    pours: Pours = field(default_factory=Pours)
 
     async def receive(
         self, digest: str, announced: int, chunks: AsyncIterator[bytes], caller: Principal
@@ -70,7 +71,7 @@ class ArtifactService:
         if (known := await anyio.to_thread.run_sync(self.known, digest, caller)) is not None:
             return known, False
         async with put_away(await anyio.to_thread.run_sync(self.files.create, announced)) as incoming:
-            await pour(chunks, incoming.write)
+            await self.pours.pour(chunks, incoming.write)
             return await anyio.to_thread.run_sync(self.take, incoming, digest, caller)
 
     def take(self, incoming: Incoming, digest: str, caller: Principal) -> tuple[Artifact, bool]:

@@ -26,7 +26,6 @@ from concilia_model.errors import (
     UploadNotFound,
     UploadTakenOver,
 )
-from concilia_model.pouring import pour
 from concilia_model.service import ArtifactService, put_away
 from concilia_model.store import Upload
 
@@ -101,7 +100,7 @@ class UploadService:
             async with self._resumed(upload) as incoming:
                 tus.check_part(incoming.size, found.length, part)
                 try:
-                    await pour(_bounded(chunks, found.length - incoming.size), incoming.write)
+                    await self._artifacts.pours.pour(_bounded(chunks, found.length - incoming.size), incoming.write)
                 finally:
                     with anyio.CancelScope(shield=True):
                         await anyio.to_thread.run_sync(incoming.flush)

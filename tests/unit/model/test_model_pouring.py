@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from concilia_model.incoming import Chunk
-from concilia_model.pouring import BATCH, pour
+from concilia_model.pouring import BATCH, LARGE_BATCH, Pours
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,33 +38,36 @@ def test_all_of_it_is_written_in_order(sizes: list[int], pauses: frozenset[int],
         for chunk in some:
             found.extend(chunk)
 
-    asyncio.run(pour(of(chunks, pauses), write))
+    asyncio.run(Pours().pour(of(chunks, pauses), write))
     assert bytes(found) == b"".join(chunks)
 
 
-async def test_a_slow_writer_stops_the_reading() -> None:
-    went, gate = 0, threading.Event()
+@pytest.mark.parametrize(("files", "batch"), [(1, LARGE_BATCH), (4, LARGE_BATCH // 2), (32, BATCH)])
+async def test_a_slow_writer_stops_the_reading_and_files_share_the_memory(files: int, batch: int) -> None:
+    went, gate, pours = [0] * files, threading.Event(), Pours()
 
-    async def chunks() -> AsyncIterator[bytes]:
-        nonlocal went
+    async def chunks(at: int) -> AsyncIterator[bytes]:
         for _ in range(100):
-            went += PIECE
+            went[at] += PIECE
             yield bytes(PIECE)
+            await asyncio.sleep(0)
 
     written = 0
+    counting = threading.Lock()
 
     def write(some: list[Chunk]) -> None:
         nonlocal written
         gate.wait(10)
-        written += sum(map(len, some))
+        with counting:
+            written += sum(map(len, some))
 
-    pouring = asyncio.create_task(pour(chunks(), write))
+    pouring = [asyncio.create_task(pours.pour(chunks(at), write)) for at in range(files)]
     for _ in range(20):
         await asyncio.sleep(0.01)
-    assert went <= 2 * BATCH + PIECE
+    assert max(went) <= 2 * batch + PIECE
     gate.set()
-    await pouring
-    assert written == went == 100 * PIECE
+    await asyncio.gather(*pouring)
+    assert written == sum(went) == files * 100 * PIECE
 
 
 @pytest.mark.parametrize("at", [0, 1, 5])
@@ -78,7 +81,7 @@ async def test_what_the_writer_raises_is_raised_once_and_nothing_is_written_afte
             raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
-        await pour(of([bytes(4 * PIECE)] * 40, frozenset(range(40))), write)
+        await Pours().pour(of([bytes(4 * PIECE)] * 40, frozenset(range(40))), write)
     assert calls == at + 1
 
 
@@ -96,7 +99,7 @@ async def test_what_came_before_a_break_is_written() -> None:
             found.extend(chunk)
 
     with pytest.raises(ConnectionResetError):
-        await pour(chunks(), write)
+        await Pours().pour(chunks(), write)
     assert len(found) == 5 * PIECE
 
 
@@ -112,7 +115,7 @@ async def test_what_came_before_a_cancellation_is_written() -> None:
         nonlocal found
         found += sum(map(len, some))
 
-    pouring = asyncio.create_task(pour(chunks(), write))
+    pouring = asyncio.create_task(Pours().pour(chunks(), write))
     await asyncio.sleep(0.05)
     pouring.cancel()
     with pytest.raises(asyncio.CancelledError):
