@@ -88,11 +88,29 @@ def task(consortium: Any, tmp_path: Path) -> TrainTask:
     )
 
 
+Send = Callable[[str, object], None]
+
+
 @pytest.fixture
-def send(redis_url: str, address: str) -> Iterator[Callable[[str, object], None]]:
+def to_queue(redis_url: str, address: str) -> Iterator[Send]:
     broker: Celery = queue.application("aggregator", redis_url)
     yield lambda name, body: broker.send_task(name, kwargs={"task": body}, queue=queue_of(address))
     broker.close()
+
+
+@pytest.fixture
+def to_stand(consortium: Any) -> Send:
+    """Tasks as the aggregator tells them, to who asks."""
+    return lambda name, body: consortium.assigned.append({"name": name, "task": body})
+
+
+@pytest.fixture(params=["queue", "https"])
+def send(request: pytest.FixtureRequest, to_queue: Send, to_stand: Send, environment: dict[str, str]) -> Send:
+    """Tasks by the broker; or over HTTPS, to a node that knows of no broker."""
+    if request.param == "queue":
+        return to_queue
+    environment["CONCILIA_NODE_BROKER_URL"] = ""
+    return to_stand
 
 
 @contextlib.contextmanager
@@ -122,7 +140,7 @@ def training(consortium: Any) -> bool:
 
 
 def test_a_node_works_its_own_queue_and_ends_when_told(
-    consortium: Any, environment: dict[str, str], address: str, task: TrainTask, send: Callable[[str, object], None]
+    consortium: Any, environment: dict[str, str], address: str, task: TrainTask, send: Send, redis_url: str
 ) -> None:
     consortium.failures["contract"] = [Problem("broken", status=500)]
     send(TRAIN_TASK, {"job": "nonsense"})
@@ -142,20 +160,21 @@ def test_a_node_works_its_own_queue_and_ends_when_told(
         assert UpdateSubmission.model_validate_json(consortium.submissions[0]).update.hospital == address
         until(lambda: [name for name, _ in consortium.registrations] == [address], process)
         ready = httpx.get(f"http://127.0.0.1:{environment['CONCILIA_NODE_PORT']}/readyz")
-        assert (ready.status_code, ready.json()) == (200, {"broker": "ok", "data": "ok", "auth": "ok"})
+        source = "broker" if environment["CONCILIA_NODE_BROKER_URL"] else "tasks"
+        assert (ready.status_code, ready.json()) == (200, {source: "ok", "data": "ok", "auth": "ok"})
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
-    with redis.Redis.from_url(environment["CONCILIA_NODE_BROKER_URL"]) as client:
+    with redis.Redis.from_url(redis_url) as client:
         assert list(client.scan_iter(f"{queue_of(address)}*")) == []
     assert consortium.calls.count("contract") == 2
     assert len(consortium.submissions) == 1
 
 
 def test_a_node_says_that_it_can_encode_and_sends_what_it_was_asked_for(
-    consortium: Any, environment: dict[str, str], task: TrainTask, send: Callable[[str, object], None], tmp_path: Path
+    consortium: Any, environment: dict[str, str], task: TrainTask, to_queue: Send, tmp_path: Path
 ) -> None:
     encoded = task.model_copy(update={"encoding": Encoding.parse("int8+zstd")})
-    send(TRAIN_TASK, encoded.model_dump(mode="json"))
+    to_queue(TRAIN_TASK, encoded.model_dump(mode="json"))
     with running(environment) as process:
         until(lambda: consortium.submissions and consortium.registrations, process)
     assert set(consortium.registrations[0][1].encodings) == {"none", "float16", "int8", "topk", "zstd"}
@@ -174,7 +193,7 @@ def test_a_node_that_ends_in_the_middle_of_training_leaves_the_task_to_the_next(
     consortium: Any,
     environment: dict[str, str],
     task: TrainTask,
-    send: Callable[[str, object], None],
+    send: Send,
     how: signal.Signals,
 ) -> None:
     send(TRAIN_TASK, task.model_copy(update={"local": LONG}).model_dump(mode="json"))
@@ -186,6 +205,18 @@ def test_a_node_that_ends_in_the_middle_of_training_leaves_the_task_to_the_next(
     consortium.progress.clear()
     with running(environment) as process:
         until(lambda: training(consortium), process)
+
+
+def test_a_task_that_the_queue_lost_is_done_and_one_that_was_done_is_not_done_again(
+    consortium: Any, environment: dict[str, str], task: TrainTask, to_stand: Send, to_queue: Send
+) -> None:
+    to_stand(TRAIN_TASK, task.model_dump(mode="json"))
+    with running(environment) as process:
+        until(lambda: consortium.submissions, process)
+        asked = consortium.calls.count("tasks")
+        until(lambda: consortium.calls.count("tasks") > asked + 1, process)
+    assert len(consortium.submissions) == 1
+    assert sum(item.stage is Stage.SUBMITTED for item in consortium.progress) == 1
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def application(name: str, broker_url: str) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # a broker may be away for longer than a hundred tries
         # One consumer a queue needs no fan-out; these would each cost a connection.
         worker_enable_remote_control=False,
         worker_send_task_events=False,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
-from celery import Celery
+from celery import Celery, signals
 from concilia_kit import database, health
 from concilia_kit.settings import read
 
@@ -44,13 +44,16 @@ def _work(settings: AggregatorSettings, *, with_api: bool) -> None:
     if with_api:
         from concilia_kit import web
 
-        worker, api, examiner = build_both(settings)
+        worker, api, examiner, watch = build_both(settings)
         serving = web.running_beside(api, settings)
     else:
-        worker, served, examiner = build_worker(settings)
+        worker, served, examiner, watch = build_worker(settings)
         health.serve_beside(served, settings)
         serving = nullcontext()
     examiner.start()
+    # Celery says when it has a consumer at all, or is told to go; the watch is over the time between.
+    signals.worker_ready.connect(lambda **_: watch.start(), weak=False)
+    signals.worker_shutting_down.connect(lambda **_: watch.stop(), weak=False)
     try:
         with serving:
             _consume(worker, QUEUE)

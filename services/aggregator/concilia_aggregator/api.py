@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from concilia_kit.digests import JobId
 from concilia_kit.roles import Role
@@ -12,13 +12,15 @@ from concilia_kit.signing import Address
 from concilia_kit.tokens import Principal
 from concilia_kit.web import bearer, require
 from concilia_kit.wire.jobs import JobSpec, JobView
-from concilia_kit.wire.training import EvaluationReport, Node, NodeRegistration, Progress
+from concilia_kit.wire.training import Assignment, EvaluationReport, Node, NodeRegistration, Progress
 from concilia_kit.wire.verification import Verification
-from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials
 from fastapi.sse import EventSourceResponse
 
 from concilia_aggregator import views
+from concilia_aggregator.assignments import MAX_WAIT, Assignments
 from concilia_aggregator.errors import NotYours, ReportMismatch
 from concilia_aggregator.feed import Feed, Feeds
 from concilia_aggregator.jobs import Jobs
@@ -49,8 +51,14 @@ async def _verifications(request: Request) -> Verifications:
     return verifications
 
 
+async def _assignments(request: Request) -> Assignments:
+    assignments: Assignments = request.app.state.assignments
+    return assignments
+
+
 Asking = Annotated[Jobs, Depends(_jobs)]
 Stored = Annotated[Store, Depends(_store)]
+Assigning = Annotated[Assignments, Depends(_assignments)]
 Waking = Annotated[Wakeup, Depends(_wakeup)]
 Verifying = Annotated[Verifications, Depends(_verifications)]
 Admin = Annotated[Principal, Depends(require(Role.ADMIN))]
@@ -167,6 +175,28 @@ def register_node(address: Address, registration: NodeRegistration, caller: Hosp
     """Register a node, or say that it is still there."""
     _own(address, caller)
     store.register(address, registration)
+
+
+@router.get(
+    "/nodes/{address}/tasks",
+    response_model=list[Assignment],
+    responses={304: {"description": "the same as the `ETag` in `If-None-Match` stands for"}},
+)
+async def list_tasks(
+    address: Address,
+    caller: Hospital,
+    assignments: Assigning,
+    wait: Annotated[int, Query(ge=0, le=MAX_WAIT, description="seconds to wait for other tasks than those known")] = 0,
+    if_none_match: Annotated[str, Header(max_length=100)] = "",
+) -> Any:
+    """What a hospital is asked for now: the tasks of its queue, as long as they are to be done."""
+    _own(address, caller)
+    known = if_none_match.removeprefix("W/").strip('"')
+    told = await assignments.news(address, known, wait)
+    headers = {"ETag": f'"{told.tag}"', "Cache-Control": "no-store"}
+    if told.tag == known:
+        return Response(status_code=304, headers=headers)
+    return JSONResponse([each.model_dump(mode="json") for each in told.tasks], headers=headers)
 
 
 @router.post("/jobs/{job}/rounds/{round_number}/progress", status_code=204)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from concilia_kit.wire.jobs import JobSpec
-from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, TrainTask
+from concilia_kit.wire.jobs import JobSpec, Phase
+from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, Assignment, EvaluateTask, TrainTask
 
 from concilia_aggregator import rounds, strategies
 from concilia_aggregator.rounds import JobState
@@ -14,15 +14,7 @@ from concilia_aggregator.tables import OutboxRow
 
 def trainings(job: str, spec: JobSpec, state: JobState, abilities: Mapping[str, frozenset[str]]) -> list[OutboxRow]:
     """A task a hospital; whose node cannot encode as the job asks sends its update plain."""
-    plain = TrainTask(
-        job=job,
-        round=state.round,
-        architecture=spec.architecture,
-        base=state.head,
-        seed=spec.seed,
-        deadline=rounds.state_deadline(state),
-        local=strategies.make(spec.strategy).local(spec.local),
-    )
+    plain = _training(job, spec, state)
     encoded = plain.model_copy(update={"encoding": spec.encoding})
     plain_task, encoded_task = plain.model_dump(mode="json"), encoded.model_dump(mode="json")
     return [
@@ -38,7 +30,44 @@ def trainings(job: str, spec: JobSpec, state: JobState, abilities: Mapping[str, 
 
 def evaluations(job: str, spec: JobSpec, state: JobState) -> list[OutboxRow]:
     """Evaluate a state's head."""
-    task = EvaluateTask(
+    task = _evaluation(job, spec, state).model_dump(mode="json")
+    return [OutboxRow(job=job, hospital=address, name=EVALUATE_TASK, task=task) for address in sorted(state.cohort)]
+
+
+def assigned(
+    job: str, spec: JobSpec, state: JobState, hospital: str, abilities: frozenset[str], now: float
+) -> Assignment | None:
+    """What a job asks of one hospital now, by its state alone: it may have been done already.
+
+    A round that waits for all who are there also takes one that comes while it is open.
+    """
+    if state.stopping or state.deadline is None or now > state.deadline:
+        return None
+    asked = hospital in state.cohort
+    if state.phase is Phase.TRAINING and (asked or spec.over_selection is None):
+        task = _training(job, spec, state)
+        if spec.encoding.needs <= abilities:
+            task = task.model_copy(update={"encoding": spec.encoding})
+        return Assignment(name=TRAIN_TASK, task=task)
+    if state.phase in {Phase.BASELINE, Phase.EVALUATING} and asked:
+        return Assignment(name=EVALUATE_TASK, task=_evaluation(job, spec, state))
+    return None
+
+
+def _training(job: str, spec: JobSpec, state: JobState) -> TrainTask:
+    return TrainTask(
+        job=job,
+        round=state.round,
+        architecture=spec.architecture,
+        base=state.head,
+        seed=spec.seed,
+        deadline=rounds.state_deadline(state),
+        local=strategies.make(spec.strategy).local(spec.local),
+    )
+
+
+def _evaluation(job: str, spec: JobSpec, state: JobState) -> EvaluateTask:
+    return EvaluateTask(
         job=job,
         round=state.round if state.closed else 0,
         architecture=spec.architecture,
@@ -46,5 +75,4 @@ def evaluations(job: str, spec: JobSpec, state: JobState) -> list[OutboxRow]:
         seed=spec.seed,
         image_size=spec.local.image_size,
         evaluation=spec.evaluation,
-    ).model_dump(mode="json")
-    return [OutboxRow(job=job, hospital=address, name=EVALUATE_TASK, task=task) for address in sorted(state.cohort)]
+    )

@@ -33,9 +33,10 @@ from concilia_aggregator.changes import Changes
 from concilia_aggregator.settings import AggregatorSettings
 from concilia_aggregator.store import Store
 from concilia_aggregator.verification.records import Verifications
-from concilia_aggregator.wakeup import Wakeup
+from concilia_aggregator.wakeup import QUEUE, Wakeup
 
 if TYPE_CHECKING:
+    from concilia_kit.consuming import ConsumingWatch
     from fastapi import FastAPI
 
     from concilia_aggregator.verification.examiner import Examiner
@@ -110,10 +111,11 @@ def _api(settings: AggregatorSettings, parts: Parts, ready: dict[str, Check]) ->
     from concilia_kit.tokens import TokenVerifier
 
     from concilia_aggregator import api, views
+    from concilia_aggregator.assignments import Assignments
     from concilia_aggregator.feed import Feeds
     from concilia_aggregator.jobs import Jobs
     from concilia_aggregator.metrics import watch
-    from concilia_aggregator.wakeup import QUEUE, Listener
+    from concilia_aggregator.wakeup import Listener
 
     watch(
         parts.registry,
@@ -140,6 +142,7 @@ def _api(settings: AggregatorSettings, parts: Parts, ready: dict[str, Check]) ->
     app.state.jobs = Jobs(parts.store, parts.artifacts, parts.code, parts.changes)
     app.state.store, app.state.wakeup = parts.store, parts.wakeup
     app.state.verifications = parts.verifications
+    app.state.assignments = Assignments(parts.store)
     app.state.feeds = Feeds(
         settings.redis_url,
         settings.max_streams,
@@ -156,6 +159,7 @@ class Worker(NamedTuple):
     celery: Celery
     health: Starlette
     examiner: Examiner
+    watch: ConsumingWatch
 
 
 class Both(NamedTuple):
@@ -164,20 +168,28 @@ class Both(NamedTuple):
     celery: Celery
     api: FastAPI
     examiner: Examiner
+    watch: ConsumingWatch
 
 
 def build_worker(settings: AggregatorSettings) -> Worker:
     """The worker. It consumes the aggregator's own queue only; nothing of it is started."""
     parts = assemble(settings)
     examiner, ready = _worker(settings, parts)
-    return Worker(parts.broker, health.application("aggregator-worker", ready=ready, registry=parts.registry), examiner)
+    served = health.application("aggregator-worker", ready=ready, registry=parts.registry)
+    return Worker(parts.broker, served, examiner, _watch(parts))
 
 
 def build_both(settings: AggregatorSettings) -> Both:
     """API and worker of one process, made of the same parts: two thirds of the memory that they take apart."""
     parts = assemble(settings)
     examiner, ready = _worker(settings, parts)
-    return Both(parts.broker, _api(settings, parts, ready), examiner)
+    return Both(parts.broker, _api(settings, parts, ready), examiner, _watch(parts))
+
+
+def _watch(parts: Parts) -> ConsumingWatch:
+    from concilia_kit.consuming import ConsumingWatch
+
+    return ConsumingWatch(parts.redis, QUEUE)
 
 
 def _worker(settings: AggregatorSettings, parts: Parts) -> tuple[Examiner, dict[str, Check]]:
@@ -192,7 +204,6 @@ def _worker(settings: AggregatorSettings, parts: Parts) -> tuple[Examiner, dict[
     from concilia_aggregator.summing import Summing
     from concilia_aggregator.verification.examiner import Examiner
     from concilia_aggregator.verification.sources import FolderSource
-    from concilia_aggregator.wakeup import QUEUE
 
     chain = http.client(settings.chain_url, http.WalletAuth(parts.auth, parts.account, Audience.CHAIN))
     ledger = ChainLedger(chain)

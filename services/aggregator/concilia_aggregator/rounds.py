@@ -7,9 +7,10 @@ Rules, in the order they apply:
 2. The initial model is evaluated first (round 0), then rounds are opened one after another on the job's head.
 3. A round is planned (cohort and deadline written down) before it is opened on the chain, so that a crash between the
    two repeats the same opening; a plan whose deadline passed unopened is made anew.
-4. A round is folded when all of its cohort has submitted, or at its deadline if its quorum has. In a Merkle round
-   updates are collected until then, and committed first, at most `COMMIT_GRACE` after the deadline; what is committed
-   goes on as if it had been recorded, whoever committed it and however many it are.
+4. A round is folded when all of its cohort has submitted, or at its deadline if its quorum has. Where more were asked
+   than are needed (over-selection), it is folded as soon as its quorum has. In a Merkle round updates are collected
+   until then, and committed first, at most `COMMIT_GRACE` after the deadline; what is committed goes on as if it had
+   been recorded, whoever committed it and however many it are.
 5. After screening, too few accepted updates send the round back to waiting if its deadline allows, else it is aborted;
    a committed round takes no further update and is aborted at once. After `MAX_ABORTED` aborted rounds in a row the
    job fails.
@@ -18,10 +19,14 @@ Rules, in the order they apply:
 7. Target reached or all rounds closed: the model is published and the job is finished.
 
 No clock, disk or network here: `Facts` carries the time.
+
+Source of over-selection: Bonawitz et al., "Towards Federated Learning at Scale" (2019), section 2.2.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass, replace
 
 from concilia_kit.wire.chain import RoundStanding, RoundStatus
@@ -177,13 +182,13 @@ def decide(spec: JobSpec, state: JobState, facts: Facts) -> Move:
             return Publish(replace(state, phase=Phase.FINISHED, deadline=None, cohort=frozenset(), detail="published"))
 
 
-def early(state: JobState, shown: RoundStanding, now: float) -> Wait | None:
-    """Whether a round is certainly still waited for, without a look at its updates: fewer came than were asked for."""
-    missing = len(state.cohort) - shown.updates
+def early(spec: JobSpec, state: JobState, shown: RoundStanding, now: float) -> Wait | None:
+    """Whether a round is certainly still waited for, without a look at its updates: fewer came than are waited for."""
+    missing = _awaited(spec, state) - shown.updates
     is_open = shown.status is RoundStatus.OPEN and not shown.committed
     if state.stopping or state.deadline is None or not is_open or missing <= 0 or now > state.deadline + GRACE_SECONDS:
         return None
-    return Wait(f"{missing} of {len(state.cohort)} hospitals still train")
+    return Wait(_still_train(spec, state, missing))
 
 
 def early_evaluation(state: JobState, reports: int, now: float) -> Wait | None:
@@ -223,7 +228,7 @@ def _open(spec: JobSpec, state: JobState, facts: Facts) -> Move:
         if len(facts.live) < spec.quorum:
             return _too_few(spec, facts)
         deadline = int(facts.now) + spec.deadline_seconds
-        return Enter(replace(state, deadline=deadline, cohort=facts.live, detail=""))
+        return Enter(replace(state, deadline=deadline, cohort=_asked(spec, state, facts.live), detail=""))
     return OpenRound(replace(state, phase=Phase.TRAINING))
 
 
@@ -232,10 +237,11 @@ def _train(spec: JobSpec, state: JobState, facts: Facts) -> Move:
         return Wait("the ledger does not show the round yet")
     if facts.ledger.status is RoundStatus.ABORTED:
         return Enter(after_abort(state, "the round was aborted on the ledger"))
-    over = state.cohort <= facts.ledger.recorded or facts.ledger.committed
+    enough = spec.over_selection is not None and facts.ledger.accepted >= spec.quorum
+    over = enough or state.cohort <= facts.ledger.recorded or facts.ledger.committed
     if facts.ledger.status is RoundStatus.OPEN and not over and facts.now <= state.deadline + GRACE_SECONDS:
-        missing = len(state.cohort - facts.ledger.recorded)
-        return Wait(f"{missing} of {len(state.cohort)} hospitals still train")
+        missing = _awaited(spec, state) - len(state.cohort & facts.ledger.recorded)
+        return Wait(_still_train(spec, state, max(1, missing)))
     return _end(spec, state, facts, facts.ledger)
 
 
@@ -298,6 +304,29 @@ def after_close(spec: JobSpec, state: JobState, global_digest: str) -> JobState:
 
 def _next_round(state: JobState) -> JobState:
     return replace(state, phase=Phase.OPENING, round=state.round + 1, deadline=None, cohort=frozenset(), detail="")
+
+
+def _asked(spec: JobSpec, state: JobState, live: frozenset[str]) -> frozenset[str]:
+    """Whom a round asks: all who are there, or of these so many times the quorum as the job says, drawn by its seed."""
+    if spec.over_selection is None:
+        return live
+    count = math.ceil(spec.quorum * spec.over_selection)
+
+    def lot(address: str) -> bytes:
+        return hashlib.sha256(f"{spec.seed}/{state.round}/{address}".encode()).digest()
+
+    return frozenset(sorted(live, key=lot)[:count])
+
+
+def _awaited(spec: JobSpec, state: JobState) -> int:
+    """How many updates a round waits for before its deadline."""
+    return len(state.cohort) if spec.over_selection is None else min(spec.quorum, len(state.cohort))
+
+
+def _still_train(spec: JobSpec, state: JobState, missing: int) -> str:
+    if spec.over_selection is None:
+        return f"{missing} of {len(state.cohort)} hospitals still train"
+    return f"{missing} of {spec.quorum} updates are missing; {len(state.cohort)} hospitals were asked"
 
 
 def _too_few(spec: JobSpec, facts: Facts) -> Wait:

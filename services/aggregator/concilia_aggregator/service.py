@@ -98,7 +98,9 @@ class Coordinator(Jobs):
             row, spec, state = self._read(job)
             if state.phase in rounds.TERMINAL:
                 return False
-            move = self._early(row, state, look) or rounds.decide(spec, state, self._facts(row, spec, state, look))
+            move = self._early(row, spec, state, look) or rounds.decide(
+                spec, state, self._facts(row, spec, state, look)
+            )
             try:
                 if not self._make(row, spec, state, move, look):
                     return look.more
@@ -115,12 +117,12 @@ class Coordinator(Jobs):
             self._kept = {job: kept}  # of the job that is moved now
         return kept
 
-    def _early(self, row: JobRow, state: JobState, look: _Look) -> rounds.Move | None:
+    def _early(self, row: JobRow, spec: JobSpec, state: JobState, look: _Look) -> rounds.Move | None:
         """To wait, where so much can be said without looking at every hospital; what came so far is screened then."""
         now = time.time()
         if state.phase is Phase.TRAINING and not state.stopping:
             look.standing = self._ledger.standing(row.id, state.round)
-            if look.standing is not None and (wait := rounds.early(state, look.standing, now)) is not None:
+            if look.standing is not None and (wait := rounds.early(spec, state, look.standing, now)) is not None:
                 self._screen_early(row, state, look)
                 return wait
         elif state.phase in {Phase.BASELINE, Phase.EVALUATING} and state.deadline is not None:

@@ -102,6 +102,12 @@ class Store:
             raise JobNotFound(f"there is no job {job[:12]}…")
         return int(found)
 
+    def versions(self) -> dict[str, int]:
+        """How often the state of each job was saved that has not ended."""
+        query = sa.select(_jobs.c.id, _jobs.c.version).where(_jobs.c.phase.not_in([phase.value for phase in TERMINAL]))
+        with self._reading.begin() as connection:
+            return {row.id: row.version for row in connection.execute(query)}
+
     def require(self, job: str) -> None:
         """See to it that there is such a job. Raises `JobNotFound`."""
         if job not in self._known:
@@ -187,6 +193,12 @@ class Store:
         """What encodings nodes can, by address; of one that registered before there were any, that it can none."""
         return {node.address: frozenset(node.registration.get("encodings", PLAIN_ONLY)) for node in self.nodes()}
 
+    def ability(self, address: str) -> frozenset[str]:
+        """What encodings one node can, as `abilities`."""
+        with self._reading.begin() as connection:
+            found = connection.execute(sa.select(_nodes.c.registration).where(_nodes.c.address == address)).scalar()
+        return frozenset((found or {}).get("encodings", PLAIN_ONLY))
+
     def training_images(self, addresses: Sequence[str]) -> dict[str, int]:
         """How many images to train on some nodes registered, by address; of those that did."""
         found: dict[str, int] = {}
@@ -215,6 +227,12 @@ class Store:
         query = sa.select(sa.func.count()).where(_reports.c.job == job, _reports.c.round == round_)
         with self._reading.begin() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def has_reported(self, job: str, round_: int, hospital: str) -> bool:
+        """Whether a site's evaluation of a round's model is there."""
+        place = sa.and_(_reports.c.job == job, _reports.c.round == round_, _reports.c.hospital == hospital)
+        with self._reading.begin() as connection:
+            return bool(connection.scalar(sa.select(sa.exists(sa.select(_reports.c.job).where(place)))))
 
     def reports(self, job: str, round_: int | None = None) -> dict[int, dict[str, EvaluationReport]]:
         """A job's evaluations, or those of one round, by round and hospital, hospitals in order of address."""

@@ -20,8 +20,8 @@ from concilia_aggregator.store import Store
 ADVANCE_TASK = "concilia.advance"
 PROBE_TASK = "concilia.probe"
 QUEUE = "aggregator"
-_MARKER_SECONDS = 30
-PROBE_SECONDS = 10
+_MARKER_SECONDS = 10  # a look that was queued and lost, with a killed worker, is queued anew then
+PROBE_SECONDS = 5
 
 _PROBE_MARKER = "concilia:probe"
 

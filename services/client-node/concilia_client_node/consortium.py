@@ -5,25 +5,47 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
-from concilia_kit import http, transfer
+from concilia_kit import http, logs, transfer
 from concilia_kit.problems import Problem
 from concilia_kit.signing import Domain
 from concilia_kit.wire.auth import Application
 from concilia_kit.wire.chain import Acknowledgement, ContractInfo, LedgerRound, Receipt, UpdateSubmission
-from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progress
+from concilia_kit.wire.training import Assignment, EvaluationReport, NodeRegistration, Progress
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from concilia_client_node.errors import WeightsError
 
 MAX_BASE = 4 * 2**30  # bytes of a base model accepted; the largest architecture here has a fortieth of that
 RETRY_SECONDS = 3.0  # within a call; the task queue repeats for longer, and a node must stop within five seconds
 _TRANSIENT = frozenset({401, 408, 425, 429})
+_log = logs.get(__name__)
 
 
 def transient(problem: Problem) -> bool:
     """Whether the same call may succeed later: the peer is busy, broken or away, or a token just lost its worth."""
     return problem.problem_status >= 500 or problem.problem_status in _TRANSIENT
+
+
+class Asked(NamedTuple):
+    """What a hospital is asked for, and the tag that stands for it."""
+
+    tasks: tuple[Assignment, ...]
+    tag: str
+
+
+_LIST = TypeAdapter(list[JsonValue])
+
+
+def _readable(told: JsonValue) -> Assignment | None:
+    """A task, None where it is none that this version knows: the others are done all the same."""
+    try:
+        return Assignment.model_validate(told)
+    except ValidationError as error:
+        _log.error("malformed task passed over", faults=[fault["msg"] for fault in error.errors()[:3]])
+        return None
 
 
 @dataclass(frozen=True)
@@ -89,6 +111,17 @@ class Consortium:
         """Say who this node is and that it is there."""
         body = registration.model_dump_json()
         self._call(self.aggregator, "PUT", f"/v1/nodes/{address}", content=body, headers=_JSON)
+
+    def tasks(self, address: str, known: str = "", wait: int = 0) -> Asked | None:
+        """What this hospital is asked for now; None where that is still what the tag `known` stands for, after `wait`
+        seconds. Raises `ValueError` for an answer that is none."""
+        headers = {"If-None-Match": f'"{known}"'} if known else {}
+        path = f"/v1/nodes/{address}/tasks"
+        answer = self._call(self.aggregator, "GET", path, params={"wait": wait}, headers=headers)
+        if answer.status_code == 304:
+            return None
+        told = _LIST.validate_json(answer.content)
+        return Asked(tuple(filter(None, map(_readable, told))), answer.headers.get("etag", "").strip('"'))
 
     def apply(self, application: Application) -> None:
         """Ask for a role; replaces what this hospital asked for before."""

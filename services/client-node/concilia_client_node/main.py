@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
+import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import redis
 import torch
 from celery import Celery, signals
 from concilia_kit import http, keystore, logs, metrics, queue, web
+from concilia_kit.consuming import ConsumingWatch
+from concilia_kit.health import Check
 from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.training import queue_of
 from fastapi import FastAPI
@@ -22,8 +27,10 @@ from concilia_client_node.errors import DatasetError
 from concilia_client_node.health import Served
 from concilia_client_node.local_data import LocalData
 from concilia_client_node.metrics import NodeMetrics
+from concilia_client_node.polling import Polling
 from concilia_client_node.presence import Heartbeat, ProgressReporter
 from concilia_client_node.redelivery import Siblings
+from concilia_client_node.reminders import Reminders
 from concilia_client_node.service import Hospital
 from concilia_client_node.settings import NodeSettings
 from concilia_client_node.store import NodeFolder
@@ -36,16 +43,25 @@ _log = logs.get(__name__)
 
 
 @dataclass(frozen=True)
-class Node:
-    """Everything a node is made of; nothing runs yet."""
+class Queued:
+    """What a node that has a queue at the broker takes its tasks with."""
 
     worker: Celery
     queue: str
+    siblings: Siblings
+    reminders: Reminders
+    watch: ConsumingWatch
+
+
+@dataclass(frozen=True)
+class Node:
+    """Everything a node is made of; nothing runs yet. Its tasks come by a queue, or are asked for over HTTPS."""
+
+    tasks: Queued | Polling
     device: torch.device
     health: FastAPI
     hospital: Hospital
     heartbeat: Heartbeat
-    siblings: Siblings
     stop: threading.Event
 
 
@@ -87,7 +103,28 @@ def build(settings: NodeSettings) -> Node:
         consortium.apply,
         stop,
     )
-    own_queue = queue_of(account.address)
+    taking, source = _queued(settings, hospital) if settings.broker_url else _polling(hospital)
+    health = web.application(
+        "Concilia client node",
+        ready={
+            **source,
+            "data": lambda: _still_there(settings),
+            "auth": lambda: http.call(auth, "GET", "/healthz", retry_seconds=0),
+        },
+        registry=registry,
+    )
+    return Node(taking, device, health, hospital, heartbeat, stop)
+
+
+def _polling(hospital: Hospital) -> tuple[Polling, dict[str, Check]]:
+    address = hospital.account.address
+    polling = Polling(partial(hospital.consortium.tasks, address), hospital, hospital.stop)
+    return polling, {"tasks": polling.check}
+
+
+def _queued(settings: NodeSettings, hospital: Hospital) -> tuple[Queued, dict[str, Check]]:
+    address = hospital.account.address
+    own_queue = queue_of(address)
     process = redelivery.process_name()
     worker = queue.application("client-node", settings.broker_url)
     worker.conf.update(
@@ -98,17 +135,11 @@ def build(settings: NodeSettings) -> Node:
     broker = redis.Redis.from_url(
         settings.broker_url, socket_timeout=_BROKER_SECONDS, socket_connect_timeout=_BROKER_SECONDS
     )
-    health = web.application(
-        "Concilia client node",
-        ready={
-            "broker": broker.ping,
-            "data": lambda: _still_there(settings),
-            "auth": lambda: http.call(auth, "GET", "/healthz", retry_seconds=0),
-        },
-        registry=registry,
-    )
     siblings = Siblings(worker, own_queue, process, broker)
-    return Node(worker, own_queue, device, health, hospital, heartbeat, siblings, stop)
+    ask = partial(hospital.consortium.tasks, address)
+    reminders = Reminders(ask, siblings.idle, hospital, worker, own_queue, hospital.stop)
+    watch = ConsumingWatch(broker, own_queue)
+    return Queued(worker, own_queue, siblings, reminders, watch), {"broker": broker.ping}
 
 
 def _still_there(settings: NodeSettings) -> None:
@@ -121,15 +152,38 @@ def run(node: Node, listening: socket.socket) -> int:
     Served(node.health, listening)
     node.hospital.reporter.start()
     node.heartbeat.start()
-    node.siblings.start()
-    signals.worker_shutting_down.connect(_on_signal(node.stop), weak=False)
+    if isinstance(node.tasks, Polling):
+        _log.info("node starts", tasks="over HTTPS", device=str(node.device))
+        code = _poll(node.tasks, node.stop)
+    else:
+        _log.info("node starts", queue=node.tasks.queue, device=str(node.device))
+        code = _consume(node.tasks, node.stop)
+    node.hospital.reporter.close(1.0)
+    return code
+
+
+def _poll(polling: Polling, stop: threading.Event) -> int:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    threading.Thread(target=polling.run, name="polling", daemon=True).start()
+    stop.wait()
+    # A question that is open is left open; work that is under way looks at `stop` and ends.
+    until = time.monotonic() + STOP_SECONDS
+    while polling.is_working and time.monotonic() < until:
+        time.sleep(0.05)
+    return 0
+
+
+def _consume(queued: Queued, stop: threading.Event) -> int:
+    for helping in (queued.siblings, queued.reminders, queued.watch):
+        helping.start()
+    signals.worker_shutting_down.connect(_on_signal(stop), weak=False)
     # Connecting to this signal keeps Celery from setting up logging of its own.
     signals.setup_logging.connect(_logging_is_set_up, weak=False)
-    worker = node.worker.Worker(pool="threads", concurrency=1, queues=[node.queue], without_mingle=True)
-    _log.info("node starts", queue=node.queue, device=str(node.device))
+    worker = queued.worker.Worker(pool="threads", concurrency=1, queues=[queued.queue], without_mingle=True)
     worker.start()
-    node.siblings.leave()
-    node.hospital.reporter.close(1.0)
+    queued.watch.stop()
+    queued.siblings.leave()
     return int(worker.exitcode or 0)
 
 

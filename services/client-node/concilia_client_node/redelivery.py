@@ -20,8 +20,8 @@ from typing import Any
 
 import redis
 from celery import Celery
-from celery.worker import state
 from concilia_kit import logs
+from concilia_kit.consuming import tags_in_hand
 
 BEAT_SECONDS = 1.0
 DEAD_AFTER = 8  # looks
@@ -45,12 +45,6 @@ def transport_options(queue: str, process: str) -> dict[str, Any]:
         "unacked_mutex_key": f"{queue}.unacked_mutex",
         "visibility_timeout": _NEVER,
     }
-
-
-def tags_in_hand() -> set[str]:
-    """Delivery tags of the tasks that this process runs, or keeps until it can or may run them."""
-    requests = (*state.active_requests, *state.reserved_requests, *state.scheduled_requests)
-    return {request.message.delivery_tag for request in requests}
 
 
 class Siblings(threading.Thread):
@@ -119,6 +113,16 @@ class Siblings(threading.Thread):
             elif stood >= FORGOTTEN_AFTER:
                 self._broker.hdel(self._beats, name)
         return restored
+
+    def idle(self) -> bool:
+        """Whether there is nothing in the queue, and nothing in anybody's hand. Raises what the broker's clients
+        raise."""
+        pipe = self._broker.pipeline()
+        pipe.llen(self._queue)
+        pipe.hkeys(self._beats)
+        waiting, names = pipe.execute()
+        lists = [self._list(name) for name in {self._process, *(name.decode() for name in names)}]
+        return not waiting and not self._broker.exists(*lists)
 
     def _stood(self, name: str, beat: bytes) -> int:
         """Looks in a row at which a beat was the same."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -30,6 +31,7 @@ from concilia_client_node.trainer import Tensors, Trainer, mix
 
 _log = logs.get(__name__)
 Task = TrainTask | EvaluateTask
+_REMEMBERED = 256  # ended tasks
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,15 @@ class Hospital:
     stop: threading.Event
     clock: Callable[[], float] = time.time
     metrics: NodeMetrics = field(default_factory=NodeMetrics)
+    _ended: deque[Task] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+
+    def has_ended(self, task: Task) -> bool:
+        """Whether this process carried a task to its end, be it a good one or not, and lately."""
+        return task in self._ended
+
+    def give_up(self, task: Task, problem: Problem) -> None:
+        """No other try is worth it."""
+        self._end(task, Stage.FAILED, f"given up: {problem.problem_code}: {problem.detail}")
 
     def train(self, task: TrainTask) -> None:
         """Carry a training task out. Raises `Stopped`, and a `Problem` that is worth another try."""
@@ -308,6 +319,7 @@ class Hospital:
 
     def _end(self, task: Task, stage: Stage, detail: str) -> None:
         _log.log(_LEVELS.get(stage, 20), stage.value, job=task.job, round=task.round, detail=detail)
+        self._ended.append(task)
         self._tell(task, stage, 1.0, detail)
         self._count(task, stage.value)
 

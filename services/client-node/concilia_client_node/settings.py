@@ -19,7 +19,10 @@ class NodeSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="CONCILIA_NODE_", extra="ignore", frozen=True)
 
-    broker_url: str = Field(description="Redis of the task queue; the node consumes its own queue only")
+    broker_url: str = Field(
+        default="",
+        description="Redis of the task queue; empty: tasks are asked for over HTTPS, without a broker",
+    )
     auth_url: str = Field(description="auth service")
     model_url: str = Field(description="model service, which keeps the weights")
     chain_url: str = Field(description="chain service")

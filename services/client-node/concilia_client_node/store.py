@@ -105,6 +105,14 @@ class NodeFolder:
         finally:
             lock.release()
 
+    def is_taken(self, job: str, number: int) -> bool:
+        """Whether a sibling works at an update just now."""
+        lock = FileLock(self._update(job, number) / "lock")
+        if not lock.take():
+            return True
+        lock.release()
+        return False
+
     def update(self, job: str, number: int) -> Path:
         """Where the update's tensors are kept; makes its folder."""
         return self._update(job, number) / "update.safetensors"

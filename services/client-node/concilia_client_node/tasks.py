@@ -34,12 +34,19 @@ def register(app: Celery, hospital: Hospital, queue: str) -> None:
     @app.task(name=TRAIN_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
     def train(self: Any, task: dict[str, Any]) -> None:
         if (parsed := _parse(TrainTask, task)) is not None:
-            _attempt(self, hospital.train, parsed, queue, lambda: time.time() < parsed.deadline)
+            _attempt(self, hospital.train, hospital.give_up, parsed, queue, lambda: time.time() < parsed.deadline)
 
     @app.task(name=EVALUATE_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
     def evaluate(self: Any, task: dict[str, Any]) -> None:
         if (parsed := _parse(EvaluateTask, task)) is not None:
-            _attempt(self, hospital.evaluate, parsed, queue, lambda: self.request.retries < EVALUATION_TRIES)
+            _attempt(
+                self,
+                hospital.evaluate,
+                hospital.give_up,
+                parsed,
+                queue,
+                lambda: self.request.retries < EVALUATION_TRIES,
+            )
 
 
 def _parse(kind: type[_Task], task: object) -> _Task | None:
@@ -52,7 +59,12 @@ def _parse(kind: type[_Task], task: object) -> _Task | None:
 
 
 def _attempt(
-    celery_task: Any, work: Callable[[_Task], None], task: _Task, queue: str, worth_it: Callable[[], bool]
+    celery_task: Any,
+    work: Callable[[_Task], None],
+    give_up: Callable[[_Task, Problem], None],
+    task: _Task,
+    queue: str,
+    worth_it: Callable[[], bool],
 ) -> None:
     try:
         work(task)
@@ -60,7 +72,7 @@ def _attempt(
         raise Reject("the node is shutting down", requeue=True) from stopped
     except Problem as problem:
         if not worth_it():
-            _log.error("given up", code=problem.problem_code, detail=problem.detail)
+            give_up(task, problem)
             return
         tried = celery_task.request.retries
         delay = random.uniform(0.5, 1.0) * min(MAX_DELAY, 2.0**tried)  # noqa: S311 - jitter, no secret

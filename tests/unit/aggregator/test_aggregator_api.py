@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from asgi_lifespan import LifespanManager
-from concilia_aggregator import main, rounds
+from concilia_aggregator import dispatch, main, rounds
 from concilia_aggregator.settings import AggregatorSettings
 from concilia_aggregator.store import state_of
 from concilia_aggregator.wakeup import QUEUE
 from concilia_kit.roles import Role
 from concilia_kit.tokens import Principal
 from concilia_kit.wire.jobs import JobSpec, Phase, job_stream
+from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluationReport, TrainTask
 from eth_account import Account
 from fastapi import FastAPI
 
 from .conftest import address
 
-JOB, ENDED, NOWHERE = "a" * 64, "b" * 64, "c" * 64
+JOB, ENDED, NOWHERE, OTHER = "a" * 64, "b" * 64, "c" * 64, "d" * 64
 
 
 class Named:
@@ -115,6 +120,85 @@ async def test_verifications(http: httpx.AsyncClient, app: FastAPI) -> None:
     assert await call(http, "GET", f"/verifications/{asked['id']}", "hospital") == (200, asked)
     told = [fields[b"name"] for _, fields in app.state.wakeup._redis.xrange(job_stream(JOB))]
     assert told == [b"verification"]
+
+
+async def tasks(http: httpx.AsyncClient, known: str = "", wait: int = 0, of: str = address(1)) -> tuple[int, Any, str]:
+    headers = {"Authorization": "Bearer hospital"} | ({"If-None-Match": known} if known else {})
+    answer = await http.get(f"/v1/nodes/{of}/tasks", headers=headers, params={"wait": wait})
+    return answer.status_code, answer.json() if answer.content else None, answer.headers.get("etag", "")
+
+
+def move(app: FastAPI, **changes: Any) -> rounds.JobState:
+    store = app.state.store
+    row = store.job(JOB)
+    state = replace(state_of(row), **changes)
+    store.save(row, state)
+    return state
+
+
+async def test_a_hospital_is_told_what_it_is_asked_for_as_long_as_it_is_to_be_done(
+    http: httpx.AsyncClient, app: FastAPI
+) -> None:
+    assert (await tasks(http))[:2] == (200, [])
+    far = int(time.time()) + 1000
+    move(app, phase=Phase.BASELINE, deadline=far, cohort=frozenset({address(1)}))
+    status, found, tag = await tasks(http)
+    assert (status, [each["name"] for each in found]) == (200, [EVALUATE_TASK])
+    assert await tasks(http, tag) == (304, None, tag)
+    report = EvaluationReport(
+        job=JOB,
+        round=0,
+        model="0" * 64,
+        confusion=((0,) * 7,) * 7,
+        positives=((0,) * 32,) * 7,
+        negatives=((0,) * 32,) * 7,
+        loss_sum=0,
+        images=0,
+        lesions=0,
+        overlapping_lesions=0,
+        skipped_images=0,
+        seconds=0,
+    )
+    app.state.store.report(address(1), report)
+    assert (await tasks(http))[1] == []
+    state = move(app, phase=Phase.TRAINING, round=1)
+    status, found, tag = await tasks(http)
+    assert [TrainTask.model_validate(each["task"]).deadline for each in found] == [far]
+    assert found[0]["task"] == dispatch.trainings(JOB, JobSpec(name="j", initial="0" * 64), state, {})[0].task
+    move(app, deadline=int(time.time()) - 1)
+    assert (await tasks(http))[1] == []
+
+
+async def test_who_comes_while_a_round_is_open_is_asked_too_unless_more_were_asked_than_are_needed(
+    http: httpx.AsyncClient, app: FastAPI
+) -> None:
+    open_round = {"phase": Phase.TRAINING, "round": 1, "deadline": int(time.time()) + 1000}
+    move(app, **open_round, cohort=frozenset({address(2)}))
+    assert [each["name"] for each in (await tasks(http))[1]] == [TRAIN_TASK]
+    chosen = JobSpec(name="j", initial="0" * 64, over_selection=1.5)
+    other = rounds.JobState(head="0" * 64, **open_round, cohort=frozenset({address(2)}))
+    app.state.store.add_job(OTHER, chosen, other, address(1))
+    assert [each["task"]["job"] for each in (await tasks(http))[1]] == [JOB]
+
+
+async def test_a_question_stays_open_until_there_is_something_else(http: httpx.AsyncClient, app: FastAPI) -> None:
+    _, _, nothing = await tasks(http)
+    asked = [asyncio.create_task(tasks(http, nothing, 30)) for _ in range(20)]
+    await asyncio.sleep(0.6)
+    assert not any(each.done() for each in asked)
+    move(app, detail="nothing that concerns a hospital")
+    await asyncio.sleep(0.6)
+    assert not any(each.done() for each in asked)
+    move(app, phase=Phase.TRAINING, round=1, deadline=int(time.time()) + 1000)
+    answers = await asyncio.wait_for(asyncio.gather(*asked), 10)
+    assert {(status, found[0]["name"]) for status, found, _ in answers} == {(200, TRAIN_TASK)}
+    assert (await tasks(http, answers[0][2], 1))[0] == 304
+
+
+async def test_a_hospital_is_told_its_own_tasks_only(http: httpx.AsyncClient) -> None:
+    assert (await tasks(http, of=address(2)))[:1] == (403,)
+    assert await code(http, "GET", f"/nodes/{address(1)}/tasks", "admin") == (403, "role_missing")
+    assert (await tasks(http, wait=31))[0] == 422
 
 
 async def test_the_stream_is_described(http: httpx.AsyncClient) -> None:

@@ -46,10 +46,20 @@ def world(tmp_path: Path, ledger: MemoryLedger, artifacts: FolderArtifacts) -> W
     merkle=st.booleans(),
     committed=st.booleans(),
     now=st.integers(90, 110),
+    over_selection=st.none() | st.floats(1, 3),
+    quorum=st.integers(1, 4),
 )
 def test_what_is_said_early_is_what_a_full_look_says(
-    cohort: frozenset[str], recorded: frozenset[str], status: RoundStatus, merkle: bool, committed: bool, now: int
+    cohort: frozenset[str],
+    recorded: frozenset[str],
+    status: RoundStatus,
+    merkle: bool,
+    committed: bool,
+    now: int,
+    over_selection: float | None,
+    quorum: int,
 ) -> None:
+    spec = JobSpec(name="j", initial="0" * 64, quorum=quorum, over_selection=over_selection)
     committed = committed and merkle
     state = JobState(Phase.TRAINING, "0" * 64, round=1, deadline=100, cohort=cohort)
     shown = RoundStanding(
@@ -64,11 +74,11 @@ def test_what_is_said_early_is_what_a_full_look_says(
         merkle=merkle,
         committed=committed,
     )
-    said = rounds.early(state, shown, now)
+    said = rounds.early(spec, state, shown, now)
     if said is None:
         return
     known = rounds.RoundFacts(status, "0" * 64, 100, recorded, len(recorded), merkle=merkle, committed=committed)
-    full = rounds.decide(JobSpec(name="j", initial="0" * 64), state, rounds.Facts(now, cohort, known))
+    full = rounds.decide(spec, state, rounds.Facts(now, cohort, known))
     assert isinstance(full, Wait)
     if recorded <= cohort:
         assert full == said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,30 @@ def test_an_opening_is_planned_before_it_is_made() -> None:
     assert isinstance(planned, rounds.Enter)
     opened = decide(spec(), planned.state, Facts(1001, frozenset({A, B, C})))
     assert opened == rounds.OpenRound(replace(planned.state, phase=Phase.TRAINING))
+
+
+def test_over_selection_asks_more_than_it_needs_anew_each_round_and_waits_for_its_quorum() -> None:
+    everybody = frozenset(f"0x{number}" for number in range(20))
+    asking = spec(quorum=4, over_selection=1.3, rounds=8)
+    cohorts = []
+    for number in range(1, 9):
+        planned = decide(asking, JobState(Phase.OPENING, BASE, round=number), Facts(1000, everybody))
+        assert isinstance(planned, rounds.Enter)
+        cohorts.append(planned.state.cohort)
+        assert planned == decide(asking, JobState(Phase.OPENING, BASE, round=number), Facts(1000, everybody))
+    assert {len(cohort) for cohort in cohorts} == {6}
+    assert len(set(cohorts)) == 8
+    assert all(cohort < everybody for cohort in cohorts)
+    state = training(cohort=cohorts[0])
+    came = sorted(cohorts[0])
+    waiting = decide(asking, state, Facts(1000, everybody, ledger(*came[:4], accepted=3)))
+    assert isinstance(waiting, rounds.Wait)
+    assert isinstance(decide(asking, state, Facts(1000, everybody, ledger(*came[:4]))), rounds.Enter)
+
+
+def test_over_selection_asks_all_where_there_are_no_more() -> None:
+    planned = decide(spec(over_selection=9.0), JobState(Phase.OPENING, BASE, round=1), Facts(1000, frozenset({A, B})))
+    assert planned == rounds.Enter(JobState(Phase.OPENING, BASE, round=1, deadline=1100, cohort=frozenset({A, B})))
 
 
 def test_a_plan_whose_deadline_passed_is_made_anew() -> None:
@@ -228,9 +253,12 @@ class JobWalk(RuleBasedStateMachine):
         total=st.integers(1, 3),
         every=st.integers(1, 3),
         recording=st.sampled_from(Recording),
+        over_selection=st.none() | st.floats(1, 2),
     )
-    def start(self, quorum: int, total: int, every: int, recording: Recording) -> None:
-        self.spec = spec(quorum=quorum, rounds=total, evaluate_every=every, recording=recording)
+    def start(self, quorum: int, total: int, every: int, recording: Recording, over_selection: float | None) -> None:
+        self.spec = spec(
+            quorum=quorum, rounds=total, evaluate_every=every, recording=recording, over_selection=over_selection
+        )
         self.merkle = recording is Recording.MERKLE
         self.state = rounds.begin(BASE)
         self.now = 1000.0
@@ -353,6 +381,14 @@ class JobWalk(RuleBasedStateMachine):
         is_open = [n for n, item in self.chain.items() if item["status"] is RoundStatus.OPEN]
         assert is_open in ([], [max(self.chain, default=0)])
 
+    @precondition(lambda self: self.state.phase is Phase.TRAINING and self.spec.over_selection is not None)
+    @invariant()
+    def an_over_selected_round_waits_for_its_quorum_alone(self) -> None:
+        assert len(self.state.cohort) <= math.ceil(self.spec.quorum * self.spec.over_selection)
+        facts = self.facts()
+        if facts.ledger is not None and facts.ledger.accepted >= self.spec.quorum:
+            assert not isinstance(decide(self.spec, self.state, facts), rounds.Wait)
+
     @invariant()
     def only_a_paused_job_says_so(self) -> None:
         assert self.state.paused or self.state.detail != rounds.PAUSED
@@ -378,4 +414,4 @@ class JobWalk(RuleBasedStateMachine):
 
 
 TestJobWalk = JobWalk.TestCase
-TestJobWalk.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
+TestJobWalk.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)  # 10,000 steps

@@ -43,7 +43,7 @@ from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progr
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
 DOMAIN = Domain(chain_id=1337, contract="0x" + 39 * "0" + "7")
 SOON = timedelta(minutes=5)
@@ -70,6 +70,7 @@ class ConsortiumDouble:
     parts: dict[str, bytearray] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     writing: set[str] = field(default_factory=set)
+    assigned: list[object] = field(default_factory=list)
 
     def open_round(self, job: str, number: int, base: str, seconds: float = 600, *, merkle: bool = False) -> None:
         self.rounds[job, number] = LedgerRound(
@@ -256,6 +257,19 @@ class ConsortiumDouble:
             if not self.enrolled:
                 raise Forbidden("this needs one of the roles: hospital", code="role_missing")
             self.registrations.append((address, body))
+
+        @app.get("/v1/nodes/{address}/tasks")
+        def tasks(address: str, wait: int, request: Request) -> Response:
+            enter("tasks", request, Audience.AGGREGATOR)
+            until = time.monotonic() + wait
+            while True:
+                told = list(self.assigned)
+                tag = f'"{digests.of_json(told)}"'  # type: ignore[arg-type]
+                if request.headers.get("if-none-match") != tag:
+                    return JSONResponse(told, headers={"ETag": tag})
+                if time.monotonic() >= until:
+                    return Response(status_code=304, headers={"ETag": tag})
+                time.sleep(0.05)
 
         @app.post("/v1/applications", status_code=201)
         def apply(body: Application, request: Request) -> FiledApplication:

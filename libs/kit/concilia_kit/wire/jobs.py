@@ -53,6 +53,14 @@ class JobSpec(Wire):
     rounds: int = Field(default=3, ge=1, le=10_000)
     quorum: int = Field(default=1, ge=1, le=100_000)
     deadline_seconds: int = Field(default=3600, ge=5, le=30 * 86400, description="from opening a round")
+    over_selection: float | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        allow_inf_nan=False,
+        description="ask so many times the quorum, chosen anew each round, and close a round with its first quorum; "
+        "without it, all who are there are asked and waited for",
+    )
     target: float | None = Field(default=None, gt=0, le=1, description="pooled balanced accuracy that ends the job")
     seed: int = Field(default=0, ge=0, lt=2**32)
     local: LocalTraining = LocalTraining()

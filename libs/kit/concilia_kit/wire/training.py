@@ -96,6 +96,13 @@ class EvaluateTask(Wire):
     evaluation: Evaluation
 
 
+class Assignment(Wire):
+    """A task that a hospital is asked for now, in the words that its queue has."""
+
+    name: str = Field(description=f"'{TRAIN_TASK}' or '{EVALUATE_TASK}'", max_length=64)
+    task: TrainTask | EvaluateTask
+
+
 class UpdateMetrics(Wire):
     """What a node measured while it made an update; its canonical JSON's digest is part of what the node signs."""
 

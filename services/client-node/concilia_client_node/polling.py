@@ -1,0 +1,130 @@
+"""Tasks over HTTPS, for a hospital whose network lets nothing else out: the same tasks, asked for instead of queued.
+
+The question stays open at the aggregator until there is something to do. A task stands there as long as it is to be
+done, so that nothing can be lost between asking and doing: a process that was killed asks again when it returns. Of two
+processes with one folder the second takes what the first is not working at.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from concilia_kit import logs
+from concilia_kit.problems import Problem
+from concilia_kit.wire.training import Assignment, TrainTask
+
+from concilia_client_node.consortium import Asked
+from concilia_client_node.errors import Stopped
+from concilia_client_node.service import Hospital, Task
+from concilia_client_node.tasks import EVALUATION_TRIES, MAX_DELAY
+
+WAIT_SECONDS = 25
+"""How long a question may stay open: less than proxies wait for an answer."""
+
+_log = logs.get(__name__)
+Ask = Callable[[str, int], Asked | None]
+"""Asks for tasks: the tag of those known, seconds to wait for others. Raises `Problem`, `ValueError`."""
+
+
+class Polling:
+    """Asks and works, in the thread that calls `run`."""
+
+    def __init__(self, ask: Ask, hospital: Hospital, stop: threading.Event, wait_seconds: int = WAIT_SECONDS) -> None:
+        self._ask = ask
+        self._hospital = hospital
+        self._stop = stop
+        self._wait_seconds = wait_seconds
+        self._known = Asked((), "")
+        self._tries: dict[Task, int] = {}
+        self._not_before: dict[Task, float] = {}
+        self._answers = threading.Event()
+        self.is_working = False
+        self._said = ""
+
+    def run(self) -> None:
+        """Until the node stops. One task at a time."""
+        failures = 0
+        while not self._stop.is_set():
+            if (due := self._due()) is not None:
+                self._work(due)
+                continue
+            try:
+                self._look()
+            except (Problem, ValueError) as error:
+                failures += 1
+                self._answers.clear()
+                self._say(f"asking for tasks again and again: {error}")
+                self._stop.wait(_delay(failures))
+            else:
+                failures = 0
+                self._answers.set()
+                self._say("asks for tasks over HTTPS")
+
+    def check(self) -> None:
+        """Raise `ConnectionError` where the last question had no answer."""
+        if not self._answers.is_set():
+            raise ConnectionError(self._said or "no question was answered yet")
+
+    def _look(self) -> None:
+        """Ask for tasks; at once where some are known that are to be tried again soon."""
+        pending = [self._not_before.get(each.task, 0.0) for each in self._open()]
+        wait = self._wait_seconds if not pending else max(0.0, min(pending) - time.monotonic())
+        asked = self._ask(self._known.tag, min(self._wait_seconds, int(wait)))
+        if asked is not None:
+            self._known = asked
+            self._tries = {task: tries for task, tries in self._tries.items() if task in {t.task for t in asked.tasks}}
+        elif 0 < wait < 1:
+            self._stop.wait(wait)
+
+    def _open(self) -> list[Assignment]:
+        return [each for each in self._known.tasks if not self._hospital.has_ended(each.task)]
+
+    def _due(self) -> Assignment | None:
+        """The next task to work at: of those that may be tried now, one that no sibling is at, if there is."""
+        now = time.monotonic()
+        due = [each for each in self._open() if self._not_before.get(each.task, 0.0) <= now]
+        return min(due, key=self._is_taken, default=None)
+
+    def _is_taken(self, each: Assignment) -> bool:
+        return isinstance(each.task, TrainTask) and self._hospital.folder.is_taken(each.task.job, each.task.round)
+
+    def _work(self, each: Assignment) -> None:
+        task = each.task
+        self.is_working = True
+        try:
+            if isinstance(task, TrainTask):
+                self._hospital.train(task)
+            else:
+                self._hospital.evaluate(task)
+        except Stopped:
+            return
+        except Problem as problem:
+            tries = self._tries[task] = self._tries.get(task, 0) + 1
+            if not _worth_it(task, tries):
+                self._hospital.give_up(task, problem)
+                return
+            delay = _delay(tries)
+            self._not_before[task] = time.monotonic() + delay
+            _log.warning("will try again", code=problem.problem_code, detail=problem.detail, seconds=round(delay, 1))
+        else:
+            self._not_before.pop(task, None)
+        finally:
+            self.is_working = False
+
+    def _say(self, sentence: str) -> None:
+        """Log a state once, when it begins."""
+        if sentence != self._said:
+            _log.info(sentence)
+            self._said = sentence
+
+
+def _worth_it(task: Task, tries: int) -> bool:
+    return time.time() < task.deadline if isinstance(task, TrainTask) else tries < EVALUATION_TRIES
+
+
+def _delay(tries: int) -> float:
+    """Seconds until the next try: longer each time, jittered, so that many nodes do not come at one moment."""
+    return random.uniform(0.5, 1.0) * min(MAX_DELAY, 2.0 ** (tries - 1))  # noqa: S311 - jitter, no secret
