@@ -120,6 +120,8 @@ def test_what_people_ask_of_it(kept: Kept) -> None:
     assert len(kept.json("node", "status")) == 4
     picture = next((kept.folder / PICTURES).glob("**/*.jpg"))
     assert len(kept.json("predict", str(picture))["probabilities"]) == 7
+    stored = {item["kind"]: item["files"] for item in kept.json("storage")["stored"]}
+    assert (stored["initial"], stored["global"], stored["update"], stored["orphan"]) == (1, 2, 8, 0)
     verdict = kept.json("verify", job)
     assert verdict["ok"]
     assert kept.json("verify", job, "--artifacts", "var/demo/artifacts")["ok"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from concilia.commands import demo, enrol, jobs, ledger, lineage, models, proof, verification
+from concilia.commands import demo, enrol, jobs, ledger, lineage, models, proof, storage, verification
 
 app = typer.Typer(
     help="Train one skin-lesion classifier over many hospitals, and prove who contributed what.",
@@ -18,6 +18,7 @@ app.add_typer(ledger.members, name="member")
 app.add_typer(ledger.keys, name="key")
 app.add_typer(ledger.updates, name="update")
 app.add_typer(proof.app, name="proof")
+app.add_typer(storage.app, name="storage")
 app.command("enrol")(enrol.enrol)
 app.command("predict")(models.predict)
 app.command("lineage")(lineage.lineage)

@@ -6,6 +6,7 @@ Every method is one call of a service's REST interface; errors come as `concilia
 from __future__ import annotations
 
 import mimetypes
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -30,7 +31,14 @@ from concilia_kit.wire.chain import (
     UpdateSubmission,
 )
 from concilia_kit.wire.jobs import JobSpec, JobView
-from concilia_kit.wire.models import InitialModel, InitialModelRequest, ModelVersion, Prediction
+from concilia_kit.wire.models import (
+    ArtifactCheck,
+    InitialModel,
+    InitialModelRequest,
+    ModelVersion,
+    Prediction,
+    StorageReport,
+)
 from concilia_kit.wire.training import Node
 from concilia_kit.wire.verification import Verification
 from eth_account.signers.local import LocalAccount
@@ -60,8 +68,9 @@ class Client:
     # ---------------------------------------------------------------------------------------------- jobs and nodes
 
     def create_job(self, spec: JobSpec) -> JobView:
-        """Create a job (administrators)."""
-        answer = call(self._to.aggregator, "POST", "/v1/jobs", json=spec.model_dump(mode="json"))
+        """Create a job (administrators), and one alone, whatever becomes of the answer on its way."""
+        key = {"Idempotency-Key": str(uuid.uuid4())}
+        answer = call(self._to.aggregator, "POST", "/v1/jobs", json=spec.model_dump(mode="json"), headers=key)
         return JobView.model_validate_json(answer.content)
 
     def jobs(self) -> list[JobView]:
@@ -198,6 +207,19 @@ class Client:
     def download(self, digest: str, target: Path) -> None:
         """Fetch an artifact into a file, which the caller must hash. Raises `Problem`."""
         transfer.download(self._to.model, digest, target, verify=False)
+
+    def check_artifact(self, digest: str) -> ArtifactCheck:
+        """Have a stored artifact hashed again. Raises `Problem`: `artifact_quarantined` where it was found to have
+        changed before, `artifact_removed` where it was deleted by policy."""
+        return ArtifactCheck.model_validate_json(
+            call(self._to.model, "POST", f"/v1/artifacts/{digest}/check", timeout=httpx.Timeout(600)).content
+        )
+
+    def storage(self, keep_updates_days: float | None = None) -> StorageReport:
+        """What is stored and what the policy deletes next, or would if updates were kept for so many days
+        (administrators, coordinators, auditors)."""
+        params = {} if keep_updates_days is None else {"keep_updates_days": keep_updates_days}
+        return StorageReport.model_validate_json(call(self._to.model, "GET", "/v1/storage", params=params).content)
 
     def initial_model(self, request: InitialModelRequest) -> InitialModel:
         """Have initial weights made (administrators)."""

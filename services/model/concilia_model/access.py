@@ -11,8 +11,10 @@ from concilia_kit.tokens import Principal
 
 UPLOADERS = (Role.HOSPITAL, Role.COORDINATOR, Role.ADMIN)
 READERS = (Role.COORDINATOR, Role.ADMIN, Role.AUDITOR, Role.HOSPITAL)
+OVERSEERS = (Role.ADMIN, Role.COORDINATOR, Role.AUDITOR)
+"""Who may see what the store holds of everybody."""
 
-_READ_ALL = frozenset({Role.COORDINATOR, Role.ADMIN, Role.AUDITOR})
+_READ_ALL = frozenset(OVERSEERS)
 
 
 def reads_everything(caller: Principal) -> bool:

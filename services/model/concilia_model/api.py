@@ -11,16 +11,21 @@ from concilia_kit.tokens import Principal
 from concilia_kit.web import require
 from concilia_kit.wire.models import (
     Artifact,
+    ArtifactCheck,
     InitialModel,
     InitialModelRequest,
     ModelRegistration,
     ModelVersion,
     Prediction,
+    StorageReport,
 )
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from concilia_model import access, bodies, uploads_api
+from concilia_model.integrity import Integrity
 from concilia_model.service import ArtifactService, ModelService, PredictionService
+from concilia_model.storage import StorageService
 from concilia_model.uploads import UploadService
 
 router = APIRouter(prefix="/v1")
@@ -35,6 +40,8 @@ class Services:
     uploads: UploadService
     models: ModelService
     predictions: PredictionService
+    integrity: Integrity
+    storage: StorageService
     max_image_bytes: int
     max_artifact_bytes: int
 
@@ -87,6 +94,10 @@ async def put_artifact(
         200: {"content": _BINARY},
         206: {"content": _BINARY, "description": "the range asked for"},
         304: {"description": "the caller has it, as its `If-None-Match` says"},
+        404: {"description": "`artifact_not_found`, or `artifact_quarantined`: its file had changed, bring it again"},
+        410: {
+            "description": "`artifact_removed`: its file was deleted by policy, `removed_at`; `artifact` is its record"
+        },
     },
     tags=["artifacts"],
 )
@@ -102,6 +113,25 @@ def get_artifact(digest: Digest, request: Request, using: Using, caller: Reader)
 def get_artifact_info(digest: Digest, using: Using, caller: Reader) -> Artifact:
     """An artifact's size, owner, number of tensors and origin."""
     return using.artifacts.info(digest, caller)
+
+
+@router.post("/artifacts/{digest}/check", tags=["artifacts"])
+async def check_artifact(digest: Digest, using: Using, caller: Reader) -> ArtifactCheck:
+    """Hash an artifact's file again, for whoever was given other bytes. One that has changed is put aside: this answer
+    says so once, from then on the artifact is 404 `artifact_quarantined` until somebody brings it again."""
+    await run_in_threadpool(using.artifacts.info, digest, caller)
+    return await using.integrity.check(digest)
+
+
+@router.get("/storage", dependencies=[Depends(require(*access.OVERSEERS))], tags=["storage"])
+def get_storage(
+    using: Using,
+    keep_updates_days: Annotated[
+        float | None, Query(gt=0, le=36500, description="what would be due if updates were kept for so many days")
+    ] = None,
+) -> StorageReport:
+    """What is stored, by kind, and what the policy deletes next. Nothing is deleted by asking."""
+    return using.storage.report(keep_updates_days)
 
 
 @router.post("/initial-models", status_code=201, tags=["models"])

@@ -2,7 +2,8 @@
 
 A file is hashed while it is written, under a temporary name in the same directory, and appears under its digest all at
 once. Whatever goes wrong before leaves nothing behind; what a killed process left is swept at the next start. The part
-of a resumable upload that has come stays in `<directory>/uploads` until the upload ends.
+of a resumable upload that has come stays in `<directory>/uploads` until the upload ends. How files leave again is in
+`upkeep`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from typing import BinaryIO, Protocol, Self
 from concilia_kit.tensorheader import RawHeader
 
 from concilia_model.errors import ArtifactTooLarge, NoSpace
-from concilia_model.incoming import Chunk, IncomingFile, settle
+from concilia_model.incoming import Chunk, IncomingFile, full_disk_is_no_space, settle
 
+INCOMING, UPLOADS, QUARANTINE = "incoming", "uploads", "quarantine"
+"""Folders of the store that are not artifacts under their digest."""
 _STALE_SECONDS = 6 * 3600.0
 _FLUSHES = 4  # at one time; more would only queue at the disk
 
@@ -106,8 +109,8 @@ class DirectoryStore:
 
     def __init__(self, directory: Path, max_bytes: int, reserve_bytes: int) -> None:
         self._directory = directory
-        self._incoming = directory / "incoming"
-        self._uploads = directory / "uploads"
+        self._incoming = directory / INCOMING
+        self._uploads = directory / UPLOADS
         self._max_bytes = max_bytes
         self._reserve_bytes = reserve_bytes
         self._flusher = ThreadPoolExecutor(_FLUSHES, "flush")
@@ -139,7 +142,8 @@ class DirectoryStore:
     def adopt(self, path: Path, digest: str) -> None:
         """See `ArtifactStore.adopt`."""
         self._admit(path.stat().st_size, 0)
-        settle(path, self._place(digest))
+        with full_disk_is_no_space():
+            settle(path, self._place(digest))
 
     def exists(self, digest: str) -> bool:
         """See `ArtifactStore.exists`."""
@@ -196,7 +200,7 @@ class DirectoryStore:
         return [left.name for left in self._uploads.iterdir() if time.time() - left.stat().st_mtime > seconds]
 
     def _place(self, digest: str) -> Path:
-        return self._directory / digest[:2] / digest
+        return place_of(self._directory, digest)
 
     def _admit(self, size: int, more: int) -> None:
         """Whether a file may reach `size` bytes, `more` of which still need room."""
@@ -205,3 +209,8 @@ class DirectoryStore:
         free = shutil.disk_usage(self._incoming).free
         if free - more < self._reserve_bytes:
             raise NoSpace(f"{free} bytes are free in the artifact store, of which {self._reserve_bytes} stay so")
+
+
+def place_of(directory: Path, digest: str) -> Path:
+    """Where an artifact lies in a store."""
+    return directory / digest[:2] / digest

@@ -15,7 +15,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from concilia_model.errors import ImageTooLarge, ImageUnreadable, RangeNotSatisfiable, UploadInterrupted, UploadStalled
+from concilia_model.errors import (
+    ArtifactNotFound,
+    ImageTooLarge,
+    ImageUnreadable,
+    RangeNotSatisfiable,
+    UploadInterrupted,
+    UploadStalled,
+)
 
 SILENCE_SECONDS = 60.0
 _SPLICE = 4 * 2**20  # bytes handed to the kernel at one time
@@ -27,7 +34,7 @@ class ArtifactResponse(FileResponse):
     kernel where the server can do that.
 
     `sent` is told how many bytes went out, as they go. Raises `RangeNotSatisfiable` for a `Range` that is malformed or
-    outside the file.
+    outside the file, and `ArtifactNotFound` for a file that was there a moment ago.
     """
 
     chunk_size = 2**20
@@ -40,17 +47,27 @@ class ArtifactResponse(FileResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; a refusal of the range becomes a problem like any other."""
         self._kernel_sends = ZERO_COPY in scope.get("extensions", {})
+        began = False
 
         async def send_unless_refused(message: Message) -> None:
+            nonlocal began
             if message["type"] == "http.response.start" and message["status"] in (400, 416):
                 raise RangeNotSatisfiable(
                     "the artifact does not have the range asked for",
                     headers={"Content-Range": f"bytes */{self.headers['content-length']}"},
                 )
+            began = True
             await send(message)
             self._sent(message["count"] if message["type"] == ZERO_COPY else len(message.get("body", b"")))
 
-        await super().__call__(scope, receive, send_unless_refused)
+        try:
+            self.stat_result = await anyio.to_thread.run_sync(os.stat, self.path)
+            self.set_stat_headers(self.stat_result)
+            await super().__call__(scope, receive, send_unless_refused)
+        except FileNotFoundError as error:
+            if began:
+                raise
+            raise ArtifactNotFound("the artifact was removed in this moment") from error
 
     # FileResponse hands the file on in these two, in chunks that it reads.
 

@@ -118,6 +118,20 @@ class ArtifactNotFound(NotFound):
     code = "artifact_not_found"
 
 
+class ArtifactRemoved(Problem):
+    """The artifact's file was deleted by policy; its record stays. `removed_at` says when."""
+
+    status = 410
+    code = "artifact_removed"
+
+
+class ArtifactQuarantined(NotFound):
+    """The artifact's file had other bytes than it is named after and was put aside. Whoever has the bytes may bring
+    them again. `removed_at` says when."""
+
+    code = "artifact_quarantined"
+
+
 class ArtifactCorrupt(Problem):
     """A stored file no longer hashes to its name."""
 

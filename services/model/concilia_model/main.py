@@ -17,13 +17,19 @@ from fastapi import FastAPI
 
 from concilia_model.api import Services, router
 from concilia_model.artifacts import DirectoryStore
+from concilia_model.integrity import Integrity
 from concilia_model.ledger import HttpLedger, Ledger
-from concilia_model.metrics import ModelMetrics
+from concilia_model.ledgerindex import LedgerIndex
+from concilia_model.metrics import ModelMetrics, show_storage
 from concilia_model.network_process import NetworkProcess
+from concilia_model.references import References
 from concilia_model.releases import Releases
+from concilia_model.retention import DAY, Policy
 from concilia_model.service import ArtifactService, ModelService, PredictionService
 from concilia_model.settings import ModelSettings
+from concilia_model.storage import StorageService
 from concilia_model.store import MIGRATIONS, Store
+from concilia_model.upkeep import DirectoryUpkeep
 from concilia_model.uploads import UploadService
 
 
@@ -82,18 +88,36 @@ def assemble(
 
     registry = metrics.registry()
     measured = ModelMetrics(registry)
-    artifacts = ArtifactService(files, Store(engine), metrics=measured)
+    store, upkeep, references = Store(engine), DirectoryUpkeep(settings.directory), References(engine)
+    artifacts = ArtifactService(files, store, metrics=measured)
     uploads = UploadService(
         artifacts, files, at_once=settings.uploads_at_once, keep_seconds=settings.upload_keep_seconds
     )
     models = ModelService(artifacts, networks, releases, ledger, address)
     turns = anyio.CapacityLimiter(settings.predictions_at_once)
+    integrity = Integrity(files, upkeep, store, scrub_rate=settings.scrub_megabytes_per_second, metrics=measured)
+    storage = StorageService(
+        files,
+        upkeep,
+        store,
+        references,
+        LedgerIndex(ledger, references),
+        Policy(_seconds(settings.keep_updates_days), _seconds(settings.keep_orphans_days)),
+        metrics=measured,
+    )
+    show_storage(registry, storage.stored, upkeep.free)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(uploads.sweep_for_ever(settings.upload_sweep_seconds))
+        background = [
+            asyncio.create_task(uploads.sweep_for_ever(settings.upload_sweep_seconds)),
+            asyncio.create_task(storage.sweep_for_ever(settings.storage_sweep_seconds)),
+            asyncio.create_task(integrity.scrub_for_ever()),
+        ]
         yield
-        sweeping.cancel()
+        integrity.stop()
+        for task in background:
+            task.cancel()
         for close in closing:
             close()
         engine.dispose()
@@ -110,9 +134,15 @@ def assemble(
         artifacts,
         uploads,
         models,
-        PredictionService(models, networks, turns, measured),
+        PredictionService(models, networks, integrity, turns, measured),
+        integrity,
+        storage,
         settings.max_image_bytes,
         settings.max_artifact_bytes,
     )
     app.include_router(router)
     return app
+
+
+def _seconds(days: float | None) -> float | None:
+    return None if days is None else days * DAY

@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
-from concilia_kit.metrics import SECONDS
+from collections.abc import Callable, Mapping
+
+from concilia_kit.metrics import SECONDS, AtScrape
 from prometheus_client import CollectorRegistry, Counter, Histogram
+
+FOUND = ("asked", "scrub")
+"""How a changed file was found; `integrity.Found`."""
+
+
+def show_storage(
+    registry: CollectorRegistry, stored: Callable[[], Mapping[str, tuple[int, int]]], free: Callable[[], int]
+) -> None:
+    """Show what is stored, bytes and files by kind, and the bytes that are free; asked for at each scrape."""
+
+    def part(index: int) -> Callable[[], dict[tuple[str, ...], float]]:
+        return lambda: {(kind,): float(both[index]) for kind, both in stored().items()}
+
+    words = "of the artifact store by kind: initial, global, update, spare, orphan, unfinished, quarantined."
+    registry.register(AtScrape("concilia_store_bytes", f"Bytes {words}", ("kind",), part(0)))
+    registry.register(AtScrape("concilia_store_files", f"Files {words}", ("kind",), part(1)))
+    registry.register(
+        AtScrape(
+            "concilia_store_free_bytes", "Bytes free on the artifact store's disk.", (), lambda: {(): float(free())}
+        )
+    )
 
 
 class ModelMetrics:
@@ -16,6 +39,21 @@ class ModelMetrics:
             ("direction",),
             registry=registry,
         )
+        self.removed = Counter(
+            "concilia_artifacts_removed",
+            "Files of artifacts deleted by policy, 'update' or 'orphan'.",
+            ("kind",),
+            registry=registry,
+        )
+        self.corrupt = Counter(
+            "concilia_artifacts_corrupt",
+            "Files of artifacts found with other bytes than they are named after, when 'asked' or by the 'scrub'.",
+            ("found",),
+            registry=registry,
+        )
+        for found in FOUND:  # so that the first one is seen to be one more than none
+            self.corrupt.labels(found)
+        self.scrubbed = Counter("concilia_scrubbed_bytes", "Bytes of artifacts hashed by the scrub.", registry=registry)
         self.predictions = Counter(
             "concilia_predictions",
             "Pictures that reached the model: 'ok', or why there is no answer.",

@@ -32,11 +32,13 @@ from concilia_model import access, lineage
 from concilia_model.artifacts import ArtifactStore, Incoming
 from concilia_model.errors import (
     AlreadyRegistered,
+    ArtifactCorrupt,
     ArtifactNotFound,
     DigestMismatch,
     NoModel,
     NotPublished,
 )
+from concilia_model.integrity import Found, Integrity, absent
 from concilia_model.ledger import Ledger
 from concilia_model.metrics import ModelMetrics
 from concilia_model.network_process import InitialWeights, NetworkProcess
@@ -82,6 +84,7 @@ class ArtifactService:
         if incoming.digest() != digest:
             raise DigestMismatch(f"the bytes received hash to {incoming.digest()}, not to {digest}")
         header = incoming.header()
+        self.store.bring(digest, self.clock())
         incoming.commit()
         self.metrics.bytes.labels("in").inc(incoming.size)
         artifact = Artifact(digest=digest, size=incoming.size, owner=caller.address, tensors=len(header.tensors))
@@ -89,6 +92,7 @@ class ArtifactService:
 
     def keep(self, path: Path, made: InitialWeights, owner: str) -> Artifact:
         """Store a file that this service made as an artifact readable to every hospital. Raises `NoSpace`."""
+        self.store.bring(made.digest, self.clock())
         self.files.adopt(path, made.digest)
         artifact = Artifact(
             digest=made.digest, size=made.size, owner=owner, tensors=made.loaded + made.fresh, origin=made.origin
@@ -96,28 +100,42 @@ class ArtifactService:
         return self.store.record(artifact, shared=True, now=self.clock())[0]
 
     def info(self, digest: str, caller: Principal) -> Artifact:
-        """An artifact's record. Raises `ArtifactNotFound`, also where the caller may not know of it."""
+        """An artifact's record. Raises `ArtifactNotFound`, also where the caller may not know of it, `ArtifactRemoved`
+        and `ArtifactQuarantined`."""
         artifact = self.store.artifact(digest)
         readable = artifact is not None and (
             access.reads_everything(caller) or self.store.brought(digest, caller.address) or self.store.shared(digest)
         )
-        if artifact is None or not readable or not self.files.exists(digest):
+        if artifact is None or not readable:
             raise ArtifactNotFound(f"there is no artifact {digest}")
+        if not self.files.exists(digest):
+            raise absent(self.store, digest)
         return artifact
 
     def path(self, digest: str, caller: Principal) -> Path:
-        """An artifact's file. Raises `ArtifactNotFound`."""
-        return self.files.path(self.info(digest, caller).digest)
+        """An artifact's file. Raises as `info`."""
+        return self.file(self.info(digest, caller).digest)
+
+    def file(self, digest: str) -> Path:
+        """An artifact's file, whoever asks. Raises as `info`."""
+        try:
+            return self.files.path(digest)
+        except FileNotFoundError as error:
+            raise absent(self.store, digest) from error
 
     def sent(self, size: int) -> None:
         """Bytes of an artifact went out."""
         self.metrics.bytes.labels("out").inc(size)
 
     def known(self, digest: str, caller: Principal) -> Artifact | None:
-        """An artifact that the caller brought before, and that is there."""
-        if self.store.brought(digest, caller.address) and self.files.exists(digest):
-            return self.store.artifact(digest)
-        return None
+        """An artifact that the caller brought before, and that is there; from here on it counts as brought now."""
+        if not self.store.brought(digest, caller.address):
+            return None
+        self.store.bring(digest, self.clock())  # before the look, so that what is seen stays
+        if not self.files.exists(digest):
+            return None
+        self.store.keep(digest)
+        return self.store.artifact(digest)
 
 
 @dataclass(frozen=True)
@@ -208,6 +226,7 @@ class PredictionService:
 
     models: ModelService
     networks: NetworkProcess
+    integrity: Integrity
     turns: anyio.CapacityLimiter
     """Bounds memory: a decoded picture is far larger than its file."""
     metrics: ModelMetrics = field(default_factory=ModelMetrics)
@@ -215,7 +234,8 @@ class PredictionService:
     async def predict(self, content: bytes, model: str | None, *, attention: bool = False) -> Prediction:
         """Classify a picture, with attention maps where they are asked for.
 
-        Raises `NoModel`, `ImageTooLarge`, `ImageUnreadable`, `ArtifactCorrupt` and `NetworksUnavailable`.
+        Raises `NoModel`, `ImageTooLarge`, `ImageUnreadable`, `NetworksUnavailable`; `ArtifactCorrupt` where the model's
+        file has changed, and `ArtifactQuarantined` from then on.
         """
         began = time.perf_counter()
         try:
@@ -230,14 +250,18 @@ class PredictionService:
     def _predict(self, content: bytes, model: str | None, attention: bool) -> Prediction:
         began = time.perf_counter()
         version = self.models.version(model)
-        shares, maps = self.networks.predict(
-            version.digest,
-            self.models.artifacts.files.path(version.digest),
-            version.architecture,
-            version.image_size,
-            content,
-            attention=attention,
-        )
+        try:
+            shares, maps = self.networks.predict(
+                version.digest,
+                self.models.artifacts.file(version.digest),
+                version.architecture,
+                version.image_size,
+                content,
+                attention=attention,
+            )
+        except ArtifactCorrupt:
+            self.integrity.inspect(version.digest, Found.ASKED)
+            raise
         return Prediction(
             model=version.digest,
             job=version.job,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from concilia_kit.settings import ServiceSettings
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
+
+_FOR_EVER = ("keep_updates_days", "keep_orphans_days")
 
 
 class ModelSettings(ServiceSettings):
@@ -27,6 +30,20 @@ class ModelSettings(ServiceSettings):
         default=24 * 3600, gt=0, description="seconds an upload is kept after its last request"
     )
     upload_sweep_seconds: float = Field(default=600, gt=0, description="seconds between looks for expired uploads")
+    keep_updates_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="days after the ledger's last word on its job that an update is kept; 0 or empty: for ever",
+    )
+    keep_orphans_days: float | None = Field(
+        default=7, gt=0, description="days that a hospital's upload is kept which no record names; 0 or empty: for ever"
+    )
+    storage_sweep_seconds: float = Field(
+        default=3600, gt=0, description="seconds between looks for files that the policy deletes"
+    )
+    scrub_megabytes_per_second: float = Field(
+        default=10, ge=0, description="MB of stored files hashed a second to find changed bytes; 0: none"
+    )
     max_image_bytes: int = Field(default=10 * 10**6, ge=1, description="largest picture accepted, bytes as sent")
     max_image_pixels: int = Field(default=40 * 10**6, ge=1, description="largest picture accepted, pixels")
     threads: int = Field(default=2, ge=1, le=256, description="torch threads of one prediction")
@@ -37,3 +54,8 @@ class ModelSettings(ServiceSettings):
         gt=0,
         description="seconds without a prediction after which the memory of models and torch is freed",
     )
+
+    @field_validator(*_FOR_EVER, mode="before")
+    @classmethod
+    def _nothing_is_for_ever(cls, value: Any) -> Any:
+        return None if value in ("", "0", 0) else value

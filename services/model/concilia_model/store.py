@@ -1,12 +1,14 @@
 """What the model service remembers in SQL: artifacts, who brought them, resumable uploads, and registered
 model versions.
 
-The files themselves lie in an `ArtifactStore`; a row without its file counts as absent.
+The files themselves lie in an `ArtifactStore`; a row without its file counts as absent. A row stays when its file is
+deleted, and says so.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +16,9 @@ import sqlalchemy as sa
 from concilia_kit.wire.models import Artifact, ModelVersion
 from sqlalchemy.exc import IntegrityError
 
+from concilia_model.tables import artifact_owners, artifacts, models, uploads
+
 MIGRATIONS = Path(__file__).parent / "migrations"
-
-metadata = sa.MetaData()
-
-artifacts = sa.Table(
-    "artifacts",
-    metadata,
-    sa.Column("digest", sa.String(64), primary_key=True),
-    sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("owner", sa.String(42), nullable=False),
-    sa.Column("tensors", sa.Integer, nullable=False),
-    sa.Column("origin", sa.Text, nullable=True),
-    sa.Column("created_at", sa.Float, nullable=False),  # Unix seconds
-)
-
-# Everybody who brought the same bytes, the first owner included.
-artifact_owners = sa.Table(
-    "artifact_owners",
-    metadata,
-    sa.Column("digest", sa.String(64), sa.ForeignKey("artifacts.digest"), primary_key=True),
-    sa.Column("owner", sa.String(42), primary_key=True),
-    sa.Column("shared", sa.Boolean, nullable=False),
-)
-
-models = sa.Table(
-    "models",
-    metadata,
-    sa.Column("job", sa.String(64), primary_key=True),
-    sa.Column("digest", sa.String(64), sa.ForeignKey("artifacts.digest"), nullable=False, index=True),
-    sa.Column("published_at", sa.Float, nullable=False),  # Unix seconds
-    sa.Column("version", sa.Text, nullable=False),  # the wire model as JSON
-)
-
-uploads = sa.Table(
-    "uploads",
-    metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("owner", sa.String(42), nullable=False),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("length", sa.BigInteger, nullable=False),
-    sa.Column("expires_at", sa.Float, nullable=False, index=True),  # Unix seconds
-    sa.Column("finished", sa.Boolean, nullable=False),
-    sa.Index("ix_uploads_owner_digest", "owner", "digest"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +34,23 @@ class Upload:
     length: int
     expires_at: float
     finished: bool = False
+
+
+class Removal(StrEnum):
+    """Why an artifact's file is not there any more."""
+
+    POLICY = "policy"
+    """Nobody was going to need it."""
+    CORRUPT = "corrupt"
+    """Its bytes had changed on the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Since when (Unix seconds) and why an artifact's file is gone."""
+
+    at: float
+    because: Removal
 
 
 class Store:
@@ -94,8 +72,82 @@ class Store:
         """Whether somebody brought these bytes whose uploads every hospital may read."""
         return self._has_owner(sa.and_(artifact_owners.c.digest == digest, artifact_owners.c.shared))
 
+    def removed(self, digest: str) -> Removed | None:
+        """Whether an artifact's file was removed."""
+        wanted = sa.select(artifacts.c.removed_at, artifacts.c.removed_because)
+        with self._database.begin() as connection:
+            row = connection.execute(wanted.where(artifacts.c.digest == digest)).one_or_none()
+        return None if row is None or row.removed_at is None else Removed(row.removed_at, Removal(row.removed_because))
+
+    def bring(self, digest: str, now: float) -> None:
+        """Somebody brings these bytes: to be said before they are stored, or found to be there. From here on no removal
+        goes through that began earlier. What is not recorded yet is nobody's to remove."""
+        self._set(digest, brought_at=now)
+
+    def brought_at(self, digest: str) -> float | None:
+        """When an artifact that is not removed was last brought."""
+        wanted = sa.select(artifacts.c.brought_at)
+        with self._database.begin() as connection:
+            return connection.scalar(wanted.where(artifacts.c.digest == digest, artifacts.c.removed_at.is_(None)))
+
+    def remove(self, digest: str, removed: Removed, brought_at: float) -> bool:
+        """Record that an artifact's file goes, unless somebody brought it after `brought_at`; whether it does."""
+        values = {"removed_at": removed.at, "removed_because": removed.because.value}
+        stays = artifacts.update().where(
+            artifacts.c.digest == digest, artifacts.c.brought_at <= brought_at, artifacts.c.removed_at.is_(None)
+        )
+        with self._database.begin() as connection:
+            return connection.execute(stays.values(**values)).rowcount == 1
+
+    def keep(self, digest: str) -> None:
+        """An artifact's file is there after all."""
+        self._set(digest, removed_at=None, removed_because=None)
+
+    def still_removed(self, digest: str, brought_at: float) -> bool:
+        """Whether an artifact is removed and nobody began to bring it after `brought_at`."""
+        conditions = (
+            artifacts.c.digest == digest,
+            artifacts.c.removed_at.is_not(None),
+            artifacts.c.brought_at <= brought_at,
+        )
+        with self._database.begin() as connection:
+            return bool(connection.scalar(sa.select(sa.exists(sa.select(artifacts.c.digest).where(*conditions)))))
+
+    def removed_by_policy(self, margin: float) -> list[tuple[str, float]]:
+        """Every artifact removed because nobody was going to need it, and when it was brought: more than `margin`
+        seconds before that. One brought later is on its way in."""
+        wanted = sa.select(artifacts.c.digest, artifacts.c.brought_at).where(
+            artifacts.c.removed_because == Removal.POLICY.value,
+            artifacts.c.brought_at < artifacts.c.removed_at - margin,
+        )
+        with self._database.begin() as connection:
+            return [(row.digest, row.brought_at) for row in connection.execute(wanted)]
+
+    def removed_amount(self) -> tuple[int, int]:
+        """How many artifacts were removed because nobody was going to need them, and their bytes together."""
+        wanted = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(artifacts.c.size), 0))
+        with self._database.begin() as connection:
+            files, size = connection.execute(wanted.where(artifacts.c.removed_because == Removal.POLICY.value)).one()
+            return int(files), int(size)
+
+    def checked(self, digest: str, now: float) -> None:
+        """An artifact's bytes were hashed and are what they are named."""
+        self._set(digest, checked_at=now)
+
+    def checked_at(self, digest: str) -> float | None:
+        """When the bytes of an artifact that is not removed were last hashed, and were what they are named."""
+        wanted = sa.select(artifacts.c.checked_at)
+        with self._database.begin() as connection:
+            return connection.scalar(wanted.where(artifacts.c.digest == digest, artifacts.c.removed_at.is_(None)))
+
+    def checked_longest_ago(self, before: float) -> str | None:
+        """The artifact whose bytes were hashed longest ago, of those that were not since `before`."""
+        wanted = sa.select(artifacts.c.digest).where(artifacts.c.removed_at.is_(None), artifacts.c.checked_at < before)
+        with self._database.begin() as connection:
+            return connection.scalar(wanted.order_by(artifacts.c.checked_at, artifacts.c.digest).limit(1))
+
     def record(self, artifact: Artifact, *, shared: bool, now: float) -> tuple[Artifact, bool]:
-        """Record an artifact and its owner. The first record stays; a later owner is added to it.
+        """Record an artifact, which is there, and its owner. The first record stays; a later owner is added to it.
 
         Returns the record that stands, and whether it is new.
         """
@@ -165,6 +217,10 @@ class Store:
         with self._database.begin() as connection:
             connection.execute(uploads.delete().where(uploads.c.id == upload))
 
+    def _set(self, digest: str, **values: Any) -> None:
+        with self._database.begin() as connection:
+            connection.execute(artifacts.update().where(artifacts.c.digest == digest).values(**values))
+
     def _uploads(self, *conditions: sa.ColumnElement[bool]) -> list[Upload]:
         with self._database.begin() as connection:
             return [Upload(**row._mapping) for row in connection.execute(sa.select(uploads).where(*conditions))]
@@ -182,7 +238,11 @@ class Store:
         with self._database.begin() as connection:
             standing = _artifact(connection, artifact.digest)
             if standing is None:
-                connection.execute(artifacts.insert().values(**artifact.model_dump(), created_at=now))
+                times = dict.fromkeys(("created_at", "brought_at", "checked_at"), now)
+                connection.execute(artifacts.insert().values(**artifact.model_dump(), **times))
+            else:
+                there = {"brought_at": now, "checked_at": now, "removed_at": None, "removed_because": None}
+                connection.execute(artifacts.update().where(artifacts.c.digest == artifact.digest).values(**there))
             key: dict[str, Any] = {"digest": artifact.digest, "owner": artifact.owner}
             owned = connection.execute(sa.select(artifact_owners.c.shared).filter_by(**key)).one_or_none()
             if owned is None:

@@ -19,7 +19,7 @@ from concilia_kit.problems import Forbidden, NotFound
 from concilia_kit.roles import Role
 from concilia_kit.tokens import ISSUER, TokenVerifier
 from concilia_kit.wire.auth import AccessToken, Audience, Challenge, ChallengeRequest, Session, SignIn, TokenRequest
-from concilia_kit.wire.chain import LedgerJob, Roll
+from concilia_kit.wire.chain import EventPage, LedgerJob, RecordedEvent, Roll
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from eth_account import Account
 from eth_account.messages import encode_defunct
@@ -31,11 +31,12 @@ _any_role = Depends(web.require())
 
 
 class Peers:
-    """Signs in whoever signs the challenge, as an auditor; publishes its key; tells one job, and roles."""
+    """Signs in whoever signs the challenge, as an auditor; publishes its key; tells jobs, events, and roles."""
 
     def __init__(self) -> None:
         self.key = Ed25519PrivateKey.generate()
         self.jobs: dict[str, LedgerJob] = {}
+        self.events: list[RecordedEvent] = []
         self.readers: list[str] = []
         self.roles: dict[str, set[Role]] = {}
         app = web.application("peers", ready={}, verifier=TokenVerifier(Audience.CHAIN, self.jwks))
@@ -67,6 +68,10 @@ class Peers:
             if job not in self.jobs:
                 raise NotFound("no such job")
             return self.jobs[job]
+
+        @app.get("/v1/events", dependencies=[_any_role])
+        def events() -> EventPage:
+            return EventPage(events=tuple(self.events[::-1]), before=None)
 
         @app.get("/v1/roles")
         def roles() -> Roll:

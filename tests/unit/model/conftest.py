@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ import numpy as np
 import pytest
 from asgi_lifespan import LifespanManager
 from concilia_kit import tensorfile
-from concilia_kit.problems import NotFound
+from concilia_kit.problems import NotFound, Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.signing import Update
 from concilia_kit.tokens import ISSUER
-from concilia_kit.wire.chain import LedgerJob, LedgerRound, LedgerUpdate, Reason, RoundStatus
+from concilia_kit.wire.chain import EventPage, LedgerJob, LedgerRound, LedgerUpdate, Reason, RecordedEvent, RoundStatus
 from concilia_model import main
 from concilia_model.network_process import NetworkProcess
 from concilia_model.releases import Releases
@@ -38,15 +39,48 @@ SERVICE = "0x00000000000000000000000000000000000000D5"
 
 
 class MemoryLedger:
-    """Implements `concilia_model.ledger.Ledger` on a dictionary."""
+    """Implements `concilia_model.ledger.Ledger` on a dictionary and a list of events, which `say` adds to."""
+
+    page = 3  # events at one time: few, so that there are pages
 
     def __init__(self) -> None:
         self.jobs: dict[str, LedgerJob] = {}
+        self.said: list[RecordedEvent] = []
+        self.asked = 0
+        self.away = False
 
     def job(self, job: str) -> LedgerJob:
         if job not in self.jobs:
             raise NotFound("the ledger knows no such job", code="job_not_found")
         return self.jobs[job]
+
+    def round(self, job: str, number: int) -> LedgerRound:
+        return next(item for item in self.job(job).rounds if item.round == number)
+
+    def events(self, before: str | None = None) -> EventPage:
+        self.asked += 1
+        if self.away:
+            raise Unavailable("the ledger does not answer")
+        older = [event for event in self.said[::-1] if before is None or event.block < int(before)]
+        page = tuple(older[: self.page])
+        return EventPage(events=page, before=str(page[-1].block) if len(older) > self.page else None)
+
+    def say(self, name: str, job: str, round_: int, at: float, **arguments: str | int) -> None:
+        """An event in a block of its own, at a Unix time."""
+        block = len(self.said) + 1
+        self.said.append(
+            RecordedEvent(
+                name=name,
+                job=job,
+                round=round_,
+                account=None,
+                block=block,
+                log_index=0,
+                transaction=f"0x{block:064x}",
+                at=datetime.fromtimestamp(at, UTC),
+                arguments={"job": job, "round": round_, **arguments},
+            )
+        )
 
 
 def _update(job: str, round_number: int, base: str, hospital: str, reason: Reason | None) -> LedgerUpdate:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
 import uvicorn
 from concilia_kit import web
 from concilia_kit.problems import Forbidden, Problem, Unavailable
-from concilia_kit.wire.chain import LedgerJob, Reason
+from concilia_kit.wire.chain import EventName, EventPage, LedgerJob, LedgerRound, Reason
 from concilia_model import lineage
 from concilia_model.errors import NotPublished
 from concilia_model.ledger import HttpLedger, Ledger
+from fastapi import Query
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +34,17 @@ def chain_url(memory_ledger: Any, free_port: Callable[[], int]) -> Iterator[str]
             raise Forbidden("not you")
         found: LedgerJob = memory_ledger.job(job)
         return found
+
+    @app.get("/v1/jobs/{job}/rounds/{number}")
+    def one_round(job: str, number: int) -> LedgerRound:
+        found: LedgerRound = memory_ledger.round(job, number)
+        return found
+
+    @app.get("/v1/events")
+    def events(name: Annotated[list[EventName], Query()], limit: int, before: str | None = None) -> EventPage:
+        assert (set(name), limit) == (set(EventName), 1000)
+        page: EventPage = memory_ledger.events(before)
+        return page
 
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, ws="none"))
@@ -59,6 +71,23 @@ def test_a_recorded_job(ledger: Ledger, memory_ledger: Any, ledger_job: Callable
     recorded = ledger_job(JOB, INITIAL, [("3" * 64, {ALICE: None, BOB: Reason.NON_FINITE}), (None, {})])
     memory_ledger.jobs[JOB] = recorded
     assert ledger.job(JOB) == recorded
+
+
+def test_a_round_and_events_page_by_page(
+    ledger: Ledger, memory_ledger: Any, ledger_job: Callable[..., LedgerJob]
+) -> None:
+    memory_ledger.jobs[JOB] = ledger_job(JOB, INITIAL, [("3" * 64, {ALICE: None})])
+    assert ledger.round(JOB, 1) == memory_ledger.jobs[JOB].rounds[0]
+    assert ledger.events() == EventPage(events=(), before=None)
+    for number in range(1, 8):
+        memory_ledger.say("RoundAborted", JOB, number, 1.0)
+    found, before = [], None
+    while True:
+        page = ledger.events(before)
+        found += page.events
+        if (before := page.before) is None:
+            break
+    assert found == memory_ledger.said[::-1]
 
 
 def test_an_unknown_job(ledger: Ledger) -> None:

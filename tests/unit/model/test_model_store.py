@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from concilia_kit import database
 from concilia_kit.wire.models import Artifact, ModelVersion
 from concilia_kit.wire.training import Architecture
-from concilia_model.store import MIGRATIONS, Store, metadata
+from concilia_model.store import MIGRATIONS, Removal, Removed, Store
+from concilia_model.tables import metadata
 from eth_utils.address import to_checksum_address
 
 ALICE, BOB = "0x" + "1" * 40, "0x" + "2" * 40
@@ -57,6 +60,48 @@ def test_migrations_make_the_tables_that_the_code_expects(engine: sa.Engine) -> 
     database.migrate(engine, MIGRATIONS)  # again is harmless
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_what_was_there_before_is_as_old_as_it_was(tmp_path: Path) -> None:
+    made = database.engine(f"sqlite:///{tmp_path / 'old.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with made.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        connection.execute(
+            sa.text(
+                "INSERT INTO artifacts (digest, size, owner, tensors, created_at) VALUES (:digest, 7, :owner, 1, 5.0)"
+            ),
+            {"digest": ONE, "owner": ALICE},
+        )
+        connection.execute(sa.text("INSERT INTO artifact_owners VALUES (:d, :o, false)"), {"d": ONE, "o": ALICE})
+    database.migrate(made, MIGRATIONS)
+    store = Store(made)
+    assert (store.brought_at(ONE), store.checked_at(ONE), store.removed(ONE)) == (5.0, 5.0, None)
+    assert store.brought(ONE, ALICE)
+    with made.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+    database.migrate(made, MIGRATIONS)
+    assert store.brought(ONE, ALICE)
+    made.dispose()
+
+
+def test_a_removal_gives_way_to_whoever_brings_the_bytes(store: Store) -> None:
+    store.record(artifact(ONE, ALICE), shared=False, now=1.0)
+    removed = Removed(9.0, Removal.POLICY)
+    store.bring(ONE, 5.0)
+    assert not store.remove(ONE, removed, brought_at=4.0)
+    assert store.remove(ONE, removed, brought_at=5.0)
+    assert not store.remove(ONE, Removed(10.0, Removal.CORRUPT), brought_at=5.0)  # the first reason stays
+    assert (store.removed(ONE), store.removed_amount()) == (removed, (1, 2**40))
+    assert store.still_removed(ONE, 5.0)
+    store.bring(ONE, 6.0)
+    assert not store.still_removed(ONE, 5.0)
+    assert store.artifact(ONE) == artifact(ONE, ALICE)  # the record never goes
+    assert store.record(artifact(ONE, BOB), shared=False, now=7.0) == (artifact(ONE, ALICE), False)
+    assert (store.removed(ONE), store.brought_at(ONE), store.removed_amount()) == (None, 7.0, (0, 0))
 
 
 def test_the_first_record_stays_and_owners_add_up(store: Store) -> None:

@@ -7,9 +7,11 @@ import base64
 import contextlib
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -255,6 +257,28 @@ async def test_the_reserve_stays_free(serve: Any, settings: Any, small: tuple[st
     async with serve(settings.model_copy(update={"reserve_bytes": 2**60})) as service:
         answer = await begin(service, small, service.alice)
         assert (answer.status_code, answer.json()["code"]) == (507, "no_space")
+
+
+async def test_a_disk_that_fills_up_in_the_middle(
+    serve: Any, settings: Any, small_disk: Path, safetensors: Make, small: tuple[str, bytes], monkeypatch: Any
+) -> None:
+    file = safetensors({"w": np.zeros(900_000, np.float32)})
+    # Another writer took the room after the upload was admitted: only the kernel still knows.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=2**40))
+    async with serve(settings.model_copy(update={"directory": small_disk / "store"})) as service:
+        upload = place(await begin(service, file, service.alice))
+        answer = await append(service, upload, 0, file[1], service.alice)
+        assert (answer.status_code, answer.json()["code"]) == (507, "no_space")
+        stands = await where(service, upload, service.alice)
+        assert (stands.status_code, int(stands.headers["upload-offset"]) <= 2 * 2**20) == (200, True)
+        info = await service.http.get(f"/v1/artifacts/{file[0]}/info", headers=service.alice)
+        assert info.status_code == 404
+        assert service.files() == partials(service)  # what came may be gone on with, where there is room again
+        ended = await service.http.delete(upload, headers={**service.alice, **TUS})
+        assert ended.status_code == 204
+        assert service.files() == []
+        again = place(await begin(service, small, service.alice))
+        assert (await append(service, again, 0, small[1], service.alice)).status_code == 204
 
 
 async def test_an_upload_that_nobody_goes_on_with_expires(serve: Any, settings: Any, small: tuple[str, bytes]) -> None:

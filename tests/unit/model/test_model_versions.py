@@ -6,6 +6,7 @@ import asyncio
 import io
 import logging
 import math
+import resource
 import struct
 import zlib
 from collections.abc import Callable
@@ -118,6 +119,24 @@ async def test_initial_weights_that_cannot_be_made(service: Any, safetensors: Ca
     assert (await initial(service, weights="file")).status_code == 422
     assert (await initial(service, architecture="vgg16")).status_code == 422
     assert service.files() == stored
+
+
+async def test_initial_weights_for_which_there_is_no_room(
+    serve: Any, settings: Any, small_disk: Path, networks: Any, safetensors: Callable[..., tuple[str, bytes]]
+) -> None:
+    networks.release(Architecture.MOBILENET_V2)
+    limits = resource.prlimit(networks.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(networks.pid, resource.RLIMIT_FSIZE, (2 * 2**20, limits[1]))  # it writes the file
+    wanted = {"architecture": "mobilenet_v2", "weights": "random"}
+    small = safetensors({"a": np.zeros(9, np.float32)})
+    try:
+        async with serve(settings.model_copy(update={"directory": small_disk / "store"})) as service:
+            answer = await service.http.post("/v1/initial-models", json=wanted, headers=service.admin)
+            assert (answer.status_code, answer.json()["code"]) == (507, "no_space")
+            assert service.files() == []
+            assert (await service.put(*small, service.alice)).status_code == 201
+    finally:
+        resource.prlimit(networks.pid, resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("who", ["alice", "clinician", "auditor"])

@@ -57,6 +57,69 @@ class Artifact(Wire):
     origin: str | None = None
 
 
+class ArtifactCheck(Wire):
+    """Whether a stored file still hashes to its digest. One that does not is put aside, and told so once."""
+
+    digest: Digest
+    intact: bool
+    checked_at: AwareDatetime
+
+
+class StoredKind(StrEnum):
+    """What a stored file is, by what the ledger says of it."""
+
+    INITIAL = "initial"
+    """The base of a job's first round, and nothing more."""
+    GLOBAL = "global"
+    """What a round ended with or a later one began with, or a published model."""
+    UPDATE = "update"
+    """A hospital's update, and nothing else."""
+    SPARE = "spare"
+    """Named by no record, and made by the service or brought by an administrator or coordinator: for a job to come."""
+    ORPHAN = "orphan"
+    """Named by no record, and brought by hospitals alone."""
+    UNFINISHED = "unfinished"
+    """The part of an upload that has come."""
+    QUARANTINED = "quarantined"
+    """Put aside because its bytes had changed."""
+
+
+class Stored(Wire):
+    """How many files of a kind are stored, and their bytes together."""
+
+    kind: StoredKind
+    files: int
+    bytes: int
+
+
+class Due(Wire):
+    """An artifact that the policy deletes next; `brought_at` is when somebody last brought it."""
+
+    digest: Digest
+    kind: StoredKind
+    size: int
+    brought_at: AwareDatetime
+
+
+class StorageReport(Wire):
+    """What lies in the artifact store, what the policy deletes next, and what it has deleted so far.
+
+    Days of None are for ever. `ledger_read_at` is how old the knowledge is by which files have their kind; None where
+    the ledger was never read, and then nothing is due. `due` has the first of the `due_files`.
+    """
+
+    stored: tuple[Stored, ...]
+    free_bytes: int
+    keep_updates_days: float | None
+    keep_orphans_days: float | None
+    ledger_read_at: AwareDatetime | None
+    due_files: int
+    due_bytes: int
+    due: tuple[Due, ...]
+    removed_files: int
+    removed_bytes: int
+
+
 class ModelVersion(Wire):
     """A published model with its lineage: base and global digest of each closed round, in order."""
 

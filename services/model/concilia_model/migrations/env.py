@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alembic import context
-from concilia_model.store import metadata
+from concilia_model.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()
