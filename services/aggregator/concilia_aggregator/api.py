@@ -90,9 +90,17 @@ Watching = Annotated[Feed, Depends(_feed)]
 
 
 @router.post("/jobs", status_code=201)
-def create_job(spec: JobSpec, caller: Admin, jobs: Asking, store: Stored, wakeup: Waking) -> JobView:
-    """Create a job; it starts as soon as enough hospitals are there."""
-    job = jobs.create(spec, caller.address)
+def create_job(
+    spec: JobSpec,
+    caller: Admin,
+    jobs: Asking,
+    store: Stored,
+    wakeup: Waking,
+    idempotency_key: Annotated[str | None, Header(min_length=8, max_length=128)] = None,
+) -> JobView:
+    """Create a job; it starts as soon as enough hospitals are there. A request that comes again with the same
+    `Idempotency-Key` finds the job that the first one made."""
+    job = jobs.create(spec, caller.address, idempotency_key)
     wakeup.wake(job)
     return views.job(store, store.job(job))
 

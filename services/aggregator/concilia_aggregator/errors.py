@@ -23,6 +23,12 @@ class JobEnded(Conflict):
     code = "job_ended"
 
 
+class KeyReused(Unprocessable):
+    """An idempotency key came again, with something else to be created."""
+
+    code = "idempotency_key_reused"
+
+
 class InitialMissing(Unprocessable):
     """The initial weights are not among the artifacts."""
 

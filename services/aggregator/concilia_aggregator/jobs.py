@@ -25,9 +25,9 @@ from concilia_kit.wire.training import EvaluationReport, Progress
 from concilia_aggregator import rounds
 from concilia_aggregator.artifacts import Artifacts
 from concilia_aggregator.changes import Tell, nobody
-from concilia_aggregator.errors import InitialMissing, JobEnded, ReportMismatch
+from concilia_aggregator.errors import InitialMissing, JobEnded, KeyReused, ReportMismatch
 from concilia_aggregator.rounds import JobState
-from concilia_aggregator.store import StaleState, Store, state_of
+from concilia_aggregator.store import KeyTaken, StaleState, Store, spec_of, state_of
 from concilia_aggregator.tables import JobRow, OutboxRow, RoundRow
 
 _log = logs.get(__name__)
@@ -42,8 +42,14 @@ class Jobs:
         self._code = code
         self._tell = tell
 
-    def create(self, spec: JobSpec, creator: str) -> str:
-        """Start a job; returns its id, which is its manifest's. Raises `InitialMissing`."""
+    def create(self, spec: JobSpec, creator: str, key: str | None = None) -> str:
+        """Start a job; returns its id, which is its manifest's. With the key of a job that the creator started before,
+        that one's. Raises `InitialMissing`, and `KeyReused` where that one is another.
+
+        Source of keys: draft-ietf-httpapi-idempotency-key-header-07.
+        """
+        if key is not None and (before := self._store.created(creator, key)) is not None:
+            return _same(before, spec)
         if not self._artifacts.exists(spec.initial):
             raise InitialMissing(f"no artifact {spec.initial[:12]}…: upload the initial weights first")
         manifest = JobManifest(
@@ -54,7 +60,10 @@ class Jobs:
             salt=secrets.token_hex(16),
         )
         job = manifest.id()
-        self._store.add_job(job, spec, rounds.begin(spec.initial), creator, manifest)
+        try:
+            self._store.add_job(job, spec, rounds.begin(spec.initial), creator, manifest, key)
+        except KeyTaken:  # the same request, twice at one moment
+            return self.create(spec, creator, key)
         _log.info("job created", job=job, architecture=spec.architecture.value, rounds=spec.rounds, code=self._code)
         return job
 
@@ -108,6 +117,12 @@ class Jobs:
             self._tell(row.id, Change.ROUND, RoundChange(round=round_.round))
         if (after := _shown(state)) != before:
             self._tell(row.id, Change.JOB, after)
+
+
+def _same(before: JobRow, spec: JobSpec) -> str:
+    if spec_of(before) != spec:
+        raise KeyReused("another job was created with this idempotency key; take a new one")
+    return before.id
 
 
 def _shown(state: JobState) -> JobChange:

@@ -36,6 +36,10 @@ class StaleState(Exception):
     """Somebody else changed the job meanwhile; read it again."""
 
 
+class KeyTaken(Exception):
+    """There is a job of that creator with that idempotency key."""
+
+
 class Store:
     """All reads and writes; each method is one transaction."""
 
@@ -48,9 +52,16 @@ class Store:
         self._progress = Together(partial(self._put, tables.progress), "progress")
 
     def add_job(
-        self, job: str, spec: JobSpec, state: JobState, creator: str, manifest: JobManifest | None = None
+        self,
+        job: str,
+        spec: JobSpec,
+        state: JobState,
+        creator: str,
+        manifest: JobManifest | None = None,
+        key: str | None = None,
     ) -> None:
-        """Remember a new job, as created when its manifest says."""
+        """Remember a new job, as created when its manifest says. Raises `KeyTaken` where the creator gave another job
+        that key."""
         created_at = datetime.fromisoformat(manifest.created_at).timestamp() if manifest else time.time()
         row = JobRow(
             id=job,
@@ -61,11 +72,23 @@ class Store:
             created_at=created_at,
             created_by=creator,
             manifest=manifest.model_dump(mode="json") if manifest else None,
+            idempotency_key=key,
         )
         first = RoundRow(job=job, round=0, model=spec.initial, opened_at=time.time())
-        with self._database.begin() as connection:
-            connection.execute(sa.insert(tables.jobs), asdict(row))
-            connection.execute(sa.insert(tables.rounds), asdict(first))
+        try:
+            with self._database.begin() as connection:
+                connection.execute(sa.insert(tables.jobs), asdict(row))
+                connection.execute(sa.insert(tables.rounds), asdict(first))
+        except sa.exc.IntegrityError as error:
+            if key is None or self.created(creator, key) is None:
+                raise
+            raise KeyTaken(key) from error
+
+    def created(self, creator: str, key: str) -> JobRow | None:
+        """The job that a creator gave that key."""
+        query = sa.select(_jobs).where(_jobs.c.created_by == creator, _jobs.c.idempotency_key == key)
+        with self._reading.begin() as connection:
+            return tables.row(connection, query, JobRow)
 
     def jobs(self) -> list[JobRow]:
         """All jobs, newest first."""

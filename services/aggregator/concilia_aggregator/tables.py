@@ -20,6 +20,8 @@ jobs = sa.Table(
     sa.Column("created_at", sa.Float),
     sa.Column("created_by", sa.String(42)),
     sa.Column("manifest", sa.JSON(none_as_null=True)),
+    sa.Column("idempotency_key", sa.String(128)),
+    sa.Index("ix_jobs_created_by_key", "created_by", "idempotency_key", unique=True),
 )
 rounds = sa.Table(
     "rounds",
@@ -94,6 +96,7 @@ class JobRow:
     created_at: float
     created_by: str
     manifest: Mapping[str, Any] | None
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,27 @@ async def test_who_comes_while_a_round_is_open_is_asked_too_unless_more_were_ask
     assert [each["task"]["job"] for each in (await tasks(http))[1]] == [JOB]
 
 
+async def test_a_job_that_is_asked_for_again_with_its_key_is_not_made_again(
+    http: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.state.jobs._artifacts, "exists", lambda _digest: True)
+    spec = JobSpec(name="mine", initial="0" * 64).model_dump(mode="json")
+
+    async def create(key: str | None, **changes: object) -> tuple[int, dict[str, Any]]:
+        headers = {"Authorization": "Bearer admin"} | ({"Idempotency-Key": key} if key else {})
+        answer = await http.post("/v1/jobs", json={**spec, **changes}, headers=headers)
+        return answer.status_code, answer.json()
+
+    together = await asyncio.gather(*(create("key-of-one") for _ in range(8)))
+    assert {status for status, _ in together} == {201}
+    assert len({job["id"] for _, job in together}) == 1
+    status, problem = await create("key-of-one", rounds=9)
+    assert (status, problem["code"]) == (422, "idempotency_key_reused")
+    others = [await create(key) for key in ("key-of-another", None, None)]
+    assert len({job["id"] for _, job in [*together, *others]}) == 4
+    assert (await create("short"))[0] == 422
+
+
 async def test_a_question_stays_open_until_there_is_something_else(http: httpx.AsyncClient, app: FastAPI) -> None:
     _, _, nothing = await tasks(http)
     asked = [asyncio.create_task(tasks(http, nothing, 30)) for _ in range(20)]
