@@ -24,7 +24,8 @@ from concilia_kit.wire.auth import AccessToken, Audience, Challenge, Session
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _Outcome = TypeVar("_Outcome")
 _SAFE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
-_RETRY_STATUS = frozenset({429, 502, 503, 504})
+_TOO_MANY = 429
+_RETRY_STATUS = frozenset({502, 503, 504})
 _MARGIN = 10.0  # seconds before a token's end at which a new one is taken
 
 
@@ -52,8 +53,9 @@ def _authorities() -> ssl.SSLContext:
 
 
 def call(http: httpx.Client, method: str, path: str, *, retry_seconds: float = 30.0, **kwargs: Any) -> httpx.Response:
-    """One call. Connection failures are retried for `retry_seconds`; answers that say "later" likewise for methods that
-    may be repeated (RFC 9110, section 9.2.2).
+    """One call. Connection failures are retried for `retry_seconds`, and so is 429, after which nothing was done; other
+    answers that say "later" likewise for methods that may be repeated (RFC 9110, section 9.2.2). Where an answer says
+    when to come back, that is waited for, or given up at once if it is too long.
 
     Raises `Problem` for an answer of 400 and above, `Unavailable` where no answer came.
     """
@@ -70,19 +72,26 @@ def _once(http: httpx.Client, method: str, path: str, **kwargs: Any) -> httpx.Re
 def _patiently(attempt: Callable[[], _Outcome], http: httpx.Client, seconds: float, repeatable: bool) -> _Outcome:
     """What `attempt` returns, tried again for `seconds`: where no connection came about, and where it may be repeated
     also after an answer that was lost or said "later"."""
+    backoff = tenacity.wait_random_exponential(multiplier=0.1, max=3)
 
     def worth_another_try(error: BaseException) -> bool:
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             return True
-        return repeatable and (
-            isinstance(error, httpx.TransportError)
-            or (isinstance(error, Problem) and error.problem_status in _RETRY_STATUS)
-        )
+        if isinstance(error, Problem):
+            return error.problem_status == _TOO_MANY or (repeatable and error.problem_status in _RETRY_STATUS)
+        return repeatable and isinstance(error, httpx.TransportError)
+
+    def asked(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        return (error.retry_after() or 0.0) if isinstance(error, Problem) else 0.0
+
+    def is_over(state: tenacity.RetryCallState) -> bool:
+        return (state.seconds_since_start or 0.0) + asked(state) >= seconds
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(worth_another_try),
-        wait=tenacity.wait_random_exponential(multiplier=0.1, max=3),
-        stop=tenacity.stop_after_delay(seconds),
+        wait=lambda state: asked(state) + backoff(state),
+        stop=is_over,
         reraise=True,
     )
     try:
@@ -100,7 +109,7 @@ def raise_for_problem(response: httpx.Response) -> None:
         document = response.json()
     except ValueError:
         document = {}
-    raise Problem.from_document(document if isinstance(document, dict) else {}, response.status_code)
+    raise Problem.from_document(document if isinstance(document, dict) else {}, response.status_code, response.headers)
 
 
 class WalletAuth(httpx.Auth):

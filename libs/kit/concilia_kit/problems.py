@@ -6,6 +6,9 @@ so that an error keeps its code through any number of hops.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar
 
 MEDIA_TYPE = "application/problem+json"
@@ -47,15 +50,28 @@ class Problem(Exception):
             "detail": self.detail,
         }
 
+    def retry_after(self) -> float | None:
+        """Seconds after which the same may be tried again, where that was said (RFC 9110, section 10.2.3)."""
+        said = self.headers.get("Retry-After", "")
+        if said.isascii() and said.isdigit():
+            return float(said)
+        try:
+            return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+        except (ValueError, OverflowError):
+            return None
+
     @classmethod
-    def from_document(cls, document: dict[str, Any], status: int) -> Problem:
-        """A problem as a peer sent it; tolerant of a peer that is no Concilia service."""
+    def from_document(cls, document: dict[str, Any], status: int, headers: Mapping[str, str] | None = None) -> Problem:
+        """A problem as a peer sent it; tolerant of a peer that is no Concilia service. Of the answer's `headers` it
+        keeps when to come back."""
         known = {"type", "title", "status", "code", "detail"}
+        said = (headers or {}).get("retry-after")
         return Problem(
             str(document.get("detail") or f"the peer answered {status}"),
             status=status,
             code=str(document.get("code") or f"http_{status}"),
             extra={key: value for key, value in document.items() if key not in known},
+            headers=None if said is None else {"Retry-After": said},
         )
 
 

@@ -12,21 +12,40 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import json
 import os
 import socket
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from concilia_kit import connections
+from concilia_kit.admission import TooBusy
+from concilia_kit.problems import MEDIA_TYPE, Problem
 
 ZERO_COPY = "http.response.zerocopysend"
 MAX_HEAD = 64 * 1024
 """Bytes of a request's address and headers, beyond what one read from a socket brings."""
 
+HEAD_SECONDS = 20.0
+"""From a connection's beginning, or the first byte of a later request, until the request's head is whole."""
+LINGER_SECONDS = 30.0
+"""How long a body may go on that was answered before its end."""
+UNREAD_SECONDS = 60.0
+"""How long a peer may leave an answer on the line without taking any of it (`TCP_USER_TIMEOUT`, tcp(7))."""
+
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # of glibc's mallopt(3)
 _ARENA_MAX = -8
 _KEPT = 8 * 2**20
+
+
+class HeadTooSlow(Problem):
+    """The request's head did not come in time (RFC 9110, section 15.5.9)."""
+
+    status = 408
+    code = "head_too_slow"
 
 
 def config(app: ASGIApp, **given: Any) -> uvicorn.Config:
@@ -53,6 +72,14 @@ def settle_memory() -> None:
     _spare_collections()
 
 
+def give_memory_back() -> None:
+    """Have the C library give the kernel what is free, but for a few MB: what many requests took at one time lies in
+    between what stays, and would be kept for ever. Does nothing with another C library."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(_KEPT))
+
+
 def _share_arenas() -> None:
     """Have the C library's allocator keep two arenas, and not eight a processor, for a process with many threads.
 
@@ -74,16 +101,21 @@ def _spare_collections() -> None:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection. What is neither body nor a finished head is bounded: the parser keeps it until it ends."""
+    """One connection. What is neither body nor a finished head is bounded, in bytes and in seconds: the parser keeps it
+    until it ends. An answer that is not taken off the line, and a body that nobody waits for any more, are bounded too.
+    """
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._kept = 0
+        self._in_head = self._in_body = False
+        self._due: asyncio.TimerHandle | None = None
         self._application = self.app
         self.app = self._with_extensions
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A connection is there. Its head and body are written one after the other, and neither waits for the other.
+        """A connection is there; one beyond `connections.most()` is refused. Its head and body are written one after
+        the other, and neither waits for the other.
 
         asyncio sees to that for listeners that it made; for those it is given it does not know the protocol. The body
         would wait until the peer acknowledges the head, which takes Linux 40 ms (Nagle's algorithm, RFC 9293, 3.7.4).
@@ -91,7 +123,20 @@ class HttpProtocol(HttpToolsProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in {socket.AF_INET, socket.AF_INET6}:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000))
         super().connection_made(transport)
+        if len(self.connections) > connections.most():
+            self._refuse(TooBusy("the service has as many connections as it can; come back a little later"))
+        else:
+            self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone. What it held is let go of now, not when garbage is collected: bodies are large."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+        self.app = self._application
+        if self.cycle is not None:
+            self.cycle.body = b""  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; a head or a trailer that goes on for more than `MAX_HEAD` ends the connection."""
@@ -99,10 +144,19 @@ class HttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._kept > MAX_HEAD and not self.transport.is_closing():
             self.send_400_response("The request's head is too large.")
+        elif self._due is None and not self._in_body and (self._in_head or self._kept):
+            self._wait_for_head()  # which has begun
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._in_head = True
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self._kept = 0
+        self._in_head, self._in_body = False, True
+        self._stop_waiting()
         super().on_headers_complete()
         _hold_without_copy(self.cycle)
 
@@ -114,7 +168,50 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is whole."""
         self._kept = 0
+        self._in_body = False
+        self._stop_waiting()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A request is answered. What still comes of its body is thrown away, but not for ever: the peer may read the
+        answer no sooner than it has sent all of it."""
+        super().on_response_complete()
+        if self.cycle.response_complete:
+            self.cycle.body = b""  # type: ignore[assignment]  # what was refused unread
+        if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
+            self._stop_waiting()
+            self._due = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        self._refuse(Problem(msg, status=400, code="request_malformed"))
+
+    def _wait_for_head(self) -> None:
+        self._due = self.loop.call_later(HEAD_SECONDS, self._head_is_due)
+
+    def _stop_waiting(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def _head_is_due(self) -> None:
+        self._due = None
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._wait_for_head()  # of the next request, while the one before is being answered
+        elif self._in_head or self._kept:
+            self._refuse(HeadTooSlow(f"the request's head did not come within {HEAD_SECONDS:g} s"))
+        else:
+            self.transport.close()  # nothing was asked
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer in place of an application, and end the connection."""
+        content = json.dumps(problem.document()).encode()
+        named = {"Content-Type": MEDIA_TYPE, "Content-Length": len(content), "Connection": "close", **problem.headers}
+        head = "".join(f"{name}: {value}\r\n" for name, value in named.items()).encode("ascii")
+        self.transport.write(STATUS_LINE[problem.problem_status] + head + b"\r\n" + content)
+        self.transport.close()
 
     async def _with_extensions(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("extensions", {})[ZERO_COPY] = {}

@@ -15,6 +15,12 @@ from urllib.parse import quote
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+MAX_REQUESTS = 400
+"""Ten for each of a process' threads: what takes 30 ms of them has the last one wait for 12 s, and nobody waits for an
+answer much longer. Who waits for something else (`admission.only_waits`) does not count."""
+MAX_TRANSFERS = 256
+"""Each takes up to a MB of what is on its way."""
+
 _SECRET = re.compile(r"\{file:([^}]+)\}")
 
 
@@ -34,6 +40,14 @@ class ServiceSettings(BaseSettings):
     port: int = Field(ge=1, le=65535, description="port to listen on")
     root_path: str = Field(
         default="", pattern=r"^(/[^/]+)*$", description="path below which a proxy shows the service and which it strips"
+    )
+    max_requests: int = Field(
+        default=MAX_REQUESTS, ge=1, description="most requests answered at one time, by process; others get 429"
+    )
+    max_transfers: int = Field(
+        default=MAX_TRANSFERS,
+        ge=1,
+        description="most uploads, downloads and pictures at one time, by process; as above",
     )
     log_format: Literal["json", "text"] = Field(default="json", description="'json' for machines, 'text' for people")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="least severity logged")

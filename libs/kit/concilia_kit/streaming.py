@@ -107,7 +107,7 @@ class Line:
         finally:
             signing_in.close()
         if answer.status >= 400:
-            raise Problem.from_document(_document(self._drain(response)), answer.status)
+            raise Problem.from_document(_document(self._drain(response)), answer.status, answer.headers)
         if response.length == 0 or method == "HEAD" or answer.status in (204, 304):
             self._drain(response)
         return answer

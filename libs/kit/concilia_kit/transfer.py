@@ -41,7 +41,11 @@ Progress = Callable[[float], None]
 
 
 class WrongBytes(Exception):
-    """What was downloaded does not hash to its digest, or is larger than accepted."""
+    """What was downloaded does not hash to its digest."""
+
+
+class TooLarge(WrongBytes):
+    """What is downloaded has more bytes than are accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +99,8 @@ def download(
     """Fetch an artifact into `path`, which appears when all of it is there and hashes to `digest`.
 
     What came before an interruption stays beside it as `<name>.partial` and is gone on with by the next call. Without
-    `verify` other bytes are taken as well, for a caller that wants to show them to be other. Raises `WrongBytes`, and
-    otherwise as `upload` does.
+    `verify` other bytes are taken as well, for a caller that wants to show them to be other. Raises `WrongBytes`,
+    `TooLarge`, and otherwise as `upload` does.
     """
     pace = _Pace(check, progress, patience)
     with _Partial(path) as partial, Line(to, check) as line:
@@ -164,11 +168,14 @@ class _Pace:
             self._progress(position / size if size else 1.0)
 
     def pause(self, error: Problem) -> None:
-        """Wait, longer each time nothing was reached. Raises `error` where that went on for too long."""
+        """Wait, longer each time nothing was reached, and for as long as the service asks. Raises `error` where that
+        went on, or would go on, for too long."""
         self.check()
-        if time.monotonic() - self._since > self._patience:
+        asked = error.retry_after() or 0.0
+        if time.monotonic() - self._since + asked > self._patience:
             raise error
-        until = time.monotonic() + random.uniform(0, min(_LONGEST_PAUSE, 0.05 * 2**self._tries))  # noqa: S311 - jitter
+        jitter = random.uniform(0, min(_LONGEST_PAUSE, 0.05 * 2**self._tries))  # noqa: S311
+        until = time.monotonic() + asked + jitter
         self._tries += 1
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, 0.2))
@@ -287,7 +294,7 @@ class _Partial:
 
 
 def _fetch(line: Line, digest: str, partial: _Partial, pace: _Pace, max_bytes: int) -> None:
-    """The rest of an artifact. Raises `WrongBytes` for one that is too large."""
+    """The rest of an artifact. Raises `TooLarge`."""
     headers = {"Range": f"bytes={partial.size}-", "If-Range": f'"{digest}"'} if partial.size else {}
     try:
         answer = line.ask("GET", f"/v1/artifacts/{digest}", headers)
@@ -302,7 +309,7 @@ def _fetch(line: Line, digest: str, partial: _Partial, pace: _Pace, max_bytes: i
     for piece in line.body():
         if max(size, partial.size + len(piece)) > max_bytes:
             partial.restart()
-            raise WrongBytes(f"the artifact has more than the {max_bytes} bytes accepted")
+            raise TooLarge(f"the artifact has more than the {max_bytes} bytes accepted")
         partial.append(piece)
         pace.reach(partial.size, size)
     partial.whole = True

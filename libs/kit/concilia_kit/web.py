@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
 
+import anyio
+import anyio.to_thread
 import fastapi
 import uvicorn
 from asgi_correlation_id import CorrelationIdMiddleware
@@ -25,9 +27,11 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from concilia_kit import logs, metrics, serving
+from concilia_kit import connections, logs, metrics, serving
+from concilia_kit.admission import RETRY_SECONDS, Admission, Places
 from concilia_kit.bodies import BodyLimit
 from concilia_kit.health import Check, readiness
 from concilia_kit.listening import bind as bind
@@ -42,6 +46,11 @@ _log = logs.get(__name__)
 
 LAST_ANSWERS_SECONDS = 8
 """How long answers under way may take after a service was told to stop; containers are given ten."""
+
+_HEALTH_THREADS = 4
+_RUSH = 50  # connections
+_TICKS = 20  # of a tenth of a second
+_LATER = frozenset({502, 503, 504})
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -58,8 +67,9 @@ def application(
     """A FastAPI application with the behaviour all services share.
 
     `ready` names what the service depends on; each check raises where its dependency does not answer.
-    Bodies are bounded (see `bodies`) but below the paths in `streamed`, which bound their own. `registry` has the
-    service's own metrics; `/metrics` shows them and those of HTTP, whose label `service` is the title's last words.
+    Bodies are bounded (see `bodies`) but below the paths in `streamed`, which bound their own. So is what is done at
+    one time (see `admission`), health and metrics excepted. `registry` has the service's own metrics; `/metrics` shows
+    them and those of HTTP, whose label `service` is the title's last words.
     `app.state.closing` is set as soon as the service was told to stop: an answer that has no end of its own ends then.
     """
     known = registry or metrics.registry()
@@ -73,33 +83,42 @@ def application(
     )
     app.state.verifier = verifier
     app.state.closing = asyncio.Event()
+    service = _service_name(title)
+    app.state.places = Places(service, known)
     app.add_middleware(BodyLimit, streamed=streamed)
+    app.add_middleware(Admission, places=app.state.places, streamed=streamed)
     app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=True)
     # The last one added is the first to see a request, and so counts what the others refuse.
-    app.add_middleware(metrics.HttpMetrics, service=_service_name(title), registry=known)
+    app.add_middleware(metrics.HttpMetrics, service=service, registry=known)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(OperationalError, _on_database_error)
+    app.add_exception_handler(PoolTimeout, _on_database_error)
     app.add_exception_handler(Exception, _on_crash)
 
+    # Those that answer requests may all wait for what does not answer, which is the moment to say so.
+    threads = anyio.CapacityLimiter(_HEALTH_THREADS)
+
     @app.get("/healthz", tags=["health"])
-    def healthz() -> dict[str, str]:
+    async def healthz() -> dict[str, str]:
         """The process is alive."""
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["health"])
-    def readyz(response: fastapi.Response) -> dict[str, str]:
+    async def readyz(response: fastapi.Response) -> dict[str, str]:
         """Each dependency by name, 'ok' or what is wrong; 503 where one is missing."""
-        states, is_ready = readiness(ready)
+        states, is_ready = await anyio.to_thread.run_sync(readiness, ready, limiter=threads)
         if not is_ready:
             response.status_code = 503
+            response.headers["Retry-After"] = str(RETRY_SECONDS)
         return states
 
     @app.get("/metrics", include_in_schema=False)
-    def show_metrics() -> fastapi.Response:
+    async def show_metrics() -> fastapi.Response:
         """For Prometheus; like health, open on the network of the services and not behind the front door."""
-        return fastapi.Response(metrics.exposition(known), headers={"Content-Type": metrics.CONTENT_TYPE})
+        text = await anyio.to_thread.run_sync(metrics.exposition, known, limiter=threads)
+        return fastapi.Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     return app
 
@@ -140,16 +159,27 @@ def running_beside(app: FastAPI, settings: ServiceSettings) -> Iterator[None]:
 def _listener(app: FastAPI, settings: ServiceSettings) -> socket.socket:
     listener = bind_or_end(settings)
     serving.settle_memory()
+    connections.raise_limit()
+    app.state.places.bound(settings.max_requests, settings.max_transfers)
     app.root_path = settings.root_path  # for the links in /docs; paths arrive without it
     return listener
 
 
 class _Server(uvicorn.Server):
-    """Tells the application that it closes before waiting for answers under way."""
+    """Tells the application that it closes before waiting for answers under way; gives memory back after a rush."""
 
     def __init__(self, app: FastAPI) -> None:
         super().__init__(serving.config(app, timeout_graceful_shutdown=LAST_ANSWERS_SECONDS))
         self._app = app
+        self._most = 0
+
+    async def on_tick(self, counter: int) -> bool:
+        connected = len(self.server_state.connections)
+        self._most = max(self._most, connected)
+        if counter % _TICKS == 0 and self._most >= _RUSH and connected <= self._most // 2:
+            self._most = connected
+            asyncio.get_running_loop().run_in_executor(None, serving.give_memory_back)  # nothing waits for it
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.state.closing.set()
@@ -188,9 +218,10 @@ def require(*roles: Role) -> Callable[[Principal], Awaitable[Principal]]:
 
 
 def _problem_response(problem: Problem) -> JSONResponse:
-    return JSONResponse(
-        problem.document(), status_code=problem.problem_status, media_type=MEDIA_TYPE, headers=problem.headers
-    )
+    headers = problem.headers
+    if problem.problem_status in _LATER:  # it is not for ever, and nobody should ask again at once
+        headers = {"Retry-After": str(RETRY_SECONDS), **headers}
+    return JSONResponse(problem.document(), problem.problem_status, headers, MEDIA_TYPE)
 
 
 async def _on_problem(request: Request, error: Exception) -> JSONResponse:

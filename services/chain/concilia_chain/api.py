@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from concilia_kit import web
+from concilia_kit.admission import TooBusy, only_waits
 from concilia_kit.bodies import BodyTooLarge
 from concilia_kit.digests import JobId
 from concilia_kit.roles import Role
@@ -99,8 +101,9 @@ async def _small_body(request: Request) -> bytes:
 class _Ends:
     """Waits for what was ordered without a thread of its own: a thousand hospitals may wait at once."""
 
-    def __init__(self, chain: ChainService, response: Response, patience: float) -> None:
+    def __init__(self, chain: ChainService, request: Request, response: Response, patience: float) -> None:
         self._chain = chain
+        self._request = request
         self._response = response
         self._patience = patience
 
@@ -110,6 +113,8 @@ class _Ends:
 
     async def told(self, ordered: Ordered) -> Receipt:
         """What became of an order; 200 where the same was asked before. Raises `ReceiptTimeout`, `Problem`."""
+        with contextlib.suppress(TooBusy):  # it was taken on, and keeps its place where there is no other
+            await only_waits(self._request)
         answer = asyncio.shield(asyncio.wrap_future(ordered.answer))  # others may wait for the same
         try:
             outcome = await asyncio.wait_for(answer, self._patience)
@@ -129,7 +134,7 @@ class _Ends:
 
 
 async def _ends(request: Request, response: Response, chain: Writing) -> _Ends:
-    return _Ends(chain, response, request.app.state.patience)
+    return _Ends(chain, request, response, request.app.state.patience)
 
 
 Ends = Annotated[_Ends, Depends(_ends)]

@@ -13,6 +13,7 @@ from concilia_kit.bodies import MAX_BODY
 from concilia_kit.problems import MEDIA_TYPE, Conflict
 from fastapi import FastAPI
 from pydantic import BaseModel
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 
 class Body(BaseModel):
@@ -38,6 +39,10 @@ def build() -> FastAPI:
     def ask() -> None:
         with engine.connect() as connection:
             connection.execute(sa.text("SELECT 1"))
+
+    @app.get("/connections")
+    def connections() -> None:
+        raise PoolTimeout("QueuePool limit")
 
     @app.get("/crash")
     def crash() -> None:
@@ -68,6 +73,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
         ("POST", "/echo", b"{", 422, "invalid_request"),
         ("POST", "/echo", b'{"number": 1, "x": "' + b"a" * MAX_BODY + b'"}', 413, "body_too_large"),
         ("GET", "/database", b"", 503, "database_unavailable"),
+        ("GET", "/connections", b"", 503, "database_unavailable"),
         ("GET", "/crash", b"", 500, "internal_error"),
     ],
 )
@@ -78,6 +84,7 @@ async def test_errors_are_problems(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.headers["content-type"] == MEDIA_TYPE
     assert "secret" not in answer.text
+    assert ("Retry-After" in answer.headers) == (status == 503)
     assert ("X-Request-ID" in answer.headers) == (status != 500)  # what crashes is answered outside all middleware
 
 
