@@ -109,6 +109,14 @@ test-contracts: $(VENV)/.ready-dev contracts/node_modules/.ready ## run the cont
 test-chain-faults: $(VENV)/.ready-dev contracts/node_modules/.ready ## break chain, network and gateway under a hundred updates; table in var/chain-faults.txt
 	@$(BIN)/pytest tests/chain_faults -n 4 -q
 
+.PHONY: test-chaos
+test-chaos: $(VENV)/.ready-dev benchmarks/node_modules/.ready ## kill processes at a sample of a round's steps (CHAOS=), break lines and disks
+	@$(with_npm); $(BIN)/pytest tests/chaos/test_lines.py tests/chaos/test_disks.py tests/chaos/test_chaos.py -q
+
+.PHONY: chaos
+chaos: $(VENV)/.ready-dev benchmarks/node_modules/.ready ## kill every process at every step of a round, and hospitals in every round (over an hour); table in var/chaos.md
+	@$(with_npm); CHAOS=all LINE_MB=94 LINE_RESET_SECONDS=30 $(BIN)/pytest tests/chaos -q
+
 .PHONY: test-compose
 test-compose: $(VENV)/.ready-dev ## build the images and run the deployment's tests (needs a Docker engine)
 	@$(BIN)/pytest tests/compose
@@ -159,6 +167,10 @@ bench-encodings: $(VENV)/.ready-dev ## bytes, seconds and accuracy of every enco
 .PHONY: bench-scale
 bench-scale: $(VENV)/.ready-dev contracts/node_modules/.ready ## rounds of 10 to 10,000 hospitals against the real services (BENCH_FLAGS=)
 	@$(BIN)/python -m benchmarks.scale $(BENCH_FLAGS)
+
+.PHONY: bench-load
+bench-load: $(VENV)/.ready-dev ## every public route under 200 clients: latency, 5xx that nobody meant, memory (BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.load $(BENCH_FLAGS)
 
 .PHONY: bench-floor
 bench-floor: $(VENV)/.ready-dev ## what this machine's memory, disk, loopback and SHA-256 allow

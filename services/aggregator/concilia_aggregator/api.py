@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any
 
+from concilia_kit.admission import only_waits
 from concilia_kit.digests import JobId
 from concilia_kit.roles import Role
 from concilia_kit.signing import Address
@@ -188,6 +189,7 @@ def register_node(address: Address, registration: NodeRegistration, caller: Hosp
 @router.get(
     "/nodes/{address}/tasks",
     response_model=list[Assignment],
+    dependencies=[Depends(only_waits)],
     responses={304: {"description": "the same as the `ETag` in `If-None-Match` stands for"}},
 )
 async def list_tasks(

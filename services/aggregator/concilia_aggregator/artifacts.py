@@ -13,7 +13,10 @@ import httpx
 from concilia_kit import transfer
 from concilia_kit.http import call
 from concilia_kit.problems import NotFound, Problem
-from concilia_kit.wire.models import ModelRegistration
+from concilia_kit.wire.models import ArtifactCheck, ModelRegistration
+
+PUT_ASIDE = "artifact_quarantined"
+_ABSENT = frozenset({404, 410})
 
 
 class ArtifactNotFound(NotFound):
@@ -45,6 +48,15 @@ class Artifacts(Protocol):
         """Register a published model version. Raises `Problem`."""
         ...
 
+    def is_put_aside(self, digest: str) -> bool:
+        """Whether the store had its bytes and found its file changed: who has them may bring them again. Raises
+        `Problem`."""
+        ...
+
+    def is_intact(self, digest: str) -> bool:
+        """Have the store look at its file; where that has changed it is put aside. Raises `Problem`."""
+        ...
+
 
 class RemoteArtifacts:
     """Artifacts over the model service's REST interface, downloads kept in a folder until released."""
@@ -58,7 +70,7 @@ class RemoteArtifacts:
         try:
             call(self._model, "GET", f"/v1/artifacts/{digest}/info")
         except Problem as problem:
-            if problem.problem_status == 404:
+            if problem.problem_status in _ABSENT:
                 return False
             raise
         return True
@@ -72,8 +84,8 @@ class RemoteArtifacts:
         try:
             transfer.download(self._model, digest, path, verify=False)
         except Problem as problem:
-            if problem.problem_status == 404:
-                raise ArtifactNotFound(f"the store has no artifact {digest[:12]}…") from problem
+            if problem.problem_status in _ABSENT:
+                raise ArtifactNotFound(f"the store has no artifact {digest[:12]}…: {problem.detail}") from problem
             raise
         return path
 
@@ -89,6 +101,28 @@ class RemoteArtifacts:
     def register(self, registration: ModelRegistration) -> None:
         """See `Artifacts`."""
         call(self._model, "POST", "/v1/models", json=registration.model_dump(mode="json"))
+
+    def is_put_aside(self, digest: str) -> bool:
+        """See `Artifacts`."""
+        try:
+            call(self._model, "GET", f"/v1/artifacts/{digest}/info")
+        except Problem as problem:
+            if problem.problem_status not in _ABSENT:
+                raise
+            return problem.problem_code == PUT_ASIDE
+        return False
+
+    def is_intact(self, digest: str) -> bool:
+        """See `Artifacts`."""
+        self.release(digest)
+        try:
+            return ArtifactCheck.model_validate_json(
+                call(self._model, "POST", f"/v1/artifacts/{digest}/check").content
+            ).intact
+        except Problem as problem:
+            if problem.problem_status not in _ABSENT:
+                raise
+            return False
 
 
 class Downloads:
@@ -107,6 +141,10 @@ class MountedArtifacts(RemoteArtifacts):
 
     def __init__(self, model: httpx.Client, mount: Path) -> None:
         super().__init__(model, mount)
+
+    def is_put_aside(self, digest: str) -> bool:
+        """See `Artifacts`; nobody is asked about a file that is there."""
+        return not (self._directory / digest[:2] / digest).exists() and super().is_put_aside(digest)
 
     def fetch(self, digest: str) -> Path:
         """See `Artifacts`."""

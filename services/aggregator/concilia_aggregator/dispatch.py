@@ -39,12 +39,14 @@ def assigned(
 ) -> Assignment | None:
     """What a job asks of one hospital now, by its state alone: it may have been done already.
 
-    A round that waits for all who are there also takes one that comes while it is open.
+    A round that waits for all who are there also takes one that comes while it is open. One that is being folded still
+    asks its cohort: an update whose file was lost is to be brought again.
     """
     if state.stopping or state.deadline is None or now > state.deadline:
         return None
     asked = hospital in state.cohort
-    if state.phase is Phase.TRAINING and (asked or spec.over_selection is None):
+    takes_others = state.phase is Phase.TRAINING and spec.over_selection is None
+    if takes_others or (asked and state.phase in {Phase.TRAINING, Phase.FOLDING}):
         task = _training(job, spec, state)
         if spec.encoding.needs <= abilities:
             task = task.model_copy(update={"encoding": spec.encoding})
@@ -63,6 +65,7 @@ def _training(job: str, spec: JobSpec, state: JobState) -> TrainTask:
         seed=spec.seed,
         deadline=rounds.state_deadline(state),
         local=strategies.make(spec.strategy).local(spec.local),
+        asynchronous=spec.strategy.asynchronous,
     )
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from concilia_kit import digests, logs
 from concilia_kit.digests import Contribution, in_order
 from concilia_kit.encodings import expect
+from concilia_kit.problems import Unavailable
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import LedgerRound, LedgerUpdate, Reason, Rejection, RoundStatus
 from concilia_kit.wire.encoding import PLAIN, Encoding
 from concilia_kit.wire.jobs import JobSpec
 
-from concilia_aggregator import strategies
+from concilia_aggregator import staleness, strategies
 from concilia_aggregator.artifacts import ArtifactNotFound, Artifacts
 from concilia_aggregator.errors import UpdateChanged
 from concilia_aggregator.folding import Recipe, fold
@@ -30,6 +31,7 @@ from concilia_aggregator.strategies import Additive
 from concilia_aggregator.summing import Ahead, Summing
 
 _KEPT = 100_000  # verdicts that are remembered
+_OF_THE_FILE = frozenset({Reason.ARTIFACT_MISSING, Reason.DIGEST_MISMATCH})
 _AGAIN_SECONDS = 60.0  # until a rejection that the ledger does not show is sent once more
 
 _log = logs.get(__name__)
@@ -72,26 +74,41 @@ class Folder:
         self._files: OrderedDict[str, _Identity] = OrderedDict()
         self._told: OrderedDict[tuple[str, int, str], float] = OrderedDict()
         self._base: tuple[str, Base] | None = None
+        self.lost: frozenset[str] = frozenset()
 
-    def screen(self, recorded: LedgerRound, registered: Mapping[str, int], encoding: Encoding = PLAIN) -> LedgerRound:
+    def screen(
+        self,
+        recorded: LedgerRound,
+        registered: Mapping[str, int],
+        encoding: Encoding = PLAIN,
+        asynchronous: bool = False,
+    ) -> LedgerRound:
         """Screen what was not screened before; rejections are on the chain when this returns.
 
-        An update in another encoding than the job's, or none, counts as malformed.
+        An update in another encoding than the job's, or none, counts as malformed; one that is late where the job is
+        not `asynchronous`, or later than can be, has no credible weight (`staleness`).
 
         To be called again as updates come, also while the round takes more: what was read once is not read again.
-        Returns the round with its rejections. Raises `Problem` where a service does not answer.
+        Returns the round with its rejections; `lost` says of which hospitals no file can be read now, which the store
+        had: they are waited for until the round's deadline. Raises `Problem` where a service does not answer.
         """
-        verdicts = self._screened(recorded, registered, encoding)
+        verdicts, lost = self._screened(recorded, registered, encoding)
+        # What the store lost is no hospital's fault. Each that is there brings its own again, while there is time.
+        self.lost = frozenset(lost) if time.time() <= recorded.deadline else frozenset()
         screened: list[LedgerUpdate] = []
         rejected = 0
         for item in recorded.updates:
-            reason = item.reason or verdicts[item.update.hospital]
+            hospital = item.update.hospital
+            reason = item.reason or verdicts.get(hospital)
+            if hospital in lost and hospital not in self.lost:
+                reason = Reason.ARTIFACT_MISSING
+            reason = reason or staleness.fault_of(item, asynchronous=asynchronous)
             if reason is not None and item.reason is None:
                 self._reject(recorded, item, reason)
                 rejected += 1
             screened.append(item.model_copy(update={"reason": reason}))
         result = recorded.model_copy(update={"updates": tuple(screened), "rejected": recorded.rejected + rejected})
-        if self._summing is not None and recorded.status is RoundStatus.OPEN:
+        if self._summing is not None and recorded.status is RoundStatus.OPEN and not asynchronous:
             self._summing.ask(result)
         return result
 
@@ -111,13 +128,29 @@ class Folder:
         try:
             files = [self._unchanged(item.digest) for item in direct]
             samples = [item.samples for item in direct]
-            digest = fold(files, samples, recipe, target, self._open(recorded.base), partials=ahead.sums)
+            late = staleness.by_hospital(recorded, [item.hospital for item in direct])
+            base = self._open(recorded.base)
+            digest = fold(files, samples, recipe, target, base, partials=ahead.sums, staleness=late)
             for item in direct:
                 self._unchanged(item.digest)
             self._artifacts.put(digest, target)
         finally:
             target.unlink(missing_ok=True)
         return digest
+
+    def fold_again(self, recorded: LedgerRound, spec: JobSpec) -> str:
+        """Make a closed round's global model once more, whose file was lost; its digest. Raises `UpdateChanged` where
+        an update is lost too."""
+        for item in recorded.accepted():
+            digest = item.update.digest
+            try:
+                path = self._artifacts.fetch(digest)
+                self._files[digest] = _identity(path)
+            except (ArtifactNotFound, FileNotFoundError) as error:
+                raise UpdateChanged(f"the file of update {digest[:12]}… is gone") from error
+            if digests.of_file(path) != digest:
+                raise UpdateChanged(f"the file of update {digest[:12]}… has changed")
+        return self.fold(recorded, spec)
 
     def size(self, recorded: LedgerRound) -> int:
         """Bytes of a round's accepted updates, which were folded just now."""
@@ -133,8 +166,9 @@ class Folder:
         self._artifacts.release(recorded.base)
 
     def _ahead(self, recorded: LedgerRound, spec: JobSpec) -> Ahead:
-        """What was added up ahead of a round's end, where there is such and the strategy adds."""
-        if self._summing is None or not isinstance(strategies.make(spec.strategy), Additive):
+        """What was added up ahead of a round's end, where there is such and the strategy adds by samples."""
+        adds = isinstance(strategies.make(spec.strategy), Additive) and not spec.strategy.asynchronous
+        if self._summing is None or not adds:
             return Ahead((), frozenset())
         return self._summing.ahead(recorded)
 
@@ -143,8 +177,9 @@ class Folder:
 
     def _screened(
         self, recorded: LedgerRound, registered: Mapping[str, int], encoding: Encoding
-    ) -> dict[str, Reason | None]:
-        """By hospital what screening says of updates that the ledger shows no rejection of."""
+    ) -> tuple[dict[str, Reason | None], set[str]]:
+        """By hospital what screening says of updates that the ledger shows no rejection of; and of which hospitals the
+        store lost the file."""
         asked = {
             item.update.hospital: _Judged(
                 recorded.base, item.update.digest, item.update.samples, registered.get(item.update.hospital), encoding
@@ -152,20 +187,33 @@ class Folder:
             for item in recorded.updates
             if item.reason is None
         }
+        lost: set[_Judged] = set()
         unread = list(dict.fromkeys(each for each in asked.values() if each not in self._verdicts))
         if unread:
             base = self._measured(recorded.base)
             with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="screen") as pool:
                 read = pool.map(lambda each: self._read(each, base), unread)
                 for each, (reason, file) in zip(unread, read, strict=True):
+                    if reason in _OF_THE_FILE and self._is_lost(each.digest, reason):
+                        lost.add(each)
+                        continue
                     self._verdicts[each] = reason
                     if file is not None:
                         self._files[each.digest] = file
-        found = {hospital: self._verdicts[each] for hospital, each in asked.items()}
+        found = {hospital: self._verdicts[each] for hospital, each in asked.items() if each not in lost}
         for kept in (self._verdicts, self._files):
             while len(kept) > max(_KEPT, len(asked)):
                 kept.popitem(last=False)
-        return found
+        return found, {hospital for hospital, each in asked.items() if each in lost}
+
+    def _is_lost(self, digest: str, reason: Reason) -> bool:
+        """Whether the store had an update's bytes, and has them no more: what comes in is hashed, so that a hospital
+        cannot have brought others."""
+        if reason is Reason.ARTIFACT_MISSING:
+            return self._artifacts.is_put_aside(digest)
+        if not self._artifacts.is_intact(digest):
+            return True
+        raise Unavailable(f"the store has other bytes of {digest[:12]}… than can be read here")
 
     def _measured(self, digest: str) -> Base:
         if self._base is None or self._base[0] != digest:

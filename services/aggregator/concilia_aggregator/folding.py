@@ -19,7 +19,7 @@ from concilia_kit.wire.training import Architecture
 from concilia_aggregator import strategies
 from concilia_aggregator.exact import is_summed
 from concilia_aggregator.partials import Partial
-from concilia_aggregator.strategies import Additive
+from concilia_aggregator.strategies import Additive, fedbuff
 from concilia_aggregator.strategies.base import Block, fold_integers
 from concilia_aggregator.windows import GROUP, Input, Window, stream
 
@@ -79,20 +79,26 @@ def fold(
     *,
     partials: Sequence[Partial] = (),
     threads: int | None = None,
+    staleness: Sequence[int] = (),
 ) -> str:
     """Fold updates, given in the order of contributions, into `target`; returns the file's SHA-256. Whoever keeps the
     file sees to it that it lasts: it can be made again.
 
-    `base` is the model that they update, which encoded ones are read with. Names, shapes and dtypes must agree (see
-    `screening`). `partials` hold what other updates come to, for strategies that are `Additive`; `threads`: how many
-    compute, one a processor by default. Neither changes a bit.
+    `base` is the model that they update, which encoded ones are read with, and which late ones are weighed against.
+    Names, shapes and dtypes must agree (see `screening`). `staleness`: by how many rounds each update is late, for
+    strategies that are asynchronous and ignored by others. `partials` hold what other updates come to, for strategies
+    that are `Additive`; `threads`: how many compute, one a processor by default. Neither changes a bit.
 
-    Raises `ValueError` for no updates, for an encoded one without its base and for values that are not finite,
+    Raises `ValueError` for no updates, for an encoded or late one without its base and for values that are not finite,
     `KeyError`, `MalformedFile`, `OSError`.
     """
     if not updates and not partials:
         raise ValueError("nothing to fold")
     inputs = [Input.open(update, base) for update in updates]
+    if recipe.strategy.asynchronous:
+        if partials:
+            raise ValueError("sums by samples say nothing of updates that are weighed by their staleness")
+        inputs, samples = _buffered(inputs, staleness, base)
     specs = inputs[0].reader.tensors if inputs else partials[0].tensors
     with TensorWriter(target, specs, recipe.metadata(), lasting=False) as writer:
         for block in blocks(inputs, samples, recipe, specs, writer.order, partials, threads):
@@ -100,6 +106,18 @@ def fold(
     if base is not None:
         base.forget()
     return writer.digest
+
+
+def _buffered(inputs: list[Input], staleness: Sequence[int], base: TensorFile | None) -> tuple[list[Input], list[int]]:
+    """What is averaged of updates so late, and by which weights: the base is one more where any is late (`FedBuff`)."""
+    weights = [fedbuff.weight(each) for each in staleness]
+    if len(weights) != len(inputs):
+        raise ValueError("the staleness of every update must be known")
+    if not (rest := fedbuff.base_weight(weights)):
+        return inputs, weights
+    if base is None:
+        raise ValueError("late updates can be folded with their base only")
+    return [*inputs, Input.open(base, base)], [*weights, rest]
 
 
 def blocks(

@@ -8,19 +8,22 @@ Rules, in the order they apply:
 3. A round is planned (cohort and deadline written down) before it is opened on the chain, so that a crash between the
    two repeats the same opening; a plan whose deadline passed unopened is made anew.
 4. A round is folded when all of its cohort has submitted, or at its deadline if its quorum has. Where more were asked
-   than are needed (over-selection), it is folded as soon as its quorum has. In a Merkle round updates are collected
+   than are needed (over-selection), and in an asynchronous job, it is folded as soon as its quorum has, whoever they
+   are. In a Merkle round updates are collected
    until then, and committed first, at most `COMMIT_GRACE` after the deadline; what is committed goes on as if it had
    been recorded, whoever committed it and however many it are.
 5. After screening, too few accepted updates send the round back to waiting if its deadline allows, else it is aborted;
    a committed round takes no further update and is aborted at once. After `MAX_ABORTED` aborted rounds in a row the
    job fails.
 6. A closed round's model is evaluated by whoever is there, at most until the evaluation's deadline; where it was asked
-   for so, only every so many rounds and after the last.
+   for so, only every so many rounds and after the last. An asynchronous job waits for the evaluations of as many as its
+   quorum: others may still train.
 7. Target reached or all rounds closed: the model is published and the job is finished.
 
 No clock, disk or network here: `Facts` carries the time.
 
-Source of over-selection: Bonawitz et al., "Towards Federated Learning at Scale" (2019), section 2.2.
+Sources: over-selection, Bonawitz et al., "Towards Federated Learning at Scale" (2019), section 2.2; asynchronous jobs,
+Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation" (2022), algorithm 1.
 """
 
 from __future__ import annotations
@@ -191,12 +194,12 @@ def early(spec: JobSpec, state: JobState, shown: RoundStanding, now: float) -> W
     return Wait(_still_train(spec, state, missing))
 
 
-def early_evaluation(state: JobState, reports: int, now: float) -> Wait | None:
+def early_evaluation(spec: JobSpec, state: JobState, reports: int, now: float) -> Wait | None:
     """The same of an evaluation, of which so many reports came."""
-    missing = len(state.cohort) - reports
+    missing = _evaluations(spec, state) - reports
     if state.stopping or state.deadline is None or missing <= 0 or now > state.deadline:
         return None
-    return Wait(f"{missing} of {len(state.cohort)} hospitals still evaluate")
+    return Wait(f"{missing} of {_evaluations(spec, state)} hospitals still evaluate")
 
 
 def _evaluate(spec: JobSpec, state: JobState, facts: Facts) -> Move:
@@ -207,9 +210,9 @@ def _evaluate(spec: JobSpec, state: JobState, facts: Facts) -> Move:
             return _too_few(spec, facts)
         deadline = int(facts.now) + spec.deadline_seconds
         return AskEvaluations(replace(state, deadline=deadline, cohort=facts.live, detail=""))
-    missing = len(state.cohort - facts.evaluated)
-    if missing and facts.now <= state.deadline:
-        return Wait(f"{missing} of {len(state.cohort)} hospitals still evaluate")
+    missing = _evaluations(spec, state) - len(state.cohort & facts.evaluated)
+    if missing > 0 and facts.now <= state.deadline:
+        return Wait(f"{missing} of {_evaluations(spec, state)} hospitals still evaluate")
     reached = spec.target is not None and facts.score is not None and facts.score >= spec.target
     if state.closed and (reached or state.closed >= spec.rounds):
         detail = f"target {spec.target} reached" if reached else "all rounds closed"
@@ -237,10 +240,11 @@ def _train(spec: JobSpec, state: JobState, facts: Facts) -> Move:
         return Wait("the ledger does not show the round yet")
     if facts.ledger.status is RoundStatus.ABORTED:
         return Enter(after_abort(state, "the round was aborted on the ledger"))
-    enough = spec.over_selection is not None and facts.ledger.accepted >= spec.quorum
+    enough = spec.closes_at_quorum and facts.ledger.accepted >= spec.quorum
     over = enough or state.cohort <= facts.ledger.recorded or facts.ledger.committed
     if facts.ledger.status is RoundStatus.OPEN and not over and facts.now <= state.deadline + GRACE_SECONDS:
-        missing = _awaited(spec, state) - len(state.cohort & facts.ledger.recorded)
+        recorded = facts.ledger.recorded
+        missing = _awaited(spec, state) - len(recorded if spec.closes_at_quorum else state.cohort & recorded)
         return Wait(_still_train(spec, state, max(1, missing)))
     return _end(spec, state, facts, facts.ledger)
 
@@ -320,11 +324,16 @@ def _asked(spec: JobSpec, state: JobState, live: frozenset[str]) -> frozenset[st
 
 def _awaited(spec: JobSpec, state: JobState) -> int:
     """How many updates a round waits for before its deadline."""
-    return len(state.cohort) if spec.over_selection is None else min(spec.quorum, len(state.cohort))
+    return min(spec.quorum, len(state.cohort)) if spec.closes_at_quorum else len(state.cohort)
+
+
+def _evaluations(spec: JobSpec, state: JobState) -> int:
+    """How many reports an evaluation waits for before its deadline."""
+    return min(spec.quorum, len(state.cohort)) if spec.strategy.asynchronous else len(state.cohort)
 
 
 def _still_train(spec: JobSpec, state: JobState, missing: int) -> str:
-    if spec.over_selection is None:
+    if not spec.closes_at_quorum:
         return f"{missing} of {len(state.cohort)} hospitals still train"
     return f"{missing} of {spec.quorum} updates are missing; {len(state.cohort)} hospitals were asked"
 

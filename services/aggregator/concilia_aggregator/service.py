@@ -49,6 +49,8 @@ _log = logs.get(__name__)
 _SCREENED_A_LOOK = 4
 """Updates that are screened before other jobs have a turn; a large one takes a fraction of a second."""
 _SENT_TOGETHER = 500
+_HEAD_SECONDS = 5.0  # between two looks whether hospitals can fetch what they are to train
+_HEAD_NEEDED = frozenset({Phase.BASELINE, Phase.TRAINING, Phase.EVALUATING})
 _SAID_SECONDS = 0.1
 """Between two sayings of how far a wait is, for each ten hospitals."""
 
@@ -86,6 +88,7 @@ class Coordinator(Jobs):
         self._kept: dict[str, tuple[JobRow, JobSpec, JobState]] = {}
         self._screened: dict[tuple[str, int], int] = {}
         self._said_at = float("-inf")
+        self._seen_to: dict[str, float] = {}
 
     def advance(self, job: str) -> bool:
         """Make every move that can be made now; whether there is more to do at once, after others had their turn.
@@ -120,17 +123,19 @@ class Coordinator(Jobs):
     def _early(self, row: JobRow, spec: JobSpec, state: JobState, look: _Look) -> rounds.Move | None:
         """To wait, where so much can be said without looking at every hospital; what came so far is screened then."""
         now = time.time()
+        if state.phase in _HEAD_NEEDED and state.deadline is not None:
+            self._see_to_head(row, spec, state)
         if state.phase is Phase.TRAINING and not state.stopping:
             look.standing = self._ledger.standing(row.id, state.round)
             if look.standing is not None and (wait := rounds.early(spec, state, look.standing, now)) is not None:
-                self._screen_early(row, state, look)
+                self._screen_early(row, spec, state, look)
                 return wait
         elif state.phase in {Phase.BASELINE, Phase.EVALUATING} and state.deadline is not None:
             reported = self._store.reported(row.id, state.round if state.closed else 0)
-            return rounds.early_evaluation(state, reported, now)
+            return rounds.early_evaluation(spec, state, reported, now)
         return None
 
-    def _screen_early(self, row: JobRow, state: JobState, look: _Look) -> None:
+    def _screen_early(self, row: JobRow, spec: JobSpec, state: JobState, look: _Look) -> None:
         """Screen what was recorded while others still train: some updates a look, so that other jobs have theirs.
 
         How far it is, is not kept: after a start what was screened is screened once more, to the same end.
@@ -148,7 +153,7 @@ class Coordinator(Jobs):
                 return
             ready = recorded.updates[: screened + _SCREENED_A_LOOK]
             so_far = recorded.model_copy(update={"updates": ready})
-            self._folder.screen(so_far, self._registered(ready), spec_of(row).encoding)
+            self._folder.screen(so_far, self._registered(ready), spec.encoding, spec.strategy.asynchronous)
         except Problem as problem:  # the round's end does it again, and is held up by what it cannot do
             _log.warning("not screened yet", job=job, round=state.round, code=problem.problem_code)
             return
@@ -199,7 +204,8 @@ class Coordinator(Jobs):
                 if shown is None or not shown.committed:
                     return False  # the chain service's reading is behind its writing: the event wakes the job
             case rounds.Fold():
-                self._fold(row, spec, state, look)
+                if not self._fold(row, spec, state, look):
+                    return False
             case rounds.AbortRound(new):
                 self._ledger.abort(row.id, state.round)
                 self._save(row, new)
@@ -237,16 +243,24 @@ class Coordinator(Jobs):
         self._save(row, new, tasks=dispatch.trainings(row.id, spec, new, self._store.abilities()), round_=opened)
         self._dispatch(row.id)
 
-    def _fold(self, row: JobRow, spec: JobSpec, state: JobState, look: _Look) -> None:
+    def _fold(self, row: JobRow, spec: JobSpec, state: JobState, look: _Look) -> bool:
+        """Screen, fold, close; False where files are waited for."""
         # What was looked at a moment ago will do: the contract refuses a closure that misses an update.
         recorded, look.recorded = look.recorded or self._ledger.round(row.id, state.round), None
         if recorded is None:
             raise RoundNotFound(f"the ledger has no round {state.round} of this job")
         started, size = time.monotonic(), 0
         if recorded.status is RoundStatus.OPEN:
-            recorded = self._folder.screen(recorded, self._registered(recorded.updates), spec.encoding)
+            registered = self._registered(recorded.updates)
+            recorded = self._folder.screen(recorded, registered, spec.encoding, spec.strategy.asynchronous)
+            if self._folder.lost:
+                words = f"{len(self._folder.lost)} updates' files had changed; their hospitals bring them again"
+                if state.detail != words:
+                    self._save(row, replace(state, detail=words))
+                return False
             if len(recorded.accepted()) < spec.quorum:
-                return self._save(row, replace(state, phase=Phase.TRAINING))
+                self._save(row, replace(state, phase=Phase.TRAINING))
+                return True
             digest = self._folder.fold(recorded, spec)
             size = self._folder.size(recorded)
             accepted = [
@@ -260,10 +274,12 @@ class Coordinator(Jobs):
                 if problem.problem_code != "contribution_count_mismatch":
                     raise
                 # An update was confirmed while the others were folded: fold again, with it.
-                return self._save(row, state)
+                self._save(row, state)
+                return True
         elif recorded.global_digest is None:
             self._save(row, rounds.after_abort(state, "the round was aborted on the ledger"))
-            return self._metrics.rounds.labels(ABORTED).inc()
+            self._metrics.rounds.labels(ABORTED).inc()
+            return True
         else:
             digest = recorded.global_digest
         seconds = _seconds(recorded, self._ledger) | {FOLDING: time.monotonic() - started}
@@ -282,7 +298,25 @@ class Coordinator(Jobs):
         self._metrics.closed(len(recorded.accepted()), size, seconds)
         self._screened.pop((row.id, state.round), None)
         self._folder.release(recorded)
-        return None
+        return True
+
+    def _see_to_head(self, row: JobRow, spec: JobSpec, state: JobState) -> None:
+        """Make a head again that its hospitals cannot fetch, because its file had changed and was put aside.
+
+        It is a fold of updates that are kept, to the same bytes. Initial weights are for who brought them.
+        """
+        if time.monotonic() - self._seen_to.get(row.id, float("-inf")) < _HEAD_SECONDS:
+            return
+        self._seen_to = {row.id: time.monotonic()}
+        if not self._artifacts.is_put_aside(state.head):
+            return
+        made = [each.round for each in self._store.rounds(row.id) if each.round and each.model == state.head]
+        recorded = self._ledger.round(row.id, made[-1]) if made else None
+        if recorded is None:
+            _log.error("initial model lost, upload it again", job=row.id, artifact=state.head)
+            return
+        digest = self._folder.fold_again(recorded, spec)
+        _log.warning("head made again, its file had changed", job=row.id, round=recorded.round, artifact=digest)
 
     def _entered(self, job: str, state: JobState, new: JobState) -> None:
         """Measure what ended with a change of state: a round given up elsewhere, an evaluation."""

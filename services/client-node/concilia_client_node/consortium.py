@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import httpx
 from concilia_kit import http, logs, transfer
-from concilia_kit.problems import Problem
+from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.signing import Domain
 from concilia_kit.wire.auth import Application
 from concilia_kit.wire.chain import Acknowledgement, ContractInfo, LedgerRound, Receipt, UpdateSubmission
@@ -21,12 +21,17 @@ from concilia_client_node.errors import WeightsError
 MAX_BASE = 4 * 2**30  # bytes of a base model accepted; the largest architecture here has a fortieth of that
 RETRY_SECONDS = 3.0  # within a call; the task queue repeats for longer, and a node must stop within five seconds
 _TRANSIENT = frozenset({401, 408, 425, 429})
+_BROUGHT_AGAIN_LATER = frozenset({"artifact_quarantined"})
 _log = logs.get(__name__)
 
 
 def transient(problem: Problem) -> bool:
     """Whether the same call may succeed later: the peer is busy, broken or away, or a token just lost its worth."""
-    return problem.problem_status >= 500 or problem.problem_status in _TRANSIENT
+    return (
+        problem.problem_status >= 500
+        or problem.problem_status in _TRANSIENT
+        or problem.problem_code in _BROUGHT_AGAIN_LATER
+    )
 
 
 class Asked(NamedTuple):
@@ -83,7 +88,11 @@ class Consortium:
         progress: Callable[[float], None] = lambda _fraction: None,
     ) -> int:
         """Download an artifact and check its hash; its size in bytes. What came before a break is not fetched again.
-        Raises `WeightsError` for other bytes."""
+
+        Other bytes are told to the service, which puts a file aside that has changed. Until who has the right ones
+        brings them again, and for other bytes that the line made, this raises `Unavailable`; and `WeightsError` for a
+        model that is too large.
+        """
         try:
             return transfer.download(
                 self.model,
@@ -94,8 +103,11 @@ class Consortium:
                 patience=RETRY_SECONDS,
                 max_bytes=MAX_BASE,
             ).size
+        except transfer.TooLarge as error:
+            raise WeightsError(f"the base model is not accepted: {error}") from error
         except transfer.WrongBytes as error:
-            raise WeightsError(f"the base model is not what the task names: {error}") from error
+            self._call(self.model, "POST", f"/v1/artifacts/{digest}/check")
+            raise Unavailable(f"the base model is not what the task names: {error}", code="base_changed") from error
 
     def store(
         self,
@@ -106,6 +118,16 @@ class Consortium:
     ) -> None:
         """Upload a file under its digest, unless it is there already. What came before a break is not sent again."""
         transfer.upload(self.model, digest, path, check=check, progress=progress, patience=RETRY_SECONDS)
+
+    def has(self, digest: str) -> bool:
+        """Whether the model service can give an artifact's bytes to who asks."""
+        try:
+            self._call(self.model, "GET", f"/v1/artifacts/{digest}/info")
+        except Problem as problem:
+            if problem.problem_status == 404:
+                return False
+            raise
+        return True
 
     def register(self, address: str, registration: NodeRegistration) -> None:
         """Say who this node is and that it is there."""

@@ -27,5 +27,9 @@ class Refused(NodeError):
     """A task that must not be carried out, now or later: late, foreign, or unlike what the ledger says."""
 
 
+class Over(Refused):
+    """The task's round is over, on the ledger or by its deadline."""
+
+
 class Stopped(NodeError):
     """The node is shutting down; the task goes back to its queue."""

@@ -24,6 +24,9 @@ from concilia_client_node.tasks import EVALUATION_TRIES, MAX_DELAY
 WAIT_SECONDS = 25
 """How long a question may stay open: less than proxies wait for an answer."""
 
+LOOK_AFTER_SECONDS = 10.0
+"""Between two looks whether what was brought for a round that is open is still there."""
+
 _log = logs.get(__name__)
 Ask = Callable[[str, int], Asked | None]
 """Asks for tasks: the tag of those known, seconds to wait for others. Raises `Problem`, `ValueError`."""
@@ -40,6 +43,7 @@ class Polling:
         self._known = Asked((), "")
         self._tries: dict[Task, int] = {}
         self._not_before: dict[Task, float] = {}
+        self._looked_after = time.monotonic()
         self._answers = threading.Event()
         self.is_working = False
         self._said = ""
@@ -53,7 +57,7 @@ class Polling:
                 continue
             try:
                 self._look()
-            except (Problem, ValueError) as error:
+            except (Problem, ValueError, OSError) as error:
                 failures += 1
                 self._answers.clear()
                 self._say(f"asking for tasks again and again: {error}")
@@ -71,7 +75,14 @@ class Polling:
     def _look(self) -> None:
         """Ask for tasks; at once where some are known that are to be tried again soon."""
         pending = [self._not_before.get(each.task, 0.0) for each in self._open()]
-        wait = self._wait_seconds if not pending else max(0.0, min(pending) - time.monotonic())
+        standing = [each for each in self._known.tasks if self._hospital.has_ended(each.task)]
+        if standing and time.monotonic() - self._looked_after >= LOOK_AFTER_SECONDS:
+            self._looked_after = time.monotonic()
+            for each in standing:
+                self._hospital.look_after(each.task)
+        wait: float = self._wait_seconds if not standing else min(self._wait_seconds, LOOK_AFTER_SECONDS)
+        if pending:
+            wait = max(0.0, min(pending) - time.monotonic())
         asked = self._ask(self._known.tag, min(self._wait_seconds, int(wait)))
         if asked is not None:
             self._known = asked

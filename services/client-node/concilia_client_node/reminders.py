@@ -65,7 +65,11 @@ class Reminders(threading.Thread):
         if not self._idle():
             return 0
         asked = self._ask()
-        lost = [each for each in asked.tasks if not self._hospital.has_ended(each.task)] if asked else []
+        tasks = asked.tasks if asked else ()
+        for each in tasks:
+            if self._hospital.has_ended(each.task):
+                self._hospital.look_after(each.task)
+        lost = [each for each in tasks if not self._hospital.has_ended(each.task)]
         if not lost or not self._idle():  # it came while we asked
             return 0
         for each in lost:

@@ -3,7 +3,8 @@
 Training: ask the ledger whether the round is open on this base, fetch the base by digest, train, write and hash the
 update, upload it, sign the statement about it, have it recorded or, in a Merkle round, collected. Each finished step is
 kept on disk; a task that comes again goes on from there, and an update that was made is sent again byte for byte
-(signatures are deterministic, RFC 6979). What the ledger refuses is not tried again.
+(signatures are deterministic, RFC 6979). What the ledger refuses is not tried again. Of an asynchronous job, what was
+trained when the round is over goes into a later one (`late`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from dataclasses import dataclass, field
 
 from concilia_kit import digests, encodings, logs, merkle, signing
 from concilia_kit.problems import Problem
-from concilia_kit.tensorfile import TensorFile
+from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import Acknowledgement, LedgerRound, RoundStatus, UpdateSubmission
 from concilia_kit.wire.encoding import Encoded
 from concilia_kit.wire.training import EvaluateTask, EvaluationReport, Progress, Stage, TrainTask, UpdateMetrics
 from eth_account.signers.local import LocalAccount
 
+from concilia_client_node import late
 from concilia_client_node.consortium import Consortium, transient
-from concilia_client_node.errors import NodeError, Refused, Stopped
+from concilia_client_node.errors import NodeError, Over, Refused, Stopped, WeightsError
 from concilia_client_node.metrics import EVALUATE, RETRIED, STOPPED, TRAIN, NodeMetrics
 from concilia_client_node.presence import ProgressReporter
 from concilia_client_node.store import NodeFolder, Trained
@@ -52,13 +54,31 @@ class Hospital:
         """Whether this process carried a task to its end, be it a good one or not, and lately."""
         return task in self._ended
 
+    def look_after(self, task: Task) -> bool:
+        """See to it that an update is still in the store whose round is open; whether it had to be brought again: a
+        disk may have changed it since. Raises `Problem`, `OSError`."""
+        if not isinstance(task, TrainTask):
+            return False
+        kept, path = self.folder.trained(task.job, task.round), self.folder.update(task.job, task.round)
+        if kept is None or not path.exists() or self.folder.metrics(task.job, task.round) is None:
+            return False
+        if self.consortium.has(kept.digest):
+            return False
+        self.consortium.store(kept.digest, path, self._check)
+        _log.warning("update brought again", job=task.job, round=task.round, artifact=kept.digest)
+        return True
+
     def give_up(self, task: Task, problem: Problem) -> None:
         """No other try is worth it."""
         self._end(task, Stage.FAILED, f"given up: {problem.problem_code}: {problem.detail}")
 
     def train(self, task: TrainTask) -> None:
-        """Carry a training task out. Raises `Stopped`, and a `Problem` that is worth another try."""
-        self._carry_out(task, lambda: self._train_alone(task))
+        """Carry a training task out; where its work is late, at once the one that it goes into. Raises `Stopped`, and a
+        `Problem` that is worth another try."""
+        waiting = [task]
+        while waiting:
+            self._carry_out(waiting[0], lambda: self._train_alone(waiting[0], waiting))
+            waiting.pop(0)
 
     def evaluate(self, task: EvaluateTask) -> None:
         """Carry an evaluation task out. Raises `Stopped`, and a `Problem` that is worth another try."""
@@ -83,10 +103,20 @@ class Hospital:
             _log.exception("task failed", job=task.job, round=task.round)
             self._end(task, Stage.FAILED, f"unexpected {type(error).__name__}; the node's log has it")
 
-    def _train_alone(self, task: TrainTask) -> None:
-        # A task that came twice (its first worker was taken for dead) is not trained twice: the second waits and finds.
-        with self.folder.alone(task.job, task.round, self._check_until(task.deadline)):
-            self._train(task)
+    def _train_alone(self, task: TrainTask, then: list[TrainTask]) -> None:
+        try:
+            # A task that came twice (its first worker was taken for dead) is not trained twice: the second waits and
+            # finds.
+            with self.folder.alone(task.job, task.round, self._check_until(task.deadline)):
+                self._train(task)
+        except Over as over:
+            if not task.asynchronous or self.folder.trained(task.job, task.round) is None:
+                raise
+            if late.taken(self._round(task, task.round), self.account.address):
+                raise
+            self._end(task, Stage.REFUSED, f"{over}; what was trained is kept for a later round")
+            if (later := late.following(self.consortium, self.account.address, task)) is not None:
+                then.append(later)
 
     def _train(self, task: TrainTask) -> None:
         kept = self.folder.trained(task.job, task.round)
@@ -102,24 +132,29 @@ class Hospital:
             self._end(task, Stage.SUBMITTED, "an update of this hospital was collected already")
             return
         if kept is None or (metrics is None and not self.folder.update(task.job, task.round).exists()):
-            kept, metrics = self._make(task), None
+            kept, metrics = self._carried_over(task) or self._make(task), None
+            if task.asynchronous:
+                self._open_round(task)  # it may be over by now, and the upload is for the next one
         if metrics is None:
             metrics = self._upload(task, kept)
             self.folder.keep_metrics(task.job, task.round, metrics)
         self._submit(task, kept, metrics)
 
     def _open_round(self, task: TrainTask) -> LedgerRound:
-        """The round, which must be open on the task's base, with time left. Raises `Refused`."""
+        """The round, which must be open on the task's base, with time left. Raises `Refused`, `Over`."""
         if self.clock() > task.deadline:
-            raise Refused("the task's deadline has passed")
-        found = self.consortium.round(task.job, task.round, self.account.address)
+            raise Over("the task's deadline has passed")
+        found = self._round(task, task.round)
         if found.status is not RoundStatus.OPEN:
-            raise Refused(f"the ledger has round {task.round} as {found.status}")
+            raise Over(f"the ledger has round {task.round} as {found.status}")
         if found.base != task.base:
             raise Refused("the ledger has another base model for this round")
         if self.clock() > found.deadline:
-            raise Refused("the round's deadline on the ledger has passed")
+            raise Over("the round's deadline on the ledger has passed")
         return found
+
+    def _round(self, task: TrainTask, number: int) -> LedgerRound:
+        return self.consortium.round(task.job, number, self.account.address)
 
     def _recorded(self, task: TrainTask, found: LedgerRound) -> bool:
         """Whether the ledger has this hospital's update. Raises `Refused` where it is not the one kept here."""
@@ -129,9 +164,29 @@ class Hospital:
             raise Refused("the ledger has another update of this hospital in this round")
         return bool(ours)
 
+    def _carried_over(self, task: TrainTask) -> Trained | None:
+        """Late work as an update of the task's round, kept like one that was trained for it, where there is any."""
+        if not task.asynchronous:
+            return None
+        work = late.find(self.folder, task, lambda number: self._round(task, number), self.account.address)
+        if work is None:
+            return None
+        try:
+            moved = [self._fetch(task, digest, self._check) for digest in (work.trained.base, task.base)]
+            tensors = work.put_onto(self.folder, task)
+        except (Problem, WeightsError, MalformedFile, KeyError) as error:
+            if isinstance(error, Problem) and transient(error):
+                raise
+            _log.warning("late work cannot be used", job=task.job, round=work.number, error=str(error))
+            return None
+        record = work.record(task, *self._write(task, tensors, None), moved)
+        self.folder.keep_trained(task.job, task.round, record)
+        return record
+
     def _make(self, task: TrainTask) -> Trained:
         """Train, and keep the update's tensors and what is known of them."""
-        check = self._check_until(task.deadline)
+        # Of an asynchronous job a training may outlast its round.
+        check = self._check if task.asynchronous else self._check_until(task.deadline)
         self.trainer.prepare(task.local.image_size, check)
         seconds_download, bytes_download = self._fetch(task, task.base, check)
         before = self._left_before(task) if task.encoding.feedback else None
@@ -241,14 +296,15 @@ class Hospital:
         )
         domain = self.consortium.domain()
         signature = signing.sign(update, domain, self.account)
-        words = f"update of {kept.images} images"
+        words = f"update of {kept.images} images" + (f", {kept.staleness} rounds late" if kept.staleness else "")
         try:
             answer = self.consortium.submit(UpdateSubmission(update=update, metrics=metrics, signature=signature))
         except Problem as problem:
             # An answer that was lost on its way: the ledger knows whether it is ours that is there.
-            if problem.problem_code not in _THERE_ALREADY:
-                raise
-            if not self._recorded(task, self.consortium.round(task.job, task.round, self.account.address)):
+            code = problem.problem_code
+            if code not in _THERE_ALREADY or not self._recorded(task, self._round(task, task.round)):
+                if code in _OVER:
+                    raise Over(f"{code}: {problem.detail}") from problem
                 raise
         else:
             if isinstance(answer, Acknowledgement):
@@ -310,7 +366,7 @@ class Hospital:
         def check() -> None:
             self._check()
             if self.clock() > deadline:
-                raise Refused("the task's deadline passed during the work")
+                raise Over("the task's deadline passed during the work")
 
         return check
 
@@ -328,4 +384,5 @@ class Hospital:
 
 
 _THERE_ALREADY = frozenset({"already_submitted", "already_committed"})
+_OVER = frozenset({"round_not_open", "deadline_passed", "already_committed"})
 _LEVELS = {Stage.REFUSED: 30, Stage.FAILED: 40}

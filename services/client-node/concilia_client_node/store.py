@@ -55,6 +55,7 @@ class Trained(BaseModel):
     seconds_training: float
     bytes_download: int
     encoded: Encoded | None = None
+    staleness: int = 0  # rounds by which it is late in this one
 
 
 class NodeFolder:
@@ -136,6 +137,11 @@ class NodeFolder:
     def trained(self, job: str, number: int) -> Trained | None:
         """The record of a finished training."""
         return _read(self._update(job, number) / "trained.json", Trained)
+
+    def last_trained(self, job: str, number: int) -> int | None:
+        """The last round of the job before that one of which there is the record of a finished training."""
+        rounds = [int(path.parent.name) for path in (self._updates() / job).glob("*/trained.json")]
+        return max((earlier for earlier in rounds if earlier < number), default=None)
 
     def metrics(self, job: str, number: int) -> UpdateMetrics | None:
         """The metrics of an uploaded update, as they were signed."""

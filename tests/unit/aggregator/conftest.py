@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from concilia_aggregator.artifacts import ArtifactNotFound
-from concilia_kit import merkle
+from concilia_kit import digests, merkle
 from concilia_kit.problems import Conflict, NotFound
 from concilia_kit.signing import Update
 from concilia_kit.wire.chain import (
@@ -109,7 +109,15 @@ class MemoryLedger:
             merkle=opening.merkle,
         )
 
-    def submit(self, job: str, round_: int, hospital: str, digest: str, samples: int = 10) -> None:
+    def submit(
+        self,
+        job: str,
+        round_: int,
+        hospital: str,
+        digest: str,
+        samples: int = 10,
+        metrics: UpdateMetrics | None = METRICS,
+    ) -> None:
         known = self._open(job, round_)
         if self.clock() > known.deadline:
             raise Conflict("too late", code="deadline_passed")
@@ -119,9 +127,15 @@ class MemoryLedger:
         if any(item.update.hospital == hospital for item in (*known.updates, *waiting)):
             raise Conflict("twice", code="already_submitted")
         update = Update(
-            hospital=hospital, job=job, round=round_, base=known.base, digest=digest, samples=samples, metrics="0" * 64
+            hospital=hospital,
+            job=job,
+            round=round_,
+            base=known.base,
+            digest=digest,
+            samples=samples,
+            metrics=digests.of_json((metrics or METRICS).model_dump(mode="json")),
         )
-        item = LedgerUpdate(update=update, signature="0x00", metrics=METRICS, reason=None, transaction="0x", block=1)
+        item = LedgerUpdate(update=update, signature="0x00", metrics=metrics, reason=None, transaction="0x", block=1)
         if known.merkle:
             waiting.append(item)
             self._set(known, collected=tuple(item.update.hospital for item in waiting))
@@ -191,6 +205,7 @@ class FolderArtifacts:
 
     directory: Path
     registered: list[ModelRegistration] = field(default_factory=list)
+    put_aside: set[str] = field(default_factory=set)
 
     def exists(self, digest: str) -> bool:
         return (self.directory / digest).exists()
@@ -207,6 +222,19 @@ class FolderArtifacts:
         data = path.read_bytes()
         assert hashlib.sha256(data).hexdigest() == digest
         (self.directory / digest).write_bytes(data)
+        self.put_aside.discard(digest)
+
+    def is_put_aside(self, digest: str) -> bool:
+        return digest in self.put_aside
+
+    def is_intact(self, digest: str) -> bool:
+        if digest in self.put_aside:
+            return False
+        data = self.fetch(digest).read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            self.put_aside.add(digest)
+            (self.directory / digest).unlink()
+        return digest not in self.put_aside
 
     def register(self, registration: ModelRegistration) -> None:
         self.registered.append(registration)

@@ -14,6 +14,7 @@ from concilia_aggregator import folder as module
 from concilia_aggregator.errors import UpdateChanged
 from concilia_aggregator.folder import Folder
 from concilia_aggregator.screening import Limits
+from concilia_kit.problems import Unavailable
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import LedgerRound, Reason, RoundOpening
 from concilia_kit.wire.jobs import JobSpec
@@ -101,21 +102,74 @@ def replace(path: Path) -> None:
     other.replace(path)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [(spoil, Reason.DIGEST_MISMATCH), (replace, Reason.DIGEST_MISMATCH), (Path.unlink, Reason.ARTIFACT_MISSING)],
-)
-def test_a_file_that_changed_after_screening_is_screened_again(
-    world: World, change: Callable[[Path], None], reason: Reason
+@pytest.mark.parametrize("change", [spoil, replace])
+def test_a_file_that_changed_after_screening_is_put_aside_and_waited_for(
+    world: World, change: Callable[[Path], None]
 ) -> None:
     recorded = world.screen()
-    victim = recorded.updates[1].update.digest
-    change(world.artifacts.directory / victim)
+    hospital, victim = recorded.updates[1].update.hospital, recorded.updates[1].update.digest
+    path = world.artifacts.directory / victim
+    content = path.read_bytes()
+    change(path)
+    with pytest.raises(UpdateChanged):
+        world.folder.fold(recorded, world.spec)
+    for _ in range(2):
+        again = world.screen()
+        assert [item.reason for item in again.updates] == [None, None, None]
+        assert world.folder.lost == {hospital}
+        assert world.artifacts.is_put_aside(victim)
+    path.write_bytes(content)
+    world.artifacts.put_aside.clear()
+    again = world.screen()
+    assert not world.folder.lost
+    assert [item.reason for item in again.updates] == [None, None, None]
+    assert world.artifacts.exists(world.folder.fold(again, world.spec))
+
+
+def test_a_file_that_was_lost_and_not_brought_again_by_the_deadline_is_left_out(world: World) -> None:
+    recorded = world.screen()
+    spoil(world.artifacts.directory / recorded.updates[1].update.digest)
+    with pytest.raises(UpdateChanged):
+        world.folder.fold(recorded, world.spec)
+    world.screen()
+    world.ledger.rounds[JOB, 1] = world.ledger.rounds[JOB, 1].model_copy(update={"deadline": 1})
+    over = world.screen()
+    assert [item.reason for item in over.updates] == [None, Reason.ARTIFACT_MISSING, None]
+    assert not world.folder.lost
+
+
+def test_a_file_that_was_never_there_is_not_waited_for(world: World) -> None:
+    recorded = world.screen()
+    (world.artifacts.directory / recorded.updates[1].update.digest).unlink()
     with pytest.raises(UpdateChanged):
         world.folder.fold(recorded, world.spec)
     again = world.screen()
-    assert [item.reason for item in again.updates] == [None, reason, None]
+    assert [item.reason for item in again.updates] == [None, Reason.ARTIFACT_MISSING, None]
     assert world.artifacts.exists(world.folder.fold(again, world.spec))
+
+
+def test_other_bytes_than_the_store_vouches_for_are_nobodys_fault(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(world.artifacts.directory / world.ledger.round(JOB, 1).updates[0].update.digest)
+    monkeypatch.setattr(world.artifacts, "is_intact", lambda _digest: True)
+    with pytest.raises(Unavailable):
+        world.screen()
+    assert world.ledger.round(JOB, 1).rejected == 0
+
+
+def test_a_global_model_that_was_lost_is_made_again_to_the_same_bytes(world: World) -> None:
+    recorded = world.screen()
+    digest = world.folder.fold(recorded, world.spec)
+    content = (world.artifacts.directory / digest).read_bytes()
+    spoil(world.artifacts.directory / digest)
+    assert not world.artifacts.is_intact(digest)
+    other = Folder(world.artifacts, world.ledger, world.artifacts.directory.parent / "other", Limits(1000, 10.0))
+    assert other.fold_again(recorded, world.spec) == digest
+    assert (world.artifacts.directory / digest).read_bytes() == content
+    spoil(world.artifacts.directory / recorded.updates[2].update.digest)
+    with pytest.raises(UpdateChanged):
+        other.fold_again(recorded, world.spec)
 
 
 def test_a_file_that_changed_while_it_was_folded_is_not_published(
@@ -148,4 +202,5 @@ def test_a_file_that_is_no_tensor_file_is_named_by_its_bytes_first(world: World)
     world.submit(5, "b" * 64)
     world.submit(6, "c" * 64)
     reasons = [item.reason for item in world.screen().updates]
-    assert reasons[3:] == [Reason.MALFORMED_FILE, Reason.DIGEST_MISMATCH, Reason.ARTIFACT_MISSING]
+    assert reasons[3:] == [Reason.MALFORMED_FILE, None, Reason.ARTIFACT_MISSING]
+    assert world.folder.lost == {f"0x{5:040x}"}

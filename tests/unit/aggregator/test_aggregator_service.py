@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -195,22 +196,49 @@ def test_liars_are_named_on_the_ledger_and_left_out(world: World) -> None:
     assert world.ledger.rounds[job, 2].base == world.initial
 
 
-@pytest.mark.parametrize(("break_it", "reason"), [("missing", "ARTIFACT_MISSING"), ("flipped", "DIGEST_MISMATCH")])
-def test_bytes_that_are_not_what_was_signed(world: World, break_it: str, reason: str) -> None:
+@pytest.mark.parametrize("fate", ["missing", "flipped", "flipped and brought again"])
+def test_bytes_that_are_not_what_was_signed(world: World, fate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     job = world.create()
     world.coordinator.advance(job)
     world.evaluate(job, 0)
     digest = world.artifacts.add(near(5))
     world.ledger.submit(job, 1, HOSPITALS[0], digest)
     path = world.artifacts.fetch(digest)
-    if break_it == "missing":
+    content = path.read_bytes()
+    if fate == "missing":
         path.unlink()
     else:
-        path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+        path.write_bytes(content[:-1] + b"\x01")
     world.submit(job, 1, {who: near(1) for who in HOSPITALS[1:]})
+    if fate != "missing":
+        assert world.ledger.rounds[job, 1].status is RoundStatus.OPEN
+        assert "bring them again" in state_of(world.store.job(job)).detail
+        if fate == "flipped":
+            deadline = world.ledger.rounds[job, 1].deadline
+            monkeypatch.setattr(time, "time", lambda: deadline + 5.0)
+        else:
+            path.write_bytes(content)
+            world.artifacts.put_aside.clear()
+        world.coordinator.advance(job)
     closed = world.ledger.rounds[job, 1]
     assert closed.status is RoundStatus.CLOSED
-    assert [item.reason.name for item in closed.updates if item.reason] == [reason]
+    left_out = [] if fate == "flipped and brought again" else ["ARTIFACT_MISSING"]
+    assert [item.reason.name for item in closed.updates if item.reason] == left_out
+
+
+def test_a_head_that_was_lost_is_made_again_while_hospitals_wait_for_it(world: World) -> None:
+    job = world.create(rounds=3)
+    world.coordinator.advance(job)
+    world.evaluate(job, 0)
+    world.submit(job, 1, {who: near(number) for number, who in enumerate(HOSPITALS)})
+    head = state_of(world.store.job(job)).head
+    path = world.artifacts.fetch(head)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"\x01")
+    assert not world.artifacts.is_intact(head)
+    world.coordinator._seen_to.clear()
+    world.coordinator.advance(job)
+    assert world.artifacts.fetch(head).read_bytes() == content
 
 
 def test_a_malformed_file_is_rejected(world: World) -> None:

@@ -71,6 +71,7 @@ class ConsortiumDouble:
     lengths: dict[str, int] = field(default_factory=dict)
     writing: set[str] = field(default_factory=set)
     assigned: list[object] = field(default_factory=list)
+    put_aside: set[str] = field(default_factory=set)
 
     def open_round(self, job: str, number: int, base: str, seconds: float = 600, *, merkle: bool = False) -> None:
         self.rounds[job, number] = LedgerRound(
@@ -171,16 +172,33 @@ class ConsortiumDouble:
                 token=text, audience=body.audience, roles=(Role.HOSPITAL,), expires_at=datetime.now(UTC) + SOON
             )
 
-        @app.head("/v1/artifacts/{digest}")
-        def has_artifact(digest: str, request: Request) -> Response:
-            enter("head", request, Audience.MODEL)
-            return Response(status_code=200 if digest in self.artifacts else 404)
+        def absent(digest: str) -> NotFound:
+            code = "artifact_quarantined" if digest in self.put_aside else "artifact_not_found"
+            return NotFound("no such artifact", code=code)
+
+        @app.get("/v1/artifacts/{digest}/info")
+        def has_artifact(digest: str, request: Request) -> dict[str, str]:
+            enter("info", request, Audience.MODEL)
+            if digest not in self.artifacts:
+                raise absent(digest)
+            return {"digest": digest}
+
+        @app.post("/v1/artifacts/{digest}/check")
+        def check_artifact(digest: str, request: Request) -> dict[str, object]:
+            enter("check", request, Audience.MODEL)
+            if digest not in self.artifacts:
+                raise absent(digest)
+            is_intact = hashlib.sha256(self.artifacts[digest]).hexdigest() == digest
+            if not is_intact:
+                del self.artifacts[digest]
+                self.put_aside.add(digest)
+            return {"digest": digest, "intact": is_intact}
 
         @app.get("/v1/artifacts/{digest}")
         def get_artifact(digest: str, request: Request) -> Response:
             enter("get", request, Audience.MODEL)
             if digest not in self.artifacts:
-                raise NotFound("no such artifact", code="artifact_unknown")
+                raise absent(digest)
             content = self.artifacts[digest]
 
             async def body() -> AsyncIterator[bytes]:

@@ -365,12 +365,41 @@ def test_what_the_contract_refuses_ends_the_task(
     assert consortium.submissions == []
 
 
-def test_a_base_of_other_bytes_is_refused_and_not_kept(consortium: Any, hospital: Hospital, task: TrainTask) -> None:
+def test_a_base_of_other_bytes_is_told_to_the_store_and_tried_again(
+    consortium: Any, hospital: Hospital, task: TrainTask
+) -> None:
+    content = consortium.artifacts[task.base]
     consortium.artifacts[task.base] += b"!"
-    hospital.train(task)
-    assert stages(consortium, hospital)[-1] is Stage.REFUSED
-    assert "do not hash" in consortium.progress[-1].detail
+    with pytest.raises(Unavailable, match="do not hash"):
+        hospital.train(task)
+    assert consortium.put_aside == {task.base}
     assert not hospital.folder.base(task.base).exists()
+    with pytest.raises(Problem) as waiting:
+        hospital.train(task)
+    assert waiting.value.problem_code == "artifact_quarantined"
+    assert not hospital.has_ended(task)
+    consortium.keep(content)
+    hospital.train(task)
+    assert len(consortium.submissions) == 1
+    assert hospital.has_ended(task)
+
+
+def test_an_update_that_the_store_lost_is_brought_again_as_long_as_it_is_kept(
+    consortium: Any, hospital: Hospital, task: TrainTask
+) -> None:
+    assert not hospital.look_after(task)
+    hospital.train(task)
+    (digest,) = [each for each in consortium.artifacts if each != task.base]
+    content = consortium.artifacts[digest]
+    assert not hospital.look_after(task)
+    consortium.artifacts.pop(digest)
+    consortium.parts.clear()
+    assert hospital.look_after(task)
+    assert consortium.artifacts[digest] == content
+    hospital.folder.update(task.job, task.round).unlink()
+    del consortium.artifacts[digest]
+    assert not hospital.look_after(task)
+    assert len(consortium.submissions) == 1
 
 
 def test_weights_of_another_architecture_are_refused(consortium: Any, hospital: Hospital, task: TrainTask) -> None:

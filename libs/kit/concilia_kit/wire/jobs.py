@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
-from pydantic import AwareDatetime, Field, JsonValue
+from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
 from concilia_kit import digests
 from concilia_kit.digests import Digest, JobId
@@ -21,6 +22,7 @@ class StrategyName(StrEnum):
     FEDPROX = "fedprox"
     MEDIAN = "median"
     TRIMMED_MEAN = "trimmed_mean"
+    FEDBUFF = "fedbuff"
 
 
 class Strategy(Wire):
@@ -34,6 +36,11 @@ class Strategy(Wire):
         lt=0.5,
         description="trimmed mean only: share of values left out at each end; 0.1 by default",
     )
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether hospitals train at their own pace, and work that is late counts in a later round."""
+        return self.name is StrategyName.FEDBUFF
 
 
 class Recording(StrEnum):
@@ -51,7 +58,7 @@ class JobSpec(Wire):
     initial: Digest = Field(description="artifact of the initial weights")
     strategy: Strategy = Strategy()
     rounds: int = Field(default=3, ge=1, le=10_000)
-    quorum: int = Field(default=1, ge=1, le=100_000)
+    quorum: int = Field(default=1, ge=1, le=100_000, description="updates that a round needs; FedBuff's buffer")
     deadline_seconds: int = Field(default=3600, ge=5, le=30 * 86400, description="from opening a round")
     over_selection: float | None = Field(
         default=None,
@@ -68,6 +75,22 @@ class JobSpec(Wire):
     evaluate_every: int = Field(default=1, ge=1, le=10_000, description="closed rounds; the last is always evaluated")
     recording: Recording = Recording.EACH
     encoding: Encoding = Field(default=PLAIN, description="how nodes that can encode their updates")
+
+    @property
+    def closes_at_quorum(self) -> bool:
+        """Whether a round waits for its quorum only, whoever that is, and not for all who were asked."""
+        return self.over_selection is not None or self.strategy.asynchronous
+
+    @model_validator(mode="after")
+    def _asynchronous(self) -> Self:
+        if self.strategy.asynchronous and self.over_selection is not None:
+            raise ValueError("fedbuff asks all hospitals and closes a round with its first quorum: no over_selection")
+        if self.strategy.asynchronous and self.encoding.feedback:
+            raise ValueError(
+                f"fedbuff cannot use {self.encoding}: what it leaves out is of a base that late work has left behind; "
+                "take none or float16, with +zstd or not"
+            )
+        return self
 
 
 class JobManifest(Wire):

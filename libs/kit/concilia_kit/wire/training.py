@@ -20,6 +20,8 @@ from concilia_kit.wire.encoding import PLAIN, PLAIN_ONLY, Ability, Encoded, Enco
 TRAIN_TASK = "concilia.train"
 EVALUATE_TASK = "concilia.evaluate"
 SCORE_BINS = 32
+MAX_STALENESS = 20
+"""Rounds by which work of an asynchronous job may be late and still count (Nguyen et al. 2022, section 4)."""
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -82,6 +84,8 @@ class TrainTask(Wire):
     local: LocalTraining
     # Left out where it is none: a node from before there were encodings drops a task with a member it does not know.
     encoding: Encoding = Field(default=PLAIN, exclude_if=lambda encoding: encoding.plain)
+    # Likewise. Work that is late is not thrown away, but told in a later round, with its staleness.
+    asynchronous: bool = Field(default=False, exclude_if=lambda asynchronous: not asynchronous)
 
 
 class EvaluateTask(Wire):
@@ -119,6 +123,8 @@ class UpdateMetrics(Wire):
     bytes_upload: Count
     # Left out of plain updates, so that their digests are what they were before there were encodings.
     encoded: Encoded | None = Field(default=None, exclude_if=lambda encoded: encoded is None)
+    # Rounds since the one that was trained for. Likewise left out where there are none.
+    staleness: Count = Field(default=0, exclude_if=lambda staleness: not staleness)
 
 
 class EvaluationReport(Wire):

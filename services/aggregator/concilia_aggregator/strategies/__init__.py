@@ -11,6 +11,7 @@ from concilia_kit.wire.jobs import StrategyName
 
 from concilia_aggregator.strategies.base import Additive, Strategy
 from concilia_aggregator.strategies.fedavg import FedAvg
+from concilia_aggregator.strategies.fedbuff import FedBuff
 from concilia_aggregator.strategies.fedprox import FedProx
 from concilia_aggregator.strategies.median import Median
 from concilia_aggregator.strategies.ordered import Ordered
@@ -29,6 +30,8 @@ def make(spec: StrategySpec, *, ordered: bool = False) -> Strategy:
             return Median()
         case StrategyName.TRIMMED_MEAN:
             return TrimmedMean(spec.trim)
+        case StrategyName.FEDBUFF:
+            return FedBuff()
 
 
-__all__ = ["Additive", "FedAvg", "FedProx", "Median", "Ordered", "Strategy", "TrimmedMean", "make"]
+__all__ = ["Additive", "FedAvg", "FedBuff", "FedProx", "Median", "Ordered", "Strategy", "TrimmedMean", "make"]

@@ -25,6 +25,7 @@ from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, Reason
 from concilia_kit.wire.verification import Finding, Verdict
 
+from concilia_aggregator import staleness
 from concilia_aggregator.folding import Recipe, fold
 from concilia_aggregator.verification.commitment import unfold
 from concilia_aggregator.verification.lineage import BrokenLineage, Lineage, RecordedUpdate, Round, rebuild
@@ -177,7 +178,7 @@ class Verifier:
             self._tally.done += len(contributions)
         else:
             with self._place() as place:
-                self._fold(item, contributions, place)
+                self._fold(item, contributions, signed, place)
         self._tally.done += 1
 
     def _signature(self, job: str, item: Round, update: RecordedUpdate, signed: LedgerUpdate | None) -> None:
@@ -218,7 +219,9 @@ class Verifier:
         if signed.metrics is not None and digests.of_json(signed.metrics.model_dump(mode="json")) != update.metrics:
             self._find(*where, "its metrics are not those that were signed")
 
-    def _fold(self, item: Round, contributions: list[Contribution], folder: Path) -> None:
+    def _fold(
+        self, item: Round, contributions: list[Contribution], signed: Mapping[Place, LedgerUpdate], folder: Path
+    ) -> None:
         files: list[TensorFile] = []
         for each in contributions:
             self._progress(f"round {item.number}: update of {each.hospital[:10]}…")
@@ -235,18 +238,37 @@ class Verifier:
             return
         self._progress(f"round {item.number}: folding {len(files)} updates again")
         try:
-            base = self._base(item, files, folder)
-            more = {} if base is None else {"base": item.base}
-            again = self._folded(files, contributions, Recipe.of(models[0]), folder / "again", base, more)
+            recipe = Recipe.of(models[0])
+            late = self._staleness(item, contributions, signed) if recipe.strategy.asynchronous else []
+            if late is None:
+                return
+            base = self._base(item, files, folder, any(late))
+            again = self._folded(item, files, contributions, recipe, folder / "again", base, late)
         except (ValueError, KeyError) as error:
             self._find(item.number, None, item.global_digest, f"it cannot be folded again: {error}")
             return
         if again != item.global_digest:
             self._find(item.number, None, item.global_digest, f"folded again it is {again}")
 
-    def _base(self, item: Round, files: list[TensorFile], folder: Path) -> TensorFile | None:
-        """The model that a round's updates start from, where one is needed to decode them. Raises `MalformedFile`."""
-        if all(encoding_of(each).plain for each in files):
+    def _staleness(
+        self, item: Round, contributions: list[Contribution], signed: Mapping[Place, LedgerUpdate]
+    ) -> list[int] | None:
+        """By how many rounds each update of an asynchronous job is late; findings and None where that is not known."""
+        late: list[int] = []
+        for each in contributions:
+            handed_in = signed.get((item.number, each.hospital))
+            metrics = None if handed_in is None else handed_in.metrics
+            its = item.updates[each.hospital].metrics
+            if metrics is not None and staleness.fault(metrics, its, item.number, asynchronous=True) is None:
+                late.append(metrics.staleness)
+            else:
+                self._find(item.number, each.hospital, each.digest, "how late it is, no metrics say that can be true")
+        return late if len(late) == len(contributions) else None
+
+    def _base(self, item: Round, files: list[TensorFile], folder: Path, is_weighed: bool) -> TensorFile | None:
+        """The model that a round's updates start from, where one is needed: to decode them, or where it `is_weighed`
+        beside them. Raises `MalformedFile`."""
+        if not is_weighed and all(encoding_of(each).plain for each in files):
             return None
         bases: list[TensorFile] = []
         if (path := self._file(item.number, None, item.base, folder)) is not None:
@@ -255,18 +277,19 @@ class Verifier:
 
     def _folded(
         self,
+        item: Round,
         files: list[TensorFile],
         contributions: list[Contribution],
         recipe: Recipe,
         target: Path,
         base: TensorFile | None,
-        more: Mapping[str, str],
+        late: list[int],
     ) -> str:
-        """The digest of a fold: the files are those of the contributions' digests, which was looked at just before.
-        `more` is what else it is remembered by."""
+        """The digest of a fold: the files are those of the contributions' digests, which was looked at just before."""
         key = digests.of_json(
             {
-                **more,
+                **({} if base is None else {"base": item.base}),
+                **({"staleness": late} if late else {}),
                 "contributions": of_contributions(contributions),
                 "recipe": recipe.metadata(),
                 "code": {name: version(name) for name in ("concilia-aggregator", "concilia-kit", "numpy")},
@@ -274,7 +297,7 @@ class Verifier:
         )
         if self._folds is not None and (known := self._folds.recall(key)) is not None:
             return known
-        again = fold(files, [each.samples for each in contributions], recipe, target, base)
+        again = fold(files, [each.samples for each in contributions], recipe, target, base, staleness=late)
         if self._folds is not None:
             self._folds.remember(key, again)
         return again
