@@ -167,5 +167,6 @@ def get_model(digest: Digest, using: Using) -> ModelVersion:
 async def predict(request: Request, using: Using, model: Digest | None = None, attention: bool = False) -> Prediction:
     """Seven probabilities for a dermoscopic picture, by the newest model or the one named; where the network looked for
     each class, if asked."""
-    content = await bodies.picture(request, "image", using.max_image_bytes)
-    return await using.predictions.predict(content, model, attention=attention)
+    with using.predictions.place():
+        content = await bodies.picture(request, "image", using.max_image_bytes)
+        return await using.predictions.predict(content, model, attention=attention)

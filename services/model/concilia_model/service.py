@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+from concilia_kit.admission import TooBusy
 from concilia_kit.lesions import CLASSES, FULL_NAMES
 from concilia_kit.metrics import outcome_of
 from concilia_kit.problems import Problem
@@ -46,6 +47,8 @@ from concilia_model.pouring import Pours
 from concilia_model.releases import Releases
 from concilia_model.store import Store
 
+PICTURES_AT_ONCE = 32
+"""Pictures that are read, wait or are looked at, of some MB each; what is beyond is refused before it is read."""
 _DECIMALS = 3  # of an attention map's values: more than any screen shows
 
 Clock = Callable[[], float]
@@ -230,6 +233,20 @@ class PredictionService:
     turns: anyio.CapacityLimiter
     """Bounds memory: a decoded picture is far larger than its file."""
     metrics: ModelMetrics = field(default_factory=ModelMetrics)
+    places: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(PICTURES_AT_ONCE))
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for one picture, from before it is read until it is answered. Raises `TooBusy`."""
+        mine = object()
+        try:
+            self.places.acquire_on_behalf_of_nowait(mine)
+        except anyio.WouldBlock as error:
+            raise TooBusy(f"{PICTURES_AT_ONCE} pictures are being looked at; send this one again") from error
+        try:
+            yield
+        finally:
+            self.places.release_on_behalf_of(mine)
 
     async def predict(self, content: bytes, model: str | None, *, attention: bool = False) -> Prediction:
         """Classify a picture, with attention maps where they are asked for.

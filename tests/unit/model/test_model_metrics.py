@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+from concilia_model.service import PICTURES_AT_ONCE
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -65,3 +67,24 @@ async def test_predictions_by_outcome(service: Any, ledger_job: Callable[..., An
     text = (await service.http.get("/metrics")).text
     assert "somebody" not in text
     assert digest not in text
+
+
+async def test_pictures_beyond_the_places_are_refused_unread(serve: Callable[..., Any], settings: Any) -> None:
+    running = serve(settings)
+    async with running as service:
+        await _refused_unread(service, running.app.state.services.predictions)
+
+
+async def _refused_unread(service: Any, predictions: Any) -> None:
+    headers = {**service.clinician, "Content-Type": "multipart/form-data; boundary=b"}
+
+    async def send() -> tuple[int, str, str]:
+        answer = await service.http.post("/v1/predictions", content=b"no picture", headers=headers)
+        return answer.status_code, answer.json()["code"], answer.headers.get("retry-after", "")
+
+    with ExitStack() as taken:
+        for _ in range(PICTURES_AT_ONCE):
+            taken.enter_context(predictions.place())
+        assert (await send())[:2] == (429, "too_busy")
+        assert (await send())[2]
+    assert (await send())[:2] == (422, "image_unreadable")
