@@ -70,3 +70,15 @@ export function encodingSentence({ name = "none", share = null, zstd = false } =
   }[name];
   return `${sent ?? name}${zstd ? ", compressed" : ""}`;
 }
+
+/** How updates become a model, as a job's `strategy` has it. */
+export function strategySentence({ name, proximal_mu }) {
+  const known = {
+    fedavg: "FedAvg",
+    fedprox: `FedProx, mu ${proximal_mu}`,
+    median: "median of each weight",
+    trimmed_mean: "trimmed mean of each weight",
+    fedbuff: "FedBuff: late work counts in a later round, with less weight",
+  };
+  return known[name] ?? name;
+}

@@ -13,6 +13,7 @@ import {
   moment,
   percent,
   short,
+  strategySentence,
 } from "../src/format.js";
 
 const SIZES = { B: 1, kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12 };
@@ -103,4 +104,11 @@ test("an encoding in a sentence, also one that this page does not know", () => {
   );
   assert.match(encodingSentence({ name: "topk", share: 0.01, zstd: false }), /largest 1 % of/);
   assert.equal(encodingSentence({ name: "of-tomorrow" }), "of-tomorrow");
+});
+
+test("a strategy is said in words, one of tomorrow by its name", () => {
+  assert.equal(strategySentence({ name: "fedavg", proximal_mu: 0.01 }), "FedAvg");
+  assert.equal(strategySentence({ name: "fedprox", proximal_mu: 0.1 }), "FedProx, mu 0.1");
+  assert.match(strategySentence({ name: "fedbuff", proximal_mu: 0.01 }), /^FedBuff/);
+  assert.equal(strategySentence({ name: "of-tomorrow" }), "of-tomorrow");
 });

@@ -34,6 +34,15 @@ test("mu matters with FedProx alone", () => {
   assert.deepEqual(faults(values({ mu: "x", strategy: "fedprox" })), { mu: "That is not a number." });
 });
 
+test("what FedBuff cannot be sent as is told before it is asked", () => {
+  const chosen = (encoding) => faults(values({ strategy: "fedbuff", encoding }));
+  assert.deepEqual(Object.keys(chosen("int8+zstd")), ["encoding"]);
+  assert.deepEqual(Object.keys(chosen("topk:0.01+zstd")), ["encoding"]);
+  assert.deepEqual([chosen("none"), chosen("float16")], [{}, {}]);
+  assert.deepEqual(faults(values({ encoding: "int8+zstd" })), {});
+  assert.deepEqual(jobSpec(values({ strategy: "fedbuff" }), "f".repeat(64)).strategy, { name: "fedbuff" });
+});
+
 test("weights that exist must be named", () => {
   assert.ok(faults(values({ weights: "model" })).model);
   assert.ok(faults(values({ weights: "artifact", artifact: "0xabc" })).artifact);

@@ -49,10 +49,11 @@ export function fields({ values, faults, models, online }) {
         ${field(
           "strategy",
           "Strategy",
-          "FedAvg averages updates by their numbers of pictures; FedProx also keeps each hospital near the global model, which helps where data differ.",
+          "FedAvg averages updates by their numbers of pictures; FedProx also keeps each hospital near the global model, which helps where data differ; FedBuff closes a round with its first quorum, and takes what comes later in the next one, with less weight.",
           select("strategy", [
             ["fedavg", "FedAvg"],
             ["fedprox", "FedProx"],
+            ["fedbuff", "FedBuff, asynchronous"],
           ]),
         )}
         ${field(

@@ -1,6 +1,8 @@
 // A new job's form: its fields, what each may hold, and the description that services take. Pure.
 
 const DIGEST = /^[0-9a-f]{64}$/;
+/** Encodings that keep what an update left out for the next one. */
+const LEAVES_OUT = /^(int8|topk)/;
 
 /** What the form starts with; every value as text, as forms hold them. */
 export const DEFAULTS = {
@@ -81,6 +83,10 @@ export function faults(values) {
     if (field === "mu" && values.strategy !== "fedprox") continue;
     const wrong = numberFault(values[field], limits);
     if (wrong) found[field] = wrong;
+  }
+  if (values.strategy === "fedbuff" && LEAVES_OUT.test(values.encoding)) {
+    found.encoding =
+      "FedBuff needs updates as they are or in half precision: what the others leave out is lost with late work.";
   }
   if (values.weights === "model" && !values.model) found.model = "Choose one of the published models.";
   if (values.weights === "artifact" && !DIGEST.test(values.artifact.trim())) {

@@ -1,6 +1,17 @@
 // The head of the live page: where the job stands, what was asked for, and what came of it.
 
-import { architecture, brief, count, decimal, duration, encodingSentence, moment, percent, short } from "../format.js";
+import {
+  architecture,
+  brief,
+  count,
+  decimal,
+  duration,
+  encodingSentence,
+  moment,
+  percent,
+  short,
+  strategySentence,
+} from "../format.js";
 import { html, nothing } from "../html.js";
 import { badge, closedRounds, ENDED, latest, PHASES, roundOf } from "../jobs.js";
 
@@ -47,10 +58,9 @@ const every = (rounds = 1) =>
 
 function asked({ id, spec, created_at, created_by }) {
   const { local } = spec;
-  const fedprox = spec.strategy.name === "fedprox";
   const facts = [
     ["Network", architecture(spec.architecture)],
-    ["Strategy", fedprox ? `FedProx, mu ${spec.strategy.proximal_mu}` : "FedAvg"],
+    ["Strategy", strategySentence(spec.strategy)],
     ["Rounds", count(spec.rounds)],
     ["Quorum", `${count(spec.quorum)} ${spec.quorum === 1 ? "hospital" : "hospitals"} a round`],
     ["Recording", spec.recording === "merkle" ? "a round's updates under one Merkle root" : "each update by itself"],

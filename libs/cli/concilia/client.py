@@ -13,7 +13,7 @@ from typing import Self
 
 import httpx
 from concilia_kit import digests, signing, transfer
-from concilia_kit.http import call
+from concilia_kit.http import IDEMPOTENCY_KEY, call
 from concilia_kit.problems import Problem
 from concilia_kit.roles import Role
 from concilia_kit.wire.chain import (
@@ -69,7 +69,7 @@ class Client:
 
     def create_job(self, spec: JobSpec) -> JobView:
         """Create a job (administrators), and one alone, whatever becomes of the answer on its way."""
-        key = {"Idempotency-Key": str(uuid.uuid4())}
+        key = {IDEMPOTENCY_KEY: str(uuid.uuid4())}
         answer = call(self._to.aggregator, "POST", "/v1/jobs", json=spec.model_dump(mode="json"), headers=key)
         return JobView.model_validate_json(answer.content)
 

@@ -24,6 +24,8 @@ from concilia_kit.wire.auth import AccessToken, Audience, Challenge, Session
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _Outcome = TypeVar("_Outcome")
 _SAFE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+IDEMPOTENCY_KEY = "Idempotency-Key"
+"""The header with which the same request may come twice and counts once."""
 _TOO_MANY = 429
 _RETRY_STATUS = frozenset({502, 503, 504})
 _MARGIN = 10.0  # seconds before a token's end at which a new one is taken
@@ -54,13 +56,15 @@ def _authorities() -> ssl.SSLContext:
 
 def call(http: httpx.Client, method: str, path: str, *, retry_seconds: float = 30.0, **kwargs: Any) -> httpx.Response:
     """One call. Connection failures are retried for `retry_seconds`, and so is 429, after which nothing was done; other
-    answers that say "later" likewise for methods that may be repeated (RFC 9110, section 9.2.2). Where an answer says
-    when to come back, that is waited for, or given up at once if it is too long.
+    answers that say "later" likewise for methods that may be repeated (RFC 9110, section 9.2.2), and for requests with
+    an idempotency key. Where an answer says when to come back, that is waited for, or given up at once if it is too
+    long.
 
     Raises `Problem` for an answer of 400 and above, `Unavailable` where no answer came.
     """
 
-    return _patiently(lambda: _once(http, method, path, **kwargs), http, retry_seconds, method in _SAFE)
+    repeatable = method in _SAFE or IDEMPOTENCY_KEY in (kwargs.get("headers") or {})
+    return _patiently(lambda: _once(http, method, path, **kwargs), http, retry_seconds, repeatable)
 
 
 def _once(http: httpx.Client, method: str, path: str, **kwargs: Any) -> httpx.Response:

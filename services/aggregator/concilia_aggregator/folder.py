@@ -73,6 +73,7 @@ class Folder:
         self._verdicts: OrderedDict[_Judged, Reason | None] = OrderedDict()
         self._files: OrderedDict[str, _Identity] = OrderedDict()
         self._told: OrderedDict[tuple[str, int, str], float] = OrderedDict()
+        self._weights: OrderedDict[tuple[str, int, str], Reason | None] = OrderedDict()
         self._base: tuple[str, Base] | None = None
         self.lost: frozenset[str] = frozenset()
 
@@ -102,7 +103,8 @@ class Folder:
             reason = item.reason or verdicts.get(hospital)
             if hospital in lost and hospital not in self.lost:
                 reason = Reason.ARTIFACT_MISSING
-            reason = reason or staleness.fault_of(item, asynchronous=asynchronous)
+            elif reason is None and hospital not in lost:
+                reason = self._weighed(item) if asynchronous else staleness.claimed(item.metrics)
             if reason is not None and item.reason is None:
                 self._reject(recorded, item, reason)
                 rejected += 1
@@ -128,9 +130,7 @@ class Folder:
         try:
             files = [self._unchanged(item.digest) for item in direct]
             samples = [item.samples for item in direct]
-            late = staleness.by_hospital(recorded, [item.hospital for item in direct])
-            base = self._open(recorded.base)
-            digest = fold(files, samples, recipe, target, base, partials=ahead.sums, staleness=late)
+            digest = fold(files, samples, recipe, target, self._open(recorded.base), partials=ahead.sums)
             for item in direct:
                 self._unchanged(item.digest)
             self._artifacts.put(digest, target)
@@ -164,6 +164,16 @@ class Folder:
         for item in recorded.updates:
             self._artifacts.release(item.update.digest)
         self._artifacts.release(recorded.base)
+
+    def _weighed(self, item: LedgerUpdate) -> Reason | None:
+        """What is wrong with how late an asynchronous job's update says that it is. Raises `UpdateChanged`."""
+        key = item.update.digest, item.update.round, item.update.metrics
+        if key not in self._weights:
+            file = self._unchanged(item.update.digest)
+            self._weights[key] = staleness.fault(file, item.metrics, item.update.round)
+            while len(self._weights) > _KEPT:
+                self._weights.popitem(last=False)
+        return self._weights[key]
 
     def _ahead(self, recorded: LedgerRound, spec: JobSpec) -> Ahead:
         """What was added up ahead of a round's end, where there is such and the strategy adds by samples."""

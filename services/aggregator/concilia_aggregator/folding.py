@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import rfc8785
+from concilia_kit.encodings import staleness_of
 from concilia_kit.tensorfile import TensorFile, TensorSpec, TensorWriter
 from concilia_kit.wire.jobs import Strategy as StrategySpec
 from concilia_kit.wire.training import Architecture
@@ -79,15 +80,13 @@ def fold(
     *,
     partials: Sequence[Partial] = (),
     threads: int | None = None,
-    staleness: Sequence[int] = (),
 ) -> str:
     """Fold updates, given in the order of contributions, into `target`; returns the file's SHA-256. Whoever keeps the
     file sees to it that it lasts: it can be made again.
 
-    `base` is the model that they update, which encoded ones are read with, and which late ones are weighed against.
-    Names, shapes and dtypes must agree (see `screening`). `staleness`: by how many rounds each update is late, for
-    strategies that are asynchronous and ignored by others. `partials` hold what other updates come to, for strategies
-    that are `Additive`; `threads`: how many compute, one a processor by default. Neither changes a bit.
+    `base` is the model that they update, which encoded ones are read with, and which is averaged with late ones. Names,
+    shapes and dtypes must agree (see `screening`). `partials` hold what other updates come to, for strategies that are
+    `Additive`; `threads`: how many compute, one a processor by default. Neither changes a bit.
 
     Raises `ValueError` for no updates, for an encoded or late one without its base and for values that are not finite,
     `KeyError`, `MalformedFile`, `OSError`.
@@ -98,7 +97,7 @@ def fold(
     if recipe.strategy.asynchronous:
         if partials:
             raise ValueError("sums by samples say nothing of updates that are weighed by their staleness")
-        inputs, samples = _buffered(inputs, staleness, base)
+        inputs, samples = _buffered(inputs, base)
     specs = inputs[0].reader.tensors if inputs else partials[0].tensors
     with TensorWriter(target, specs, recipe.metadata(), lasting=False) as writer:
         for block in blocks(inputs, samples, recipe, specs, writer.order, partials, threads):
@@ -108,11 +107,10 @@ def fold(
     return writer.digest
 
 
-def _buffered(inputs: list[Input], staleness: Sequence[int], base: TensorFile | None) -> tuple[list[Input], list[int]]:
-    """What is averaged of updates so late, and by which weights: the base is one more where any is late (`FedBuff`)."""
-    weights = [fedbuff.weight(each) for each in staleness]
-    if len(weights) != len(inputs):
-        raise ValueError("the staleness of every update must be known")
+def _buffered(inputs: list[Input], base: TensorFile | None) -> tuple[list[Input], list[int]]:
+    """What is averaged, and by which weights: each update by how late its file says that it is, and where any is, the
+    base as one more (`FedBuff`)."""
+    weights = [fedbuff.weight(staleness_of(each.file)) for each in inputs]
     if not (rest := fedbuff.base_weight(weights)):
         return inputs, weights
     if base is None:

@@ -29,14 +29,14 @@ from concilia_kit.wire.jobs import (
 )
 from concilia_kit.wire.models import ModelRegistration
 
-from concilia_aggregator import dispatch, rounds, scores
+from concilia_aggregator import dispatch, rounds, scores, summary
 from concilia_aggregator.artifacts import Artifacts
 from concilia_aggregator.changes import Tell, nobody
 from concilia_aggregator.errors import RoundNotFound
 from concilia_aggregator.folder import Folder
 from concilia_aggregator.jobs import Jobs
 from concilia_aggregator.ledger import Ledger
-from concilia_aggregator.metrics import ABORTED, CHAIN, EVALUATING, FOLDING, MOVING, TRAINING, RoundMetrics
+from concilia_aggregator.metrics import ABORTED, EVALUATING, FOLDING, RoundMetrics
 from concilia_aggregator.rounds import JobState
 from concilia_aggregator.store import StaleState, Store, spec_of, state_of
 from concilia_aggregator.tables import JobRow, RoundRow
@@ -49,6 +49,8 @@ _log = logs.get(__name__)
 _SCREENED_A_LOOK = 4
 """Updates that are screened before other jobs have a turn; a large one takes a fraction of a second."""
 _SENT_TOGETHER = 500
+_FOR_GOOD = frozenset({"weights_do_not_fit", "already_registered"})
+"""Refusals of a registration that will be the same next time."""
 _HEAD_SECONDS = 5.0  # between two looks whether hospitals can fetch what they are to train
 _HEAD_NEEDED = frozenset({Phase.BASELINE, Phase.TRAINING, Phase.EVALUATING})
 _SAID_SECONDS = 0.1
@@ -211,18 +213,26 @@ class Coordinator(Jobs):
                 self._save(row, new)
                 self._metrics.rounds.labels(ABORTED).inc()
             case rounds.Publish(new):
-                self._ledger.publish(Publication(job=row.id, digest=new.head))
-                self._artifacts.register(
-                    ModelRegistration(
-                        job=row.id,
-                        digest=new.head,
-                        architecture=spec.architecture,
-                        image_size=spec.local.image_size,
-                    )
-                )
-                self._save(row, new)
+                self._save(row, self._publish(row, spec, new))
         _log.info("job moved", job=row.id, move=type(move).__name__, round=state.round)
         return True
+
+    def _publish(self, row: JobRow, spec: JobSpec, new: JobState) -> JobState:
+        """Publish and register a head; the state after it, a failed one where no other try would be taken."""
+        self._ledger.publish(Publication(job=row.id, digest=new.head))
+        registration = ModelRegistration(
+            job=row.id, digest=new.head, architecture=spec.architecture, image_size=spec.local.image_size
+        )
+        try:
+            self._artifacts.register(registration)
+        except Problem as problem:
+            if problem.problem_code not in _FOR_GOOD:
+                raise
+            _log.error("model not registered", job=row.id, code=problem.problem_code, detail=problem.detail)
+            return replace(
+                new, phase=Phase.FAILED, detail=f"published on the ledger, not served: {problem.detail}"[:500]
+            )
+        return new
 
     def _open(self, row: JobRow, spec: JobSpec, new: JobState) -> None:
         deadline = rounds.state_deadline(new)
@@ -282,7 +292,7 @@ class Coordinator(Jobs):
             return True
         else:
             digest = recorded.global_digest
-        seconds = _seconds(recorded, self._ledger) | {FOLDING: time.monotonic() - started}
+        seconds = summary.seconds(recorded, self._ledger) | {FOLDING: time.monotonic() - started}
         opened = self._store.round(row.id, state.round)
         closed = RoundRow(
             job=row.id,
@@ -292,7 +302,7 @@ class Coordinator(Jobs):
             deadline=recorded.deadline,
             opened_at=None if opened is None else opened.opened_at,
             closed_at=time.time(),
-            summary=_summary(recorded, seconds),
+            summary=summary.of(recorded, seconds),
         )
         self._save(row, rounds.after_close(spec, state, digest), round_=closed)
         self._metrics.closed(len(recorded.accepted()), size, seconds)
@@ -363,34 +373,3 @@ def _round_facts(recorded: LedgerRound, members: frozenset[str]) -> rounds.Round
         merkle=recorded.merkle,
         committed=recorded.root is not None,
     )
-
-
-def _seconds(recorded: LedgerRound, ledger: Ledger) -> dict[str, float]:
-    """Seconds by phase, as nodes and chain service measured them.
-
-    Of a transaction that carried several orders the longest latency counts, once: what the one that came first waited.
-    """
-    latencies: dict[str, float] = {}
-    for item in ledger.transactions(recorded.job):
-        if item.round == recorded.round:
-            latencies[item.transaction] = max(item.latency, latencies.get(item.transaction, 0.0))
-    metrics = [item.metrics for item in recorded.updates if item.metrics is not None]
-    return {
-        TRAINING: max((item.seconds_training for item in metrics), default=0.0),
-        MOVING: sum(item.seconds_download + item.seconds_upload for item in metrics),
-        CHAIN: sum(latencies.values()),
-    }
-
-
-def _summary(recorded: LedgerRound, seconds: dict[str, float]) -> dict[str, object]:
-    metrics = [item.metrics for item in recorded.updates if item.metrics is not None]
-    return {
-        **{f"seconds_{phase}": spent for phase, spent in seconds.items()},
-        "accepted": [item.update.hospital for item in recorded.accepted()],
-        "rejected": [
-            {"hospital": item.update.hospital, "digest": item.update.digest, "reason": item.reason.name.lower()}
-            for item in recorded.updates
-            if item.reason is not None
-        ],
-        "bytes_moved": sum(item.bytes_download + item.bytes_upload for item in metrics),
-    }

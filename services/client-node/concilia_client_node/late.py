@@ -79,7 +79,7 @@ def find(folder: NodeFolder, task: TrainTask, round_of: Callable[[int], LedgerRo
 
     Only the last: an earlier one was carried into it, or lost to it.
     """
-    number = folder.last_trained(task.job, task.round)
+    number = folder.last_trained(task.job, task.round - 1)
     trained = None if number is None else folder.trained(task.job, number)
     if number is None or trained is None or not folder.update(task.job, number).exists():
         return None

@@ -5,6 +5,7 @@ None of it may hold work up.
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from concilia_client_node.consortium import transient
 
 HEARTBEAT_SECONDS = 15.0
 RETRY_SECONDS = 2.0
+_LONGEST_RETRY = 10.0
 PACE_SECONDS = 0.25
 _PENDING = 32
 _ENDS = frozenset({Stage.SUBMITTED, Stage.EVALUATED, Stage.REFUSED, Stage.FAILED})
@@ -54,11 +56,18 @@ class Heartbeat(threading.Thread):
         self._seconds = seconds
         self._retry_seconds = retry_seconds
         self._said = ""
+        self._unheard = 0
 
     def run(self) -> None:
         """Until the node stops."""
         while not self._stop_event.is_set():
-            self._stop_event.wait(self._seconds if self._beat() else self._retry_seconds)
+            self._stop_event.wait(self._pause(self._beat()))
+
+    def _pause(self, heard: bool) -> float:
+        """Seconds until the next beat: a little spread, and longer each time where nobody answers."""
+        self._unheard = 0 if heard else self._unheard + 1
+        usual = self._seconds if heard else min(_LONGEST_RETRY, self._retry_seconds * 1.3**self._unheard)
+        return usual * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
 
     def _beat(self) -> bool:
         try:

@@ -9,11 +9,13 @@ trained when the round is over goes into a later one (`late`).
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from concilia_kit import digests, encodings, logs, merkle, signing
 from concilia_kit.problems import Problem
@@ -75,10 +77,16 @@ class Hospital:
     def train(self, task: TrainTask) -> None:
         """Carry a training task out; where its work is late, at once the one that it goes into. Raises `Stopped`, and a
         `Problem` that is worth another try."""
-        waiting = [task]
-        while waiting:
-            self._carry_out(waiting[0], lambda: self._train_alone(waiting[0], waiting))
-            waiting.pop(0)
+        if task.asynchronous and self.has_ended(task):
+            return  # with late work, before its message came
+        then: list[TrainTask] = []
+        self._carry_out(task, lambda: self._train_alone(task, then))
+        while then:
+            later = then.pop()
+            try:
+                self._carry_out(later, partial(self._train_alone, later, then))
+            except Problem as problem:  # it comes by itself, too
+                _log.warning("late work waits", job=later.job, round=later.round, code=problem.problem_code)
 
     def evaluate(self, task: EvaluateTask) -> None:
         """Carry an evaluation task out. Raises `Stopped`, and a `Problem` that is worth another try."""
@@ -110,8 +118,8 @@ class Hospital:
             with self.folder.alone(task.job, task.round, self._check_until(task.deadline)):
                 self._train(task)
         except Over as over:
-            if not task.asynchronous or self.folder.trained(task.job, task.round) is None:
-                raise
+            if not task.asynchronous or self.folder.last_trained(task.job, sys.maxsize) != task.round:
+                raise  # nothing was trained, or a later round has it
             if late.taken(self._round(task, task.round), self.account.address):
                 raise
             self._end(task, Stage.REFUSED, f"{over}; what was trained is kept for a later round")
@@ -179,7 +187,7 @@ class Hospital:
                 raise
             _log.warning("late work cannot be used", job=task.job, round=work.number, error=str(error))
             return None
-        record = work.record(task, *self._write(task, tensors, None), moved)
+        record = work.record(task, *self._write(task, tensors, None, work.staleness), moved)
         self.folder.keep_trained(task.job, task.round, record)
         return record
 
@@ -224,7 +232,7 @@ class Hospital:
         return record
 
     def _write(
-        self, task: TrainTask, tensors: Tensors, before: TensorFile | None
+        self, task: TrainTask, tensors: Tensors, before: TensorFile | None, staleness: int = 0
     ) -> tuple[encodings.Written, Encoded | None]:
         """Write the update in the task's encoding, hashed meanwhile. Raises `Refused`, `OSError`."""
         number, encoding = task.round, task.encoding
@@ -237,6 +245,7 @@ class Hospital:
                 TensorFile.open(self.folder.base(task.base)),
                 before,
                 self.folder.left(task.job, number) if encoding.feedback else None,
+                staleness,
             )
         except encodings.NotEncodable as error:
             raise Refused(f"the update cannot be sent as {encoding}: {error}") from error
@@ -296,7 +305,7 @@ class Hospital:
         )
         domain = self.consortium.domain()
         signature = signing.sign(update, domain, self.account)
-        words = f"update of {kept.images} images" + (f", {kept.staleness} rounds late" if kept.staleness else "")
+        words = f"update of {kept.images} images" + (f", late by {kept.staleness}" if kept.staleness else "")
         try:
             answer = self.consortium.submit(UpdateSubmission(update=update, metrics=metrics, signature=signature))
         except Problem as problem:

@@ -139,9 +139,9 @@ class NodeFolder:
         return _read(self._update(job, number) / "trained.json", Trained)
 
     def last_trained(self, job: str, number: int) -> int | None:
-        """The last round of the job before that one of which there is the record of a finished training."""
+        """The last round of the job, up to that one, of which there is the record of a finished training."""
         rounds = [int(path.parent.name) for path in (self._updates() / job).glob("*/trained.json")]
-        return max((earlier for earlier in rounds if earlier < number), default=None)
+        return max((each for each in rounds if each <= number), default=None)
 
     def metrics(self, job: str, number: int) -> UpdateMetrics | None:
         """The metrics of an uploaded update, as they were signed."""

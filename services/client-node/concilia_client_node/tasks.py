@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from concilia_client_node.errors import Stopped
 from concilia_client_node.service import Hospital
 
-MAX_DELAY = 30.0  # seconds
+MAX_DELAY = 10.0  # seconds; a service that was away for long is found by then
 EVALUATION_TRIES = 30
 
 _log = logs.get(__name__)

@@ -26,7 +26,7 @@ def nearest(value: Fraction, dtype: type[np.floating[Any]]) -> Any:
     """The value of a dtype that is nearest to a fraction, of two the even one: by comparing fractions."""
     with np.errstate(over="ignore"):
         guess = np.array([float(value)]).astype(dtype)[0]
-    around = [np.nextafter(guess, dtype(-np.inf)), guess, np.nextafter(guess, dtype(np.inf))]
+        around = [np.nextafter(guess, dtype(-np.inf)), guess, np.nextafter(guess, dtype(np.inf))]
     finite = [each for each in around if np.isfinite(each)]
     return min(finite, key=lambda each: (abs(Fraction(float(each)) - value), int(bits(np.array([each]))[0]) & 1))
 

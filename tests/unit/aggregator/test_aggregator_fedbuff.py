@@ -13,9 +13,11 @@ from concilia_aggregator import dispatch, rounds, staleness, windows
 from concilia_aggregator.folding import Recipe, fold
 from concilia_aggregator.rounds import Facts, JobState, RoundFacts, decide
 from concilia_aggregator.strategies import FedAvg, fedbuff, make
-from concilia_kit import digests, tensorfile
-from concilia_kit.tensorfile import TensorFile
+from concilia_kit import tensorfile
+from concilia_kit.encodings import STALENESS, encode, staleness_of
+from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import Reason, RoundStatus
+from concilia_kit.wire.encoding import Encoding
 from concilia_kit.wire.jobs import JobSpec, Phase, Strategy, StrategyName
 from concilia_kit.wire.training import MAX_STALENESS, Architecture, LocalTraining, TrainTask, UpdateMetrics
 from hypothesis import given, settings
@@ -61,18 +63,18 @@ def test_what_is_not_late_weighs_a_unit_and_leaves_nothing_to_the_base() -> None
 # The fold
 
 
-def written(path: Path, tensors: dict[str, Any]) -> TensorFile:
-    tensorfile.write(path, tensors)
+def written(path: Path, tensors: dict[str, Any], tau: int | str = 0) -> TensorFile:
+    tensorfile.write(path, tensors, {STALENESS: str(tau)} if tau else None)
     return TensorFile.open(path)
 
 
 def folded(
     folder: Path, base: dict[str, Any], updates: list[dict[str, Any]], taus: list[int], samples: list[int] | None = None
 ) -> dict[str, Any]:
-    files = [written(folder / f"u{number}", each) for number, each in enumerate(updates)]
+    files = [written(folder / f"u{at}", each, tau) for at, (each, tau) in enumerate(zip(updates, taus, strict=True))]
     recipe = Recipe(Architecture.RESNET18, 7, FEDBUFF)
     samples = samples or [10] * len(updates)
-    fold(files, samples, recipe, folder / "out", written(folder / "base", base), staleness=taus)
+    fold(files, samples, recipe, folder / "out", written(folder / "base", base))
     file = TensorFile.open(folder / "out")
     return {name: np.array(file.tensor(name)) for name in file}
 
@@ -150,13 +152,29 @@ def test_counters_never_run_backwards(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_weighed_is_not_folded(tmp_path: Path) -> None:
-    file = written(tmp_path / "u", model(1))
     recipe = Recipe(Architecture.RESNET18, 2, FEDBUFF)
-    with pytest.raises(ValueError, match="staleness"):
-        fold([file], [1], recipe, tmp_path / "out", file)
     with pytest.raises(ValueError, match="base"):
-        fold([file], [1], recipe, tmp_path / "out", None, staleness=[1])
+        fold([written(tmp_path / "u", model(1), 1)], [1], recipe, tmp_path / "out", None)
+    for text in ("-1", "0", "1.5", "01", "1e3", "\u0663", "9" * 10):
+        with pytest.raises(MalformedFile, match="how late"):
+            fold([written(tmp_path / "u", model(1), text)], [1], recipe, tmp_path / "out", None)
     assert not (tmp_path / "out").exists()
+
+
+def test_other_strategies_weigh_by_samples_whatever_a_file_says(tmp_path: Path) -> None:
+    recipe = Recipe(Architecture.RESNET18, 2, Strategy())
+    files = [written(tmp_path / f"u{number}", model(number), number) for number in (0, 1)]
+    plain = [written(tmp_path / f"p{number}", model(number)) for number in (0, 1)]
+    digest = fold(files, [3, 4], recipe, tmp_path / "out")
+    assert digest == fold(plain, [3, 4], recipe, tmp_path / "again")
+
+
+@pytest.mark.parametrize("text", ["none", "float16+zstd"])
+def test_a_late_updates_file_says_so(tmp_path: Path, text: str) -> None:
+    base = written(tmp_path / "base", model(0))
+    for tau in (0, 3):
+        encode(tmp_path / "u", Encoding.parse(text), model(1), base, staleness=tau)
+        assert staleness_of(TensorFile.open(tmp_path / "u")) == tau
 
 
 # What a job may ask for, and when a round is over
@@ -215,33 +233,32 @@ def test_all_who_are_there_are_asked_and_who_comes_later_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metrics", "number", "asynchronous", "reason"),
+    ("said", "metrics", "number", "reason"),
     [
-        (METRICS, 1, True, None),
-        (late(1), 2, True, None),
-        (late(2), 2, True, Reason.SAMPLE_COUNT),  # there was no round 0
-        (late(1), 1, True, Reason.SAMPLE_COUNT),
-        (late(MAX_STALENESS), 99, True, None),
-        (late(MAX_STALENESS + 1), 99, True, Reason.SAMPLE_COUNT),
-        (None, 2, True, Reason.ARTIFACT_MISSING),
-        (METRICS, 5, False, None),
-        (None, 5, False, None),
-        (late(1), 5, False, Reason.SAMPLE_COUNT),
+        (0, METRICS, 1, None),
+        (1, late(1), 2, None),
+        (1, None, 2, None),  # metrics that were lost weigh nothing
+        (2, late(2), 2, Reason.SAMPLE_COUNT),  # there was no round 0
+        (1, late(1), 1, Reason.SAMPLE_COUNT),
+        (MAX_STALENESS, late(MAX_STALENESS), 99, None),
+        (MAX_STALENESS + 1, late(MAX_STALENESS + 1), 99, Reason.SAMPLE_COUNT),
+        (1, METRICS, 9, Reason.SAMPLE_COUNT),  # people would be told something else
+        (0, late(1), 9, Reason.SAMPLE_COUNT),
+        ("-1", METRICS, 9, Reason.MALFORMED_FILE),
     ],
 )
 def test_a_staleness_that_cannot_be(
-    metrics: UpdateMetrics | None, number: int, asynchronous: bool, reason: Reason | None
+    tmp_path: Path, said: int | str, metrics: UpdateMetrics | None, number: int, reason: Reason | None
 ) -> None:
-    signed = digests.of_json((metrics or METRICS).model_dump(mode="json"))
-    assert staleness.fault(metrics, signed, number, asynchronous=asynchronous) == reason
+    assert staleness.fault(written(tmp_path / "u", model(1), said), metrics, number) == reason
 
 
-def test_a_staleness_that_was_not_signed() -> None:
-    signed = digests.of_json(late(3).model_dump(mode="json"))
-    assert staleness.fault(METRICS, signed, 9, asynchronous=True) is Reason.DIGEST_MISMATCH
-    with pytest.raises(ValidationError):
-        UpdateMetrics.model_validate(METRICS.model_dump() | {"staleness": -1})
+def test_nothing_may_be_called_late_in_a_job_that_waits_for_all() -> None:
+    assert (staleness.claimed(METRICS), staleness.claimed(None)) == (None, None)
+    assert staleness.claimed(late(1)) is Reason.SAMPLE_COUNT
 
 
 def test_metrics_of_what_is_not_late_have_the_digest_they_had() -> None:
     assert "staleness" not in METRICS.model_dump(mode="json")
+    with pytest.raises(ValidationError):
+        UpdateMetrics.model_validate(METRICS.model_dump() | {"staleness": -1})

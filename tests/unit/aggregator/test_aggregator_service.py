@@ -18,7 +18,7 @@ from concilia_aggregator.screening import Limits
 from concilia_aggregator.service import Coordinator
 from concilia_aggregator.store import StaleState, Store, state_of
 from concilia_kit import database, digests
-from concilia_kit.problems import Unavailable
+from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import RoundStatus
 from concilia_kit.wire.jobs import Change, JobChange, JobSpec, Phase, ProgressChange, Recording, RoundChange
@@ -432,3 +432,25 @@ def test_tasks_survive_a_broker_that_is_down(world: World, monkeypatch: pytest.M
     monkeypatch.undo()
     world.coordinator.advance(job)
     assert sorted(who for who, _, _ in world.sent) == sorted(HOSPITALS)
+
+
+def test_a_model_that_is_refused_for_good_ends_its_job_and_one_that_is_refused_for_now_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [Problem("busy", status=503, code="no_networks"), Problem("no", status=422, code="weights_do_not_fit")]
+
+    def refuse(_registration: object) -> None:
+        raise refusals.pop(0)
+
+    monkeypatch.setattr(world.artifacts, "register", refuse)
+    job = world.create(rounds=1)
+    world.coordinator.advance(job)
+    world.evaluate(job, 0)
+    world.submit(job, 1, {who: near(1) for who in HOSPITALS})
+    with pytest.raises(Problem):
+        world.evaluate(job, 1)
+    assert world.phase(job) is Phase.PUBLISHING
+    world.coordinator.advance(job)
+    assert world.phase(job) is Phase.FAILED
+    assert "not served" in state_of(world.store.job(job)).detail
+    assert not refusals

@@ -110,3 +110,9 @@ def test_a_job_is_created_with_its_encoding_and_shows_it(monkeypatch: pytest.Mon
         done = CliRunner().invoke(app, ["job", "create", "--encoding", "int9"])
         assert done.exit_code == 2
         assert "--encoding: 'int9' is no encoding" in done.output
+        done = CliRunner().invoke(app, ["job", "create", "--strategy", "fedbuff", "--encoding", "int8"])
+        assert done.exit_code == 2
+        assert "fedbuff cannot use int8" in done.output.replace("\n", " ")
+        done = CliRunner().invoke(app, ["job", "create", "--strategy", "fedbuff", "--quorum", "2"])
+        assert done.exit_code == 0, done.output
+        assert (double.spec["strategy"]["name"], double.spec["quorum"]) == ("fedbuff", 2)

@@ -196,6 +196,7 @@ def test_a_late_training_goes_into_the_round_that_is_open(world: World, text: st
     # Nothing was uploaded for the round that was over.
     assert len(world.consortium.upload_lengths) == len(world.consortium.submissions) == 1
     sent = world.sent()
+    assert encodings.staleness_of(TensorFile.open(world.hospital.folder.update(JOB, 3))) == 2
     exact = model(3)["w"].astype(np.float64) + ((model(1)["w"] + STEP).astype(np.float64) - model(1)["w"])
     if text == "none":
         assert np.array_equal(sent["w"], exact.astype(np.float32))
@@ -288,8 +289,9 @@ def test_a_crash_in_between_makes_nothing_again(world: World, broken: str) -> No
         world.consortium.failures[broken] += [Unavailable("away")] * 9
 
     world.trainer.meanwhile.append(meanwhile)
-    with pytest.raises(Problem):
-        world.hospital.train(first)
+    world.hospital.train(first)  # which has ended; the later one has not
+    assert not world.consortium.rounds[JOB, 2].updates
+    assert len(world.hospital._ended) == 1
     world.consortium.failures[broken].clear()
     world.hospital = world.start()
     kept = (world.hospital.folder.update(JOB, 2)).exists() and world.hospital.folder.trained(JOB, 2)
@@ -312,6 +314,19 @@ def test_an_answer_that_was_lost_is_followed_by_the_same_bytes(world: World) -> 
     world.start().train(second)
     assert len(set(world.consortium.submissions)) == 1
     assert len(world.consortium.rounds[JOB, 2].updates) == 1
+
+
+def test_a_task_that_comes_again_when_a_later_round_has_its_work_has_none(world: World) -> None:
+    first = world.open(1)
+    world.trainer.meanwhile.append(lambda: world.end(1))
+    world.hospital.train(first)
+    world.hospital.train(world.open(2))
+    world.end(2)
+    third = world.open(3)
+    world.hospital = world.start()
+    world.hospital.train(first)  # the process that had it was killed
+    assert not world.hospital.has_ended(third)
+    assert (world.trainer.trained, len(world.consortium.submissions)) == (1, 1)
 
 
 @pytest.mark.parametrize("reason", [None, Reason.NORM_TOO_LARGE])

@@ -55,6 +55,12 @@ def test_a_call_comes_back_when_it_was_told_to(method: str, status: int) -> None
     assert busy.pause() >= 1
 
 
+def test_a_post_that_counts_once_is_repeated() -> None:
+    busy = Busy(503, "")
+    answer = http.call(to(busy), "POST", "/v1/jobs", headers={http.IDEMPOTENCY_KEY: "one of a kind"})
+    assert (answer.status_code, len(busy.came)) == (200, 2)
+
+
 def test_what_may_have_been_done_is_not_repeated_whatever_is_said() -> None:
     busy = Busy(503, "1")
     with pytest.raises(Problem):

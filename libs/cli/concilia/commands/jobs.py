@@ -90,6 +90,9 @@ def create(
     rounds: Annotated[int, typer.Option(help="rounds at most")] = 3,
     quorum: Annotated[int, typer.Option(help="updates a round needs")] = 1,
     deadline: Annotated[int, typer.Option(help="seconds a round may last")] = 3600,
+    over_selection: Annotated[
+        float | None, typer.Option(help="ask so many times the quorum, and close with the first that suffice")
+    ] = None,
     target: Annotated[float | None, typer.Option(help="pooled balanced accuracy that ends the job")] = None,
     recording: Annotated[Recording, typer.Option(help=RECORDING_HELP)] = Recording.EACH,
     encoding: Annotated[str, typer.Option(help=ENCODING_HELP)] = "none",
@@ -124,6 +127,7 @@ def create(
             rounds=rounds,
             quorum=quorum,
             deadline_seconds=deadline,
+            over_selection=over_selection,
             target=target,
             seed=seed,
             local=local,

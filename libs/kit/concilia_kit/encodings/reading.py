@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec
 from concilia_kit.wire.encoding import Encoding
 
 METADATA = "concilia.encoding"
+STALENESS = "concilia.staleness"
 
 
 def encoding_of(update: TensorFile) -> Encoding:
@@ -39,6 +41,19 @@ def expect(update: TensorFile, encoding: Encoding) -> None:
     found = encoding_of(update)
     if not found.plain and found != encoding:
         raise MalformedFile(f"the update is encoded as {found}, and its job asks for {encoding}")
+
+
+def staleness_of(update: TensorFile) -> int:
+    """By how many rounds an update of an asynchronous job is late, as its file says; 0 where it says nothing.
+
+    Raises `MalformedFile` where it says something else than a whole number above 0.
+    """
+    text = update.header.metadata.get(STALENESS)
+    if text is None:
+        return 0
+    if re.fullmatch("[1-9][0-9]{0,8}", text) is None:
+        raise MalformedFile("the update says how late it is in another form than the one there is")
+    return int(text)
 
 
 def reader(update: TensorFile, base: TensorFile) -> Reader:

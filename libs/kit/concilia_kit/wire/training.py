@@ -123,7 +123,7 @@ class UpdateMetrics(Wire):
     bytes_upload: Count
     # Left out of plain updates, so that their digests are what they were before there were encodings.
     encoded: Encoded | None = Field(default=None, exclude_if=lambda encoded: encoded is None)
-    # Rounds since the one that was trained for. Likewise left out where there are none.
+    # Rounds since the one that was trained for, as the update's file says too. Likewise left out where there are none.
     staleness: Count = Field(default=0, exclude_if=lambda staleness: not staleness)
 
 

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from concilia_kit import digests, signing
 from concilia_kit.digests import Contribution, in_order, of_contributions
-from concilia_kit.encodings import encoding_of
+from concilia_kit.encodings import encoding_of, staleness_of
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, Reason
@@ -178,7 +178,7 @@ class Verifier:
             self._tally.done += len(contributions)
         else:
             with self._place() as place:
-                self._fold(item, contributions, signed, place)
+                self._fold(item, contributions, place)
         self._tally.done += 1
 
     def _signature(self, job: str, item: Round, update: RecordedUpdate, signed: LedgerUpdate | None) -> None:
@@ -219,9 +219,7 @@ class Verifier:
         if signed.metrics is not None and digests.of_json(signed.metrics.model_dump(mode="json")) != update.metrics:
             self._find(*where, "its metrics are not those that were signed")
 
-    def _fold(
-        self, item: Round, contributions: list[Contribution], signed: Mapping[Place, LedgerUpdate], folder: Path
-    ) -> None:
+    def _fold(self, item: Round, contributions: list[Contribution], folder: Path) -> None:
         files: list[TensorFile] = []
         for each in contributions:
             self._progress(f"round {item.number}: update of {each.hospital[:10]}…")
@@ -239,31 +237,24 @@ class Verifier:
         self._progress(f"round {item.number}: folding {len(files)} updates again")
         try:
             recipe = Recipe.of(models[0])
-            late = self._staleness(item, contributions, signed) if recipe.strategy.asynchronous else []
-            if late is None:
-                return
-            base = self._base(item, files, folder, any(late))
-            again = self._folded(item, files, contributions, recipe, folder / "again", base, late)
+            is_weighed = recipe.strategy.asynchronous and self._late(item, contributions, files)
+            base = self._base(item, files, folder, is_weighed)
+            more = {} if base is None else {"base": item.base}
+            again = self._folded(files, contributions, recipe, folder / "again", base, more)
         except (ValueError, KeyError) as error:
             self._find(item.number, None, item.global_digest, f"it cannot be folded again: {error}")
             return
         if again != item.global_digest:
             self._find(item.number, None, item.global_digest, f"folded again it is {again}")
 
-    def _staleness(
-        self, item: Round, contributions: list[Contribution], signed: Mapping[Place, LedgerUpdate]
-    ) -> list[int] | None:
-        """By how many rounds each update of an asynchronous job is late; findings and None where that is not known."""
-        late: list[int] = []
-        for each in contributions:
-            handed_in = signed.get((item.number, each.hospital))
-            metrics = None if handed_in is None else handed_in.metrics
-            its = item.updates[each.hospital].metrics
-            if metrics is not None and staleness.fault(metrics, its, item.number, asynchronous=True) is None:
-                late.append(metrics.staleness)
-            else:
-                self._find(item.number, each.hospital, each.digest, "how late it is, no metrics say that can be true")
-        return late if len(late) == len(contributions) else None
+    def _late(self, item: Round, contributions: list[Contribution], files: list[TensorFile]) -> bool:
+        """Whether any update of an asynchronous job is late; a finding for each that is later than can be. Raises
+        `MalformedFile`."""
+        late = [staleness_of(each) for each in files]
+        for each, rounds in zip(contributions, late, strict=True):
+            if rounds > staleness.most(item.number):
+                self._find(item.number, each.hospital, each.digest, f"it says that it is {rounds} rounds late")
+        return any(late)
 
     def _base(self, item: Round, files: list[TensorFile], folder: Path, is_weighed: bool) -> TensorFile | None:
         """The model that a round's updates start from, where one is needed: to decode them, or where it `is_weighed`
@@ -277,19 +268,18 @@ class Verifier:
 
     def _folded(
         self,
-        item: Round,
         files: list[TensorFile],
         contributions: list[Contribution],
         recipe: Recipe,
         target: Path,
         base: TensorFile | None,
-        late: list[int],
+        more: Mapping[str, str],
     ) -> str:
-        """The digest of a fold: the files are those of the contributions' digests, which was looked at just before."""
+        """The digest of a fold: the files are those of the contributions' digests, which was looked at just before.
+        `more` is what else it is remembered by."""
         key = digests.of_json(
             {
-                **({} if base is None else {"base": item.base}),
-                **({"staleness": late} if late else {}),
+                **more,
                 "contributions": of_contributions(contributions),
                 "recipe": recipe.metadata(),
                 "code": {name: version(name) for name in ("concilia-aggregator", "concilia-kit", "numpy")},
@@ -297,7 +287,7 @@ class Verifier:
         )
         if self._folds is not None and (known := self._folds.recall(key)) is not None:
             return known
-        again = fold(files, [each.samples for each in contributions], recipe, target, base, staleness=late)
+        again = fold(files, [each.samples for each in contributions], recipe, target, base)
         if self._folds is not None:
             self._folds.remember(key, again)
         return again
