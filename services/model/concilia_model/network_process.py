@@ -193,6 +193,9 @@ class _Worker:
             with self._sending:
                 frames.send(self._line, {"id": number, **asked}, content)
         except OSError as error:
+            with self._lock:
+                self.ended = True  # who listens to it will see so in a moment; the next call must not come here again
+                self._asked.pop(number, None)
             raise _Ended from error
         return answer
 
