@@ -26,7 +26,7 @@ IS_REAL = REAL.is_dir() and TRUNK.is_file()
 HOSPITALS, VANISHING = 10, 3
 QUORUM = HOSPITALS - VANISHING
 ROUNDS = int(os.environ.get("DROPOUT_ROUNDS", "5"))
-DEADLINE_SECONDS = 100 if IS_REAL else 45
+DEADLINE_SECONDS = 60 if IS_REAL else 45
 LATE_SECONDS = 15
 """After its deadline, until a round that waits for nobody any more must be closed."""
 POINTS = 0.02
