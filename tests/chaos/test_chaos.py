@@ -10,6 +10,8 @@ import os
 import platform
 import random
 import statistics
+from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,14 +45,14 @@ def drawn(pairs: list[Pair]) -> list[Pair]:
     left = pairs.copy()
     random.Random(SEED).shuffle(left)
     chosen: list[Pair] = []
-    names: dict[str, int] = {}
-    calls: dict[str, int] = {}
+    names: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
     while left and len(chosen) < int(SAMPLE):
-        best = min(left, key=lambda pair: names.get(pair[0], 0) + calls.get(pair[1].call.name, 0))
+        best = min(left, key=lambda pair: names[pair[0]] + calls[pair[1].call.name])
         left.remove(best)
         chosen.append(best)
-        names[best[0]] = names.get(best[0], 0) + 1
-        calls[best[1].call.name] = calls.get(best[1].call.name, 0) + 1
+        names[best[0]] += 1
+        calls[best[1].call.name] += 1
     return chosen
 
 
@@ -75,16 +77,10 @@ def test_whoever_is_killed_at_whatever_step_the_job_ends_with_the_same_bytes(
     for at, (name, step) in enumerate(chosen, 1):
         world.settle()
         outcome = world.train(step, name)
-        outcomes.append(((name, step), outcome))
         if outcome.digest != digest:
-            outcome = Outcome(
-                outcome.digest,
-                outcome.seconds,
-                outcome.recovery,
-                (*outcome.faults, f"its digest is {outcome.digest[:12] or 'none'}"),
-                outcome.restarts,
-            )
-            outcomes[-1] = (name, step), outcome
+            other = f"its digest is {outcome.digest[:12] or 'none'}"
+            outcome = replace(outcome, faults=(*outcome.faults, other))
+        outcomes.append(((name, step), outcome))
         _write(world, len(pairs), undisturbed[1], outcomes)  # what is done is kept, whatever comes
         with capsys.disabled():
             said = "; ".join((*outcome.faults, *outcome.restarts)) or "same bytes"

@@ -85,7 +85,7 @@ class World:
         evm = self._layout.port + 30
         self._run([ganache(self._folder, evm)])
         fund(f"http://127.0.0.1:{evm}", addresses["chain"])
-        self._run([replace_ready(stack["redis"], listens(self._layout.port_of("redis")))])
+        self._run([_spec(stack["redis"], ready=listens(self._layout.port_of("redis")))])
         self._draw_lines(evm)
         databases = self._databases()
         self._run([self._chain(stack["chain"], databases)])
@@ -288,16 +288,12 @@ class World:
                 yield f"round {number} counts a hospital twice"
 
 
-def replace_ready(process: Process, ready: Any) -> Spec:
-    return Spec(process.name, process.command, process.environment, ready)
-
-
-def _spec(process: Process, changes: dict[str, str] | None = None) -> Spec:
+def _spec(process: Process, changes: dict[str, str] | None = None, ready: Callable[[], bool] | None = None) -> Spec:
     return Spec(
         process.name,
         process.command,
         {**process.environment, **(changes or {})},
-        answers(process.ready_url or ""),
+        ready or answers(process.ready_url or ""),
     )
 
 

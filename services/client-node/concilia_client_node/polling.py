@@ -7,10 +7,10 @@ processes with one folder the second takes what the first is not working at.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from concilia_kit import logs
 from concilia_kit.problems import Problem
@@ -19,7 +19,7 @@ from concilia_kit.wire.training import Assignment, TrainTask
 from concilia_client_node.consortium import Asked
 from concilia_client_node.errors import Stopped
 from concilia_client_node.service import Hospital, Task
-from concilia_client_node.tasks import EVALUATION_TRIES, MAX_DELAY
+from concilia_client_node.tasks import EVALUATION_TRIES, pause
 
 WAIT_SECONDS = 25
 """How long a question may stay open: less than proxies wait for an answer."""
@@ -32,6 +32,13 @@ Ask = Callable[[str, int], Asked | None]
 """Asks for tasks: the tag of those known, seconds to wait for others. Raises `Problem`, `ValueError`."""
 
 
+class _Again(NamedTuple):
+    """How often a task was tried, and when it is to be tried again (monotonic seconds)."""
+
+    tries: int
+    not_before: float
+
+
 class Polling:
     """Asks and works, in the thread that calls `run`."""
 
@@ -41,8 +48,7 @@ class Polling:
         self._stop = stop
         self._wait_seconds = wait_seconds
         self._known = Asked((), "")
-        self._tries: dict[Task, int] = {}
-        self._not_before: dict[Task, float] = {}
+        self._again: dict[Task, _Again] = {}
         self._looked_after = time.monotonic()
         self._answers = threading.Event()
         self.is_working = False
@@ -61,7 +67,7 @@ class Polling:
                 failures += 1
                 self._answers.clear()
                 self._say(f"asking for tasks again and again: {error}")
-                self._stop.wait(_delay(failures))
+                self._stop.wait(pause(failures - 1))
             else:
                 failures = 0
                 self._answers.set()
@@ -74,7 +80,7 @@ class Polling:
 
     def _look(self) -> None:
         """Ask for tasks; at once where some are known that are to be tried again soon."""
-        pending = [self._not_before.get(each.task, 0.0) for each in self._open()]
+        pending = [self._not_before(each) for each in self._open()]
         standing = [each for each in self._known.tasks if self._hospital.has_ended(each.task)]
         if standing and time.monotonic() - self._looked_after >= LOOK_AFTER_SECONDS:
             self._looked_after = time.monotonic()
@@ -86,7 +92,7 @@ class Polling:
         asked = self._ask(self._known.tag, min(self._wait_seconds, int(wait)))
         if asked is not None:
             self._known = asked
-            self._tries = {task: tries for task, tries in self._tries.items() if task in {t.task for t in asked.tasks}}
+            self._again = {each.task: self._again[each.task] for each in asked.tasks if each.task in self._again}
         elif 0 < wait < 1:
             self._stop.wait(wait)
 
@@ -96,8 +102,12 @@ class Polling:
     def _due(self) -> Assignment | None:
         """The next task to work at: of those that may be tried now, one that no sibling is at, if there is."""
         now = time.monotonic()
-        due = [each for each in self._open() if self._not_before.get(each.task, 0.0) <= now]
+        due = [each for each in self._open() if self._not_before(each) <= now]
         return min(due, key=self._is_taken, default=None)
+
+    def _not_before(self, each: Assignment) -> float:
+        again = self._again.get(each.task)
+        return 0.0 if again is None else again.not_before
 
     def _is_taken(self, each: Assignment) -> bool:
         return isinstance(each.task, TrainTask) and self._hospital.folder.is_taken(each.task.job, each.task.round)
@@ -113,15 +123,14 @@ class Polling:
         except Stopped:
             return
         except Problem as problem:
-            tries = self._tries[task] = self._tries.get(task, 0) + 1
+            before = self._again.get(task)
+            tries = 1 if before is None else before.tries + 1
             if not _worth_it(task, tries):
                 self._hospital.give_up(task, problem)
                 return
-            delay = _delay(tries)
-            self._not_before[task] = time.monotonic() + delay
+            delay = pause(tries - 1)
+            self._again[task] = _Again(tries, time.monotonic() + delay)
             _log.warning("will try again", code=problem.problem_code, detail=problem.detail, seconds=round(delay, 1))
-        else:
-            self._not_before.pop(task, None)
         finally:
             self.is_working = False
 
@@ -134,8 +143,3 @@ class Polling:
 
 def _worth_it(task: Task, tries: int) -> bool:
     return time.time() < task.deadline if isinstance(task, TrainTask) else tries < EVALUATION_TRIES
-
-
-def _delay(tries: int) -> float:
-    """Seconds until the next try: longer each time, jittered, so that many nodes do not come at one moment."""
-    return random.uniform(0.5, 1.0) * min(MAX_DELAY, 2.0 ** (tries - 1))  # noqa: S311 - jitter, no secret

@@ -49,6 +49,12 @@ def register(app: Celery, hospital: Hospital, queue: str) -> None:
             )
 
 
+def pause(tried: int) -> float:
+    """Seconds until the next try after so many: longer each time, jittered, so that many nodes do not come at one
+    moment."""
+    return random.uniform(0.5, 1.0) * min(MAX_DELAY, 2.0**tried)  # noqa: S311 - jitter, no secret
+
+
 def _parse(kind: type[_Task], task: object) -> _Task | None:
     try:
         return kind.model_validate(task)
@@ -74,7 +80,6 @@ def _attempt(
         if not worth_it():
             give_up(task, problem)
             return
-        tried = celery_task.request.retries
-        delay = random.uniform(0.5, 1.0) * min(MAX_DELAY, 2.0**tried)  # noqa: S311 - jitter, no secret
+        delay = pause(celery_task.request.retries)
         _log.warning("will try again", code=problem.problem_code, detail=problem.detail, seconds=round(delay, 1))
         raise celery_task.retry(exc=problem, countdown=delay, queue=queue) from problem
