@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import time
@@ -27,6 +28,25 @@ def free_port() -> Callable[[], int]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             return int(probe.getsockname()[1])
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[int], int]:
+    """The first of so many ports in a row that nobody listens on, at the time of asking."""
+
+    def find(count: int) -> int:
+        # From a place of its own each process: two suites at one time would find the same ones free.
+        for first in range(20000 + os.getpid() % 300 * 100, 60000, count):
+            try:
+                for port in range(first, first + count):
+                    with socket.socket() as probe:
+                        probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+        raise AssertionError("no free ports")
 
     return find
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from .world import World, running
+from .world import PORTS, World, running
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with running(tmp_path_factory.mktemp("chaos")) as made:
+def world(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], int]) -> Iterator[World]:
+    with running(tmp_path_factory.mktemp("chaos"), free_ports(PORTS)) as made:
         yield made

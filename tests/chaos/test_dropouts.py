@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from concilia_kit.wire.jobs import JobSpec, JobView, Phase
 from concilia_kit.wire.models import InitialModelRequest, Weights
 from concilia_kit.wire.training import Architecture, Balance, LocalTraining
 
-from .world import World, running
+from .world import PORTS, World, running
 
 SHARED = Path(__file__).parents[3] / "shared"
 REAL, TRUNK = SHARED / "data" / "ham10000", SHARED / "weights" / "mobilenet_v2.imagenet.trunk.safetensors"
@@ -33,13 +33,13 @@ POINTS = 0.02
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], int]) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("dropouts")
     data = REAL
     if not IS_REAL:
         data = folder / "lesions"
         drawn.write_drawn(data, images=2400, seed=7)
-    with running(folder, HOSPITALS, data) as made:
+    with running(folder, free_ports(PORTS), HOSPITALS, data) as made:
         yield made
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import socket
 import tempfile
 import time
 from collections import Counter
@@ -307,23 +306,10 @@ def _until(condition: Any, seconds: float, what: str) -> None:
         time.sleep(0.2)
 
 
-def _free_ports() -> int:
-    """The first of some ports in a row that nobody listens on."""
-    for first in range(21000, 60000, PORTS):
-        try:
-            for port in range(first, first + PORTS):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no free ports")
-
-
 @contextlib.contextmanager
-def running(folder: Path, hospitals: int = 3, data: Path | None = None) -> Iterator[World]:
-    """The consortium, for as long as the context lasts; with drawn pictures where no data is given."""
-    world = World(folder, _free_ports(), hospitals, data)
+def running(folder: Path, port: int, hospitals: int = 3, data: Path | None = None) -> Iterator[World]:
+    """The consortium on `PORTS` ports, for as long as the context lasts; with drawn pictures where no data is given."""
+    world = World(folder, port, hospitals, data)
     try:
         world.start()
         yield world

@@ -43,19 +43,6 @@ def concilia(*arguments: str, folder: Path, check: bool = True) -> subprocess.Co
     return done
 
 
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on."""
-    for first in range(20000, 60000, count):
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no free ports")
-
-
 @dataclass(frozen=True)
 class Kept:
     """A demo that was kept, and its report."""
@@ -71,7 +58,7 @@ class Kept:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+def kept(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], int]) -> Iterator[Kept]:
     folder = tmp_path_factory.mktemp("demo")
     try:
         data = ["--data", str(REAL)] if REAL.is_dir() else []
@@ -215,7 +202,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, spoil: Callable[[Path], lis
     assert not _alive(tmp_path)
 
 
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
+def test_a_taken_port_is_named(tmp_path: Path, free_ports: Callable[[int], int]) -> None:
     first = free_ports(11)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", first + 3))
@@ -225,7 +212,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert f"port {first + 3}" in done.stderr
 
 
-def test_interrupting_stops_everything(tmp_path: Path) -> None:
+def test_interrupting_stops_everything(tmp_path: Path, free_ports: Callable[[int], int]) -> None:
     log = tmp_path / "log"
     with log.open("wb") as output:
         demo = subprocess.Popen(
