@@ -1,6 +1,6 @@
 """Every process is killed at every step of a round, and the job ends with the bytes of the one that nobody disturbed.
 
-`CHAOS=all` does all of the matrix, a number that many pairs of it, drawn by `CHAOS_SEED`; each call and each process is
+`CHAOS=all` does all of the matrix, `before` or `after` its half of that moment, a number that many pairs of it, drawn by `CHAOS_SEED`; each call and each process is
 in a sample before any of them is twice. The table goes to `CHAOS_TABLE`.
 """
 
@@ -42,6 +42,8 @@ def matrix(world: World) -> list[Pair]:
 def drawn(pairs: list[Pair]) -> list[Pair]:
     if SAMPLE == "all":
         return pairs
+    if not SAMPLE.isdigit():
+        return [(name, step) for name, step in pairs if step.moment is Moment(SAMPLE)]
     left = pairs.copy()
     random.Random(SEED).shuffle(left)
     chosen: list[Pair] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -177,6 +178,9 @@ def _poll(polling: Polling, stop: threading.Event) -> int:
 def _consume(queued: Queued, stop: threading.Event) -> int:
     for helping in (queued.siblings, queued.reminders, queued.watch):
         helping.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))  # nothing is in hand yet; Celery sets its own
+    queued.siblings.known.wait()
     signals.worker_shutting_down.connect(_on_signal(stop), weak=False)
     # Connecting to this signal keeps Celery from setting up logging of its own.
     signals.setup_logging.connect(_logging_is_set_up, weak=False)

@@ -69,11 +69,15 @@ class Siblings(threading.Thread):
         self._seen: dict[str, tuple[bytes, int]] = {}
         self._strays: dict[str, int] = {}
         self._end = threading.Event()
+        self.known = threading.Event()
+        """Set with the first beat. Who takes a task before it and is killed leaves a list that nobody looks for."""
 
     def run(self) -> None:
         """Until `leave`."""
         said = False
-        while not self._end.wait(BEAT_SECONDS):
+        pause = 0.0
+        while not self._end.wait(pause):
+            pause = BEAT_SECONDS
             try:
                 restored = self.look()
             except Exception as error:  # whatever it was, nobody may be taken for dead because of it
@@ -86,6 +90,7 @@ class Siblings(threading.Thread):
                 self._strays.clear()
             else:
                 said = False
+                self.known.set()
                 if restored:
                     _log.warning("tasks that nobody works at went back to the queue", tasks=restored)
 

@@ -118,6 +118,30 @@ def test_nobody_is_taken_for_dead_because_the_broker_was_away(
     assert other.look() == 1
 
 
+def test_a_process_is_known_before_it_may_take_anything_and_not_before_the_broker_knows(
+    worker: Celery, processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other, _ = processes
+    answers = iter([redis.ConnectionError("away"), 0])
+
+    def look() -> int:
+        answer = next(answers, 0)
+        if isinstance(answer, Exception):
+            assert not first.siblings.known.is_set()
+            raise answer
+        return Siblings.look(first.siblings)
+
+    monkeypatch.setattr(first.siblings, "look", look)
+    first.siblings.start()
+    assert first.siblings.known.wait(10)
+    send(worker)
+    assert first.take() is not None
+    first.siblings._end.set()  # killed
+    first.siblings.join()
+    assert other.look(DEAD_AFTER + 1) == 1
+    assert other.take() is not None
+
+
 def test_a_paused_process_that_goes_on_is_living_again(worker: Celery, broker: Any, processes: list[Process]) -> None:
     paused, other, _ = processes
     send(worker)
