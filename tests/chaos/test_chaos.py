@@ -1,6 +1,6 @@
 """Every process is killed at every step of a round, and the job ends with the bytes of the one that nobody disturbed.
 
-`CHAOS=all` does all of the matrix, `before` or `after` its half of that moment, a number that many pairs of it, drawn by
+`CHAOS=all` does all of the matrix, `before` or `after` its half of that moment, a number that many pairs, drawn by
 `CHAOS_SEED`; each call and each process is in a sample before any of them is twice. The table goes to `CHAOS_TABLE`.
 """
 
