@@ -78,6 +78,7 @@ Start = Callable[..., Replica]
 @pytest.fixture
 def start(consortium: Any, data: Path, redis_url: str, free_port: Callable[[], int], tmp_path: Path) -> Iterator[Start]:
     """Start a replica: the module to run and its further settings."""
+    consortium.broker_url = redis_url
     with contextlib.ExitStack() as stack:
         number = iter(range(100))
 
@@ -237,10 +238,12 @@ def tasks(consortium: Any, tmp_path: Path) -> list[TrainTask]:
 
 
 @pytest.fixture
-def send(redis_url: str, hospital: dict[str, object]) -> Iterator[Callable[[TrainTask], object]]:
+def send(redis_url: str, hospital: dict[str, object], consortium: Any) -> Iterator[Callable[[TrainTask], object]]:
     broker: Celery = queue.application("aggregator", redis_url)
     where = queue_of(str(hospital["address"]))
-    yield lambda task: broker.send_task(TRAIN_TASK, kwargs={"task": task.model_dump(mode="json")}, queue=where)
+    yield lambda task: broker.send_task(
+        TRAIN_TASK, kwargs=consortium.message(TRAIN_TASK, task.model_dump(mode="json")), queue=where
+    )
     broker.close()
 
 

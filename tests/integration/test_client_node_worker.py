@@ -56,6 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(
     consortium: Any, data: Path, redis_url: str, free_port: Callable[[], int], tmp_path: Path
 ) -> dict[str, str]:
+    consortium.broker_url = redis_url
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("CONCILIA_")},
         "CONCILIA_NODE_PORT": str(free_port()),
@@ -92,16 +93,16 @@ Send = Callable[[str, object], None]
 
 
 @pytest.fixture
-def to_queue(redis_url: str, address: str) -> Iterator[Send]:
+def to_queue(redis_url: str, address: str, consortium: Any) -> Iterator[Send]:
     broker: Celery = queue.application("aggregator", redis_url)
-    yield lambda name, body: broker.send_task(name, kwargs={"task": body}, queue=queue_of(address))
+    yield lambda name, body: broker.send_task(name, kwargs=consortium.message(name, body), queue=queue_of(address))
     broker.close()
 
 
 @pytest.fixture
 def to_stand(consortium: Any) -> Send:
     """Tasks as the aggregator tells them, to who asks."""
-    return lambda name, body: consortium.assigned.append({"name": name, "task": body})
+    return lambda name, body: consortium.assigned.append({"name": name, **consortium.message(name, body)})
 
 
 @pytest.fixture(params=["queue", "https"])
@@ -147,7 +148,7 @@ def test_a_node_works_its_own_queue_and_ends_when_told(
     send(TRAIN_TASK, task.model_dump(mode="json"))
     evaluate = EvaluateTask(
         job=JOB,
-        round=1,
+        round=0,
         architecture=task.architecture,
         model=task.base,
         seed=1,
@@ -166,7 +167,7 @@ def test_a_node_works_its_own_queue_and_ends_when_told(
         assert process.wait(10) == 0
     with redis.Redis.from_url(redis_url) as client:
         assert list(client.scan_iter(f"{queue_of(address)}*")) == []
-    assert consortium.calls.count("contract") == 2
+    assert consortium.calls.count("contract") == 4  # one in vain; who asks for each of two tasks; a submission
     assert len(consortium.submissions) == 1
 
 

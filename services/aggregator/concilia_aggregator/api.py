@@ -66,6 +66,7 @@ Admin = Annotated[Principal, Depends(require(Role.ADMIN))]
 Hospital = Annotated[Principal, Depends(require(Role.HOSPITAL))]
 Auditing = Annotated[Principal, Depends(require(Role.ADMIN, Role.AUDITOR))]
 Member = Annotated[Principal, Depends(require())]
+RoundNumber = Annotated[int, Path(ge=0, lt=2**32)]
 VerificationId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 
 
@@ -210,7 +211,7 @@ async def list_tasks(
 
 
 @router.post("/jobs/{job}/rounds/{round_number}/progress", status_code=204)
-def report_progress(job: JobId, round_number: int, progress: Progress, caller: Hospital, jobs: Asking) -> None:
+def report_progress(job: JobId, round_number: RoundNumber, progress: Progress, caller: Hospital, jobs: Asking) -> None:
     """Say what a node is doing."""
     jobs.progress(job, round_number, caller.address, progress)
 
@@ -218,7 +219,7 @@ def report_progress(job: JobId, round_number: int, progress: Progress, caller: H
 @router.put("/jobs/{job}/rounds/{round_number}/evaluations/{address}", status_code=204)
 def report_evaluation(
     job: JobId,
-    round_number: int,
+    round_number: RoundNumber,
     address: Address,
     report: EvaluationReport,
     caller: Hospital,

@@ -19,10 +19,11 @@ from typing import NamedTuple
 import anyio.to_thread
 from concilia_kit import digests, logs
 from concilia_kit.wire.jobs import JobSpec
-from concilia_kit.wire.training import Assignment, EvaluateTask
+from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, Assignment, EvaluateTask, TrainTask
 
 from concilia_aggregator import dispatch
 from concilia_aggregator.errors import JobNotFound
+from concilia_aggregator.orders import Orders
 from concilia_aggregator.rounds import JobState
 from concilia_aggregator.store import Store, spec_of, state_of
 
@@ -43,8 +44,9 @@ class Told(NamedTuple):
 class Assignments:
     """What hospitals are asked for, by the database. Of one event loop, but for `of`."""
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, orders: Orders, clock: Callable[[], float] = time.time) -> None:
         self._store = store
+        self._orders = orders
         self._clock = clock
         self._jobs: dict[str, tuple[int, JobSpec, JobState]] = {}
         self._seen: dict[str, int] | None = None
@@ -53,7 +55,8 @@ class Assignments:
         self._watching: asyncio.Task[None] | None = None
 
     def of(self, hospital: str) -> Told:
-        """What one hospital is asked for now, job by job."""
+        """What one hospital is asked for now, job by job. Raises `Problem` where nobody says yet whom it is signed
+        for."""
         return self._of(hospital, self._store.versions())
 
     def _of(self, hospital: str, versions: dict[str, int]) -> Told:
@@ -87,9 +90,12 @@ class Assignments:
         _, spec, state = kept
         ability = frozenset() if spec.encoding.plain else self._store.ability(hospital)
         found = dispatch.assigned(job, spec, state, hospital, ability, self._clock())
-        if found is not None and isinstance(found.task, EvaluateTask):
-            return None if self._store.has_reported(job, found.task.round, hospital) else found
-        return found
+        if found is None:
+            return None
+        if isinstance(found, EvaluateTask) and self._store.has_reported(job, found.round, hospital):
+            return None
+        name = TRAIN_TASK if isinstance(found, TrainTask) else EVALUATE_TASK
+        return Assignment(name=name, task=found, signature=self._orders.sign(name, found.model_dump(mode="json")))
 
     @contextlib.asynccontextmanager
     async def _watched(self) -> AsyncIterator[None]:

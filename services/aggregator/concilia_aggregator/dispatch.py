@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from concilia_kit.wire.jobs import JobSpec, Phase
-from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, Assignment, EvaluateTask, TrainTask
+from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, Task, TrainTask
 
 from concilia_aggregator import rounds, strategies
 from concilia_aggregator.rounds import JobState
@@ -36,7 +36,7 @@ def evaluations(job: str, spec: JobSpec, state: JobState) -> list[OutboxRow]:
 
 def assigned(
     job: str, spec: JobSpec, state: JobState, hospital: str, abilities: frozenset[str], now: float
-) -> Assignment | None:
+) -> Task | None:
     """What a job asks of one hospital now, by its state alone: it may have been done already.
 
     A round that waits for all who are there also takes one that comes while it is open. One that is being folded still
@@ -50,9 +50,9 @@ def assigned(
         task = _training(job, spec, state)
         if spec.encoding.needs <= abilities:
             task = task.model_copy(update={"encoding": spec.encoding})
-        return Assignment(name=TRAIN_TASK, task=task)
+        return task
     if state.phase in {Phase.BASELINE, Phase.EVALUATING} and asked:
-        return Assignment(name=EVALUATE_TASK, task=_evaluation(job, spec, state))
+        return _evaluation(job, spec, state)
     return None
 
 

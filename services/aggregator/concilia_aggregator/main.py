@@ -26,10 +26,13 @@ from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.training import queue_of
 from eth_account.signers.local import LocalAccount
 from prometheus_client import CollectorRegistry
+from pydantic import JsonValue
 from starlette.applications import Starlette
 
 from concilia_aggregator.artifacts import Artifacts, MountedArtifacts, RemoteArtifacts
 from concilia_aggregator.changes import Changes
+from concilia_aggregator.ledger import ChainLedger
+from concilia_aggregator.orders import Orders
 from concilia_aggregator.settings import AggregatorSettings
 from concilia_aggregator.store import Store
 from concilia_aggregator.verification.records import Verifications
@@ -57,6 +60,7 @@ class Parts:
     auth: httpx.Client
     model: httpx.Client
     account: LocalAccount
+    orders: Orders
     artifacts: Artifacts
     changes: Changes
     verifications: Verifications
@@ -87,6 +91,7 @@ def assemble(settings: AggregatorSettings) -> Parts:
         auth,
         model,
         account,
+        Orders(account, ChainLedger(http.client(settings.chain_url)).domain),
         _artifacts(settings, model, settings.directory / "downloads"),
         changes,
         Verifications(engine, store, changes),
@@ -142,7 +147,7 @@ def _api(settings: AggregatorSettings, parts: Parts, ready: dict[str, Check]) ->
     app.state.jobs = Jobs(parts.store, parts.artifacts, parts.code, parts.changes)
     app.state.store, app.state.wakeup = parts.store, parts.wakeup
     app.state.verifications = parts.verifications
-    app.state.assignments = Assignments(parts.store)
+    app.state.assignments = Assignments(parts.store, parts.orders)
     app.state.feeds = Feeds(
         settings.redis_url,
         settings.max_streams,
@@ -197,7 +202,6 @@ def _worker(settings: AggregatorSettings, parts: Parts) -> tuple[Examiner, dict[
     from concilia_aggregator import tasks
     from concilia_aggregator.artifacts import Downloads
     from concilia_aggregator.folder import Folder
-    from concilia_aggregator.ledger import ChainLedger
     from concilia_aggregator.metrics import RoundMetrics
     from concilia_aggregator.screening import Limits
     from concilia_aggregator.service import Coordinator
@@ -212,8 +216,9 @@ def _worker(settings: AggregatorSettings, parts: Parts) -> tuple[Examiner, dict[
     ahead = Summing(parts.broker, settings.partials) if settings.partials is not None else None
     folder = Folder(parts.artifacts, ledger, settings.directory, limits, measured, ahead)
 
-    def send(hospital: str, name: str, task: dict[str, object]) -> None:
-        parts.broker.send_task(name, kwargs={"task": task}, queue=queue_of(hospital))
+    def send(hospital: str, name: str, task: dict[str, JsonValue]) -> None:
+        words = {"task": task, "signature": parts.orders.sign(name, task)}
+        parts.broker.send_task(name, kwargs=words, queue=queue_of(hospital))
 
     coordinator = Coordinator(
         parts.store,

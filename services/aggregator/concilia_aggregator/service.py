@@ -28,6 +28,7 @@ from concilia_kit.wire.jobs import (
     Recording,
 )
 from concilia_kit.wire.models import ModelRegistration
+from pydantic import JsonValue
 
 from concilia_aggregator import dispatch, rounds, scores, summary
 from concilia_aggregator.artifacts import Artifacts
@@ -41,7 +42,7 @@ from concilia_aggregator.rounds import JobState
 from concilia_aggregator.store import StaleState, Store, spec_of, state_of
 from concilia_aggregator.tables import JobRow, RoundRow
 
-Send = Callable[[str, str, dict[str, object]], None]
+Send = Callable[[str, str, dict[str, JsonValue]], None]
 """Hands a task to the broker: queue's hospital address, task name, task."""
 
 _log = logs.get(__name__)

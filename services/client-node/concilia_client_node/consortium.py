@@ -10,9 +10,10 @@ from typing import NamedTuple
 import httpx
 from concilia_kit import http, logs, transfer
 from concilia_kit.problems import Problem, Unavailable
+from concilia_kit.roles import Role
 from concilia_kit.signing import Domain
-from concilia_kit.wire.auth import Application
-from concilia_kit.wire.chain import Acknowledgement, ContractInfo, LedgerRound, Receipt, UpdateSubmission
+from concilia_kit.wire.auth import Application, BrokerCredential
+from concilia_kit.wire.chain import AccountRoles, Acknowledgement, ContractInfo, LedgerRound, Receipt, UpdateSubmission
 from concilia_kit.wire.training import Assignment, EvaluationReport, NodeRegistration, Progress
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
@@ -21,6 +22,8 @@ from concilia_client_node.errors import WeightsError
 MAX_BASE = 4 * 2**30  # bytes of a base model accepted; the largest architecture here has a fortieth of that
 RETRY_SECONDS = 3.0  # within a call; the task queue repeats for longer, and a node must stop within five seconds
 _TRANSIENT = frozenset({401, 408, 425, 429})
+BASE_CHANGED = "base_changed"
+"""The code of other bytes than a model's digest stands for."""
 _BROUGHT_AGAIN_LATER = frozenset({"artifact_quarantined"})
 _log = logs.get(__name__)
 
@@ -67,6 +70,11 @@ class Consortium:
         info = ContractInfo.model_validate_json(self._call(self.chain, "GET", "/v1/contract").content)
         return Domain(chain_id=info.chain_id, contract=info.address)
 
+    def roles(self, address: str) -> frozenset[Role]:
+        """The roles that an address holds by the ledger's events."""
+        answer = self._call(self.chain, "GET", f"/v1/members/{address}/roles")
+        return frozenset(AccountRoles.model_validate_json(answer.content).roles)
+
     def round(self, job: str, number: int, hospital: str) -> LedgerRound:
         """A round as the ledger has it, with this hospital's update alone: however many others there are."""
         answer = self._call(self.chain, "GET", _round(job, number), params={"hospital": hospital})
@@ -107,7 +115,7 @@ class Consortium:
             raise WeightsError(f"the base model is not accepted: {error}") from error
         except transfer.WrongBytes as error:
             self._call(self.model, "POST", f"/v1/artifacts/{digest}/check")
-            raise Unavailable(f"the base model is not what the task names: {error}", code="base_changed") from error
+            raise Unavailable(f"the base model is not what the task names: {error}", code=BASE_CHANGED) from error
 
     def store(
         self,
@@ -148,6 +156,10 @@ class Consortium:
     def apply(self, application: Application) -> None:
         """Ask for a role; replaces what this hospital asked for before."""
         self._call(self.auth, "POST", "/v1/applications", content=application.model_dump_json(), headers=_JSON)
+
+    def broker_credential(self) -> BrokerCredential:
+        """A user at the broker that may work at this hospital's queue."""
+        return BrokerCredential.model_validate_json(self._call(self.auth, "POST", "/v1/broker-credentials").content)
 
     def progress(self, job: str, number: int, progress: Progress) -> None:
         """Say what the node is doing."""

@@ -19,10 +19,11 @@ from concilia_kit import http, keystore, logs, metrics, queue, web
 from concilia_kit.consuming import ConsumingWatch
 from concilia_kit.health import Check
 from concilia_kit.wire.auth import Audience
-from concilia_kit.wire.training import queue_of
+from concilia_kit.wire.training import OWN_QUEUE, keys_of, queue_of
 from fastapi import FastAPI
 
 from concilia_client_node import dataset, redelivery, tasks
+from concilia_client_node.broker import TRANSPORT, Credentials
 from concilia_client_node.consortium import Consortium
 from concilia_client_node.errors import DatasetError
 from concilia_client_node.health import Served
@@ -125,22 +126,29 @@ def _polling(hospital: Hospital) -> tuple[Polling, dict[str, Check]]:
 
 def _queued(settings: NodeSettings, hospital: Hospital) -> tuple[Queued, dict[str, Check]]:
     address = hospital.account.address
-    own_queue = queue_of(address)
-    process = redelivery.process_name()
+    prefix, process = keys_of(address), redelivery.process_name()
+    credentials = Credentials(hospital.consortium.broker_credential)
     worker = queue.application("client-node", settings.broker_url)
     worker.conf.update(
-        task_default_queue=own_queue,
-        broker_transport_options=redelivery.transport_options(own_queue, process),
+        task_default_queue=OWN_QUEUE,
+        broker_transport=TRANSPORT,
+        broker_transport_options={
+            **redelivery.transport_options(prefix, OWN_QUEUE, process),
+            "credentials": credentials,
+        },
     )
-    tasks.register(worker, hospital, own_queue)
+    tasks.register(worker, hospital, OWN_QUEUE)
     broker = redis.Redis.from_url(
-        settings.broker_url, socket_timeout=_BROKER_SECONDS, socket_connect_timeout=_BROKER_SECONDS
+        settings.broker_url,
+        credential_provider=credentials,
+        socket_timeout=_BROKER_SECONDS,
+        socket_connect_timeout=_BROKER_SECONDS,
     )
-    siblings = Siblings(worker, own_queue, process, broker)
+    siblings = Siblings(worker, prefix, OWN_QUEUE, process, broker, refused=credentials.refused)
     ask = partial(hospital.consortium.tasks, address)
-    reminders = Reminders(ask, siblings.idle, hospital, worker, own_queue, hospital.stop)
-    watch = ConsumingWatch(broker, own_queue)
-    return Queued(worker, own_queue, siblings, reminders, watch), {"broker": broker.ping}
+    reminders = Reminders(ask, siblings.idle, hospital, worker, OWN_QUEUE, hospital.stop)
+    watch = ConsumingWatch(broker, queue_of(address))
+    return Queued(worker, OWN_QUEUE, siblings, reminders, watch), {"broker": broker.ping}
 
 
 def _still_there(settings: NodeSettings) -> None:
@@ -184,7 +192,15 @@ def _consume(queued: Queued, stop: threading.Event) -> int:
     signals.worker_shutting_down.connect(_on_signal(stop), weak=False)
     # Connecting to this signal keeps Celery from setting up logging of its own.
     signals.setup_logging.connect(_logging_is_set_up, weak=False)
-    worker = queued.worker.Worker(pool="threads", concurrency=1, queues=[queued.queue], without_mingle=True)
+    # Workers that tell each other of themselves do so on channels, which a hospital's user has none of.
+    worker = queued.worker.Worker(
+        pool="threads",
+        concurrency=1,
+        queues=[queued.queue],
+        without_mingle=True,
+        without_gossip=True,
+        without_heartbeat=True,
+    )
     worker.start()
     queued.watch.stop()
     queued.siblings.leave()

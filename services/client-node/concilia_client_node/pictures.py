@@ -23,6 +23,10 @@ from concilia_client_node.dataset import Picture, Site
 MAX_PIXELS = 64 * 2**20  # a picture that claims more is not decoded
 
 
+class PictureUnreadable(ValueError):
+    """Bytes that cannot be read as a JPEG or PNG picture, or claim too many pixels."""
+
+
 @dataclass(frozen=True)
 class Pictures:
     """Pictures that could be decoded: uint8 RGB of shape (n, 3, size, size), their classes and lesions."""
@@ -52,13 +56,20 @@ class DecodedSite:
 def decode(path: Path, size: int) -> npt.NDArray[np.uint8]:
     """One picture, whole, scaled to (3, size, size) with antialiasing (torchvision's `Resize((size, size))`).
 
-    Raises `OSError`, `ValueError` or `SyntaxError` for what Pillow cannot read.
+    Raises `PictureUnreadable` whatever is wrong with it, a file that is not there included.
     """
-    with Image.open(path, formats=("JPEG", "PNG")) as picture:
-        if picture.width * picture.height > MAX_PIXELS:
-            raise ValueError("too many pixels")
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
-    scaled = upright.resize((size, size), Image.Resampling.BILINEAR)
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise PictureUnreadable("too many pixels")
+            upright = ImageOps.exif_transpose(picture)
+            # A palette's transparency has to be resolved before the alpha channel can be dropped.
+            whole = (upright.convert("RGBA") if "transparency" in upright.info else upright).convert("RGB")
+    except MemoryError:  # the machine's fault, and not the picture's
+        raise
+    except Exception as error:  # Pillow raises half a dozen kinds for broken bytes, IndexError among them
+        raise PictureUnreadable("not readable as a JPEG or PNG picture") from error
+    scaled = whole.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(scaled).transpose(2, 0, 1)
 
 
@@ -78,7 +89,7 @@ def decode_site(
         try:
             assert path is not None
             array[position] = decode(path, size)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except PictureUnreadable:
             return False
         return True
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from concilia_kit import logs
 from concilia_kit.problems import Problem
-from concilia_kit.wire.training import Assignment, TrainTask
+from concilia_kit.wire.training import Assignment, Task, TrainTask
 
 from concilia_client_node.consortium import Asked
 from concilia_client_node.errors import Stopped
-from concilia_client_node.service import Hospital, Task
+from concilia_client_node.service import Hospital
 from concilia_client_node.tasks import EVALUATION_TRIES, pause
 
 WAIT_SECONDS = 25
@@ -116,10 +116,7 @@ class Polling:
         task = each.task
         self.is_working = True
         try:
-            if isinstance(task, TrainTask):
-                self._hospital.train(task)
-            else:
-                self._hospital.evaluate(task)
+            self._hospital.work(task, each.signature)
         except Stopped:
             return
         except Problem as problem:

@@ -37,9 +37,14 @@ def process_name() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def transport_options(queue: str, process: str) -> dict[str, Any]:
-    """Celery's `broker_transport_options`: where kombu notes what that process has taken."""
+def transport_options(prefix: str, queue: str, process: str) -> dict[str, Any]:
+    """Celery's `broker_transport_options`: all keys under a prefix, and where kombu notes what that process has taken.
+
+    A prefix of its own keeps a node's table of who listens to what apart from the aggregator's, too: who could write
+    there could have tasks sent to others.
+    """
     return {
+        "global_keyprefix": prefix,
         "unacked_key": f"{queue}.unacked.{process}",
         "unacked_index_key": f"{queue}.unacked_index.{process}",
         "unacked_mutex_key": f"{queue}.unacked_mutex",
@@ -49,23 +54,28 @@ def transport_options(queue: str, process: str) -> dict[str, Any]:
 
 class Siblings(threading.Thread):
     """Beats, watches who else does, and puts tasks back. `in_hand` says which tasks this process still knows of: what
-    its own list holds beyond them was lost with a connection, while the broker was away."""
+    its own list holds beyond them was lost with a connection, while the broker was away. `refused` is told where the
+    broker takes this node's credential no more."""
 
     def __init__(
         self,
         worker: Celery,
+        prefix: str,
         queue: str,
         process: str,
         broker: redis.Redis,
         in_hand: Callable[[], Collection[str]] = tags_in_hand,
+        refused: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="siblings", daemon=True)
         self._worker = worker
+        self._prefix = prefix
         self._queue = queue
         self._process = process
         self._broker: Any = broker  # redis-py's types mix its synchronous and asynchronous answers
         self._in_hand = in_hand
-        self._beats = f"{queue}.beats"
+        self._refused = refused
+        self._beats = f"{prefix}{queue}.beats"
         self._seen: dict[str, tuple[bytes, int]] = {}
         self._strays: dict[str, int] = {}
         self._end = threading.Event()
@@ -88,6 +98,8 @@ class Siblings(threading.Thread):
                 said = True
                 self._seen.clear()
                 self._strays.clear()
+                if isinstance(error, redis.AuthenticationError):
+                    self._refused()
             else:
                 said = False
                 self.known.set()
@@ -123,7 +135,7 @@ class Siblings(threading.Thread):
         """Whether there is nothing in the queue, and nothing in anybody's hand. Raises what the broker's clients
         raise."""
         pipe = self._broker.pipeline()
-        pipe.llen(self._queue)
+        pipe.llen(self._prefix + self._queue)
         pipe.hkeys(self._beats)
         waiting, names = pipe.execute()
         lists = [self._list(name) for name in {self._process, *(name.decode() for name in names)}]
@@ -143,18 +155,18 @@ class Siblings(threading.Thread):
 
     def _restore(self, process: str, tags: Collection[str] | None = None) -> int:
         options = {
-            **transport_options(self._queue, process),
+            **transport_options(self._prefix, self._queue, process),
             "socket_timeout": _BROKER_SECONDS,
             "socket_connect_timeout": _BROKER_SECONDS,
         }
         with self._worker.connection_for_read(transport_options=options) as connection:
             channel: Any = connection.default_channel
             if tags is None:
-                tags = [tag.decode() for tag in channel.client.hkeys(channel.unacked_key)]
+                tags = [tag.decode() for tag in self._broker.hkeys(self._list(process))]
             for tag in tags:
                 # One transaction each, watched: of two siblings at it, one puts the task back.
                 channel.qos.restore_by_tag(tag)
         return len(tags)
 
     def _list(self, process: str) -> str:
-        return str(transport_options(self._queue, process)["unacked_key"])
+        return self._prefix + str(transport_options(self._prefix, self._queue, process)["unacked_key"])

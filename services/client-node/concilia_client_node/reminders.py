@@ -73,6 +73,7 @@ class Reminders(threading.Thread):
         if not lost or not self._idle():  # it came while we asked
             return 0
         for each in lost:
-            self._worker.send_task(each.name, kwargs={"task": each.task.model_dump(mode="json")}, queue=self._queue)
+            words = {"task": each.task.model_dump(mode="json"), "signature": each.signature}
+            self._worker.send_task(each.name, kwargs=words, queue=self._queue)
         _log.warning("tasks that the queue did not have were queued", tasks=len(lost))
         return len(lost)

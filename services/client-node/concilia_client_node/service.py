@@ -1,5 +1,7 @@
 """The life of a task at a hospital.
 
+A task is worked at only where a coordinator signed it, by the roles that the ledger has.
+
 Training: ask the ledger whether the round is open on this base, fetch the base by digest, train, write and hash the
 update, upload it, sign the statement about it, have it recorded or, in a Merkle round, collected. Each finished step is
 kept on disk; a task that comes again goes on from there, and an update that was made is sent again byte for byte
@@ -22,11 +24,11 @@ from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import Acknowledgement, LedgerRound, RoundStatus, UpdateSubmission
 from concilia_kit.wire.encoding import Encoded
-from concilia_kit.wire.training import EvaluateTask, EvaluationReport, Progress, Stage, TrainTask, UpdateMetrics
+from concilia_kit.wire.training import EvaluateTask, EvaluationReport, Progress, Stage, Task, TrainTask, UpdateMetrics
 from eth_account.signers.local import LocalAccount
 
-from concilia_client_node import late
-from concilia_client_node.consortium import Consortium, transient
+from concilia_client_node import late, orders
+from concilia_client_node.consortium import BASE_CHANGED, Consortium, transient
 from concilia_client_node.errors import NodeError, Over, Refused, Stopped, WeightsError
 from concilia_client_node.metrics import EVALUATE, RETRIED, STOPPED, TRAIN, NodeMetrics
 from concilia_client_node.presence import ProgressReporter
@@ -34,7 +36,6 @@ from concilia_client_node.store import NodeFolder, Trained
 from concilia_client_node.trainer import Tensors, Trainer, mix
 
 _log = logs.get(__name__)
-Task = TrainTask | EvaluateTask
 _REMEMBERED = 256  # ended tasks
 
 
@@ -74,13 +75,16 @@ class Hospital:
         """No other try is worth it."""
         self._end(task, Stage.FAILED, f"given up: {problem.problem_code}: {problem.detail}")
 
-    def train(self, task: TrainTask) -> None:
-        """Carry a training task out; where its work is late, at once the one that it goes into. Raises `Stopped`, and a
-        `Problem` that is worth another try."""
+    def work(self, task: Task, signature: str) -> None:
+        """Carry a task out that a coordinator signed; of a training whose work is late, at once the one that it goes
+        into. Raises `Stopped`, and a `Problem` that is worth another try."""
+        if isinstance(task, EvaluateTask):
+            self._carry_out(task, lambda: self._evaluate(task), signature)
+            return
         if task.asynchronous and self.has_ended(task):
             return  # with late work, before its message came
         then: list[TrainTask] = []
-        self._carry_out(task, lambda: self._train_alone(task, then))
+        self._carry_out(task, lambda: self._train_alone(task, then), signature)
         while then:
             later = then.pop()
             try:
@@ -88,12 +92,11 @@ class Hospital:
             except Problem as problem:  # it comes by itself, too
                 _log.warning("late work waits", job=later.job, round=later.round, code=problem.problem_code)
 
-    def evaluate(self, task: EvaluateTask) -> None:
-        """Carry an evaluation task out. Raises `Stopped`, and a `Problem` that is worth another try."""
-        self._carry_out(task, lambda: self._evaluate(task))
-
-    def _carry_out(self, task: Task, work: Callable[[], None]) -> None:
+    def _carry_out(self, task: Task, work: Callable[[], None], signature: str | None = None) -> None:
+        """Do what a task asks for. One without a signature is this node's own, of a round that is open."""
         try:
+            if signature is not None:
+                orders.see_who_asks(self.consortium, task, signature)
             work()
         except Stopped:
             self._count(task, STOPPED)
@@ -103,6 +106,8 @@ class Hospital:
         except Problem as problem:
             if transient(problem):
                 self._count(task, RETRIED)
+                if problem.problem_code == BASE_CHANGED:
+                    self._tell(task, Stage.DOWNLOADING, 0.0, f"refused: {problem.detail}")
                 raise
             self._end(task, Stage.REFUSED, f"{problem.problem_code}: {problem.detail}")
         except OSError as error:
@@ -130,7 +135,7 @@ class Hospital:
         kept = self.folder.trained(task.job, task.round)
         if kept is not None and kept.base != task.base:
             kept = None
-        found = self._open_round(task)
+        found = self._see_open(task)
         if self._recorded(task, found):
             self._end(task, Stage.SUBMITTED, "the update was on the ledger already")
             return
@@ -142,24 +147,14 @@ class Hospital:
         if kept is None or (metrics is None and not self.folder.update(task.job, task.round).exists()):
             kept, metrics = self._carried_over(task) or self._make(task), None
             if task.asynchronous:
-                self._open_round(task)  # it may be over by now, and the upload is for the next one
+                self._see_open(task)  # it may be over by now, and the upload is for the next one
         if metrics is None:
             metrics = self._upload(task, kept)
             self.folder.keep_metrics(task.job, task.round, metrics)
         self._submit(task, kept, metrics)
 
-    def _open_round(self, task: TrainTask) -> LedgerRound:
-        """The round, which must be open on the task's base, with time left. Raises `Refused`, `Over`."""
-        if self.clock() > task.deadline:
-            raise Over("the task's deadline has passed")
-        found = self._round(task, task.round)
-        if found.status is not RoundStatus.OPEN:
-            raise Over(f"the ledger has round {task.round} as {found.status}")
-        if found.base != task.base:
-            raise Refused("the ledger has another base model for this round")
-        if self.clock() > found.deadline:
-            raise Over("the round's deadline on the ledger has passed")
-        return found
+    def _see_open(self, task: TrainTask) -> LedgerRound:
+        return orders.see_open(self.consortium, task, self.account.address, self.clock())
 
     def _round(self, task: TrainTask, number: int) -> LedgerRound:
         return self.consortium.round(task.job, number, self.account.address)
@@ -331,6 +326,7 @@ class Hospital:
 
     def _evaluate(self, task: EvaluateTask) -> None:
         began = time.monotonic()
+        orders.see_closed_with(self.consortium, task, self.account.address)
         self.trainer.prepare(task.image_size, self._check)
         self._fetch(task, task.model, self._check)
         self._tell(task, Stage.EVALUATING, 0.0)

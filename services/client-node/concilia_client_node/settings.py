@@ -21,7 +21,8 @@ class NodeSettings(ServiceSettings):
 
     broker_url: str = Field(
         default="",
-        description="Redis of the task queue; empty: tasks are asked for over HTTPS, without a broker",
+        description="Redis of the task queue, 'rediss://host:port/0', without a password: the node asks for a user of "
+        "its own; empty: tasks are asked for over HTTPS, without a broker",
     )
     auth_url: str = Field(description="auth service")
     model_url: str = Field(description="model service, which keeps the weights")

@@ -15,7 +15,7 @@ from celery import Celery
 from celery.exceptions import Reject
 from concilia_kit import logs
 from concilia_kit.problems import Problem
-from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, TrainTask
+from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, Task, TrainTask
 from pydantic import BaseModel, ValidationError
 
 from concilia_client_node.errors import Stopped
@@ -32,21 +32,14 @@ def register(app: Celery, hospital: Hospital, queue: str) -> None:
     """Add the tasks to a worker of that queue."""
 
     @app.task(name=TRAIN_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
-    def train(self: Any, task: dict[str, Any]) -> None:
+    def train(self: Any, task: dict[str, Any], signature: str = "") -> None:
         if (parsed := _parse(TrainTask, task)) is not None:
-            _attempt(self, hospital.train, hospital.give_up, parsed, queue, lambda: time.time() < parsed.deadline)
+            _attempt(self, hospital, parsed, signature, queue, lambda: time.time() < parsed.deadline)
 
     @app.task(name=EVALUATE_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
-    def evaluate(self: Any, task: dict[str, Any]) -> None:
+    def evaluate(self: Any, task: dict[str, Any], signature: str = "") -> None:
         if (parsed := _parse(EvaluateTask, task)) is not None:
-            _attempt(
-                self,
-                hospital.evaluate,
-                hospital.give_up,
-                parsed,
-                queue,
-                lambda: self.request.retries < EVALUATION_TRIES,
-            )
+            _attempt(self, hospital, parsed, signature, queue, lambda: self.request.retries < EVALUATION_TRIES)
 
 
 def pause(tried: int) -> float:
@@ -66,19 +59,19 @@ def _parse(kind: type[_Task], task: object) -> _Task | None:
 
 def _attempt(
     celery_task: Any,
-    work: Callable[[_Task], None],
-    give_up: Callable[[_Task, Problem], None],
-    task: _Task,
+    hospital: Hospital,
+    task: Task,
+    signature: str,
     queue: str,
     worth_it: Callable[[], bool],
 ) -> None:
     try:
-        work(task)
+        hospital.work(task, signature)
     except Stopped as stopped:
         raise Reject("the node is shutting down", requeue=True) from stopped
     except Problem as problem:
         if not worth_it():
-            give_up(task, problem)
+            hospital.give_up(task, problem)
             return
         delay = pause(celery_task.request.retries)
         _log.warning("will try again", code=problem.problem_code, detail=problem.detail, seconds=round(delay, 1))

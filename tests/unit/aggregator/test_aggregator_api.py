@@ -14,18 +14,24 @@ import httpx
 import pytest
 from asgi_lifespan import LifespanManager
 from concilia_aggregator import dispatch, main, rounds
+from concilia_aggregator.assignments import Assignments
+from concilia_aggregator.orders import Orders
 from concilia_aggregator.settings import AggregatorSettings
 from concilia_aggregator.store import state_of
 from concilia_aggregator.wakeup import QUEUE
+from concilia_kit import signing
 from concilia_kit.roles import Role
+from concilia_kit.signing import Domain
 from concilia_kit.tokens import Principal
 from concilia_kit.wire.jobs import JobSpec, Phase, job_stream
-from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluationReport, TrainTask
+from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, Assignment, EvaluationReport, TrainTask, order_of
 from eth_account import Account
 from fastapi import FastAPI
 
 from .conftest import address
 
+DOMAIN = Domain(chain_id=1, contract="0x" + 39 * "0" + "7")
+COORDINATOR = Account.create()
 JOB, ENDED, NOWHERE, OTHER = "a" * 64, "b" * 64, "c" * 64, "d" * 64
 
 
@@ -59,6 +65,7 @@ def app(tmp_path: Path, redis_url: str) -> FastAPI:
     )
     app = main.build_api(settings)
     app.state.verifier = Named()
+    app.state.assignments = Assignments(app.state.store, Orders(COORDINATOR, lambda: DOMAIN))
     spec = JobSpec(name="j", initial="0" * 64)
     app.state.store.add_job(JOB, spec, rounds.begin("0" * 64), address(1))
     app.state.store.add_job(ENDED, spec, rounds.JobState(Phase.STOPPED, "0" * 64), address(1))
@@ -165,6 +172,10 @@ async def test_a_hospital_is_told_what_it_is_asked_for_as_long_as_it_is_to_be_do
     status, found, tag = await tasks(http)
     assert [TrainTask.model_validate(each["task"]).deadline for each in found] == [far]
     assert found[0]["task"] == dispatch.trainings(JOB, JobSpec(name="j", initial="0" * 64), state, {})[0].task
+    asked = Assignment.model_validate(found[0])
+    assert signing.signer(order_of(asked.task), DOMAIN, asked.signature) == COORDINATOR.address
+    changed = asked.task.model_copy(update={"seed": asked.task.seed + 1})
+    assert signing.signer(order_of(changed), DOMAIN, asked.signature) != COORDINATOR.address
     move(app, deadline=int(time.time()) - 1)
     assert (await tasks(http))[1] == []
 

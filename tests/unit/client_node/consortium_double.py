@@ -14,15 +14,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import redis
 import uvicorn
+from concilia_auth.broker import BrokerUsers
 from concilia_kit import digests, merkle, signing, web
 from concilia_kit.problems import Conflict, Forbidden, NotFound, Problem, Unauthorized, Unprocessable
 from concilia_kit.roles import Role
-from concilia_kit.signing import Domain
+from concilia_kit.signing import Domain, TaskOrder
 from concilia_kit.wire.auth import (
     AccessToken,
     Application,
     Audience,
+    BrokerCredential,
     Challenge,
     ChallengeRequest,
     FiledApplication,
@@ -31,6 +34,7 @@ from concilia_kit.wire.auth import (
     TokenRequest,
 )
 from concilia_kit.wire.chain import (
+    AccountRoles,
     Acknowledgement,
     ContractInfo,
     LedgerRound,
@@ -39,7 +43,7 @@ from concilia_kit.wire.chain import (
     RoundStatus,
     UpdateSubmission,
 )
-from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progress
+from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progress, Task, order_of
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from fastapi import FastAPI, Request, Response
@@ -47,11 +51,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 DOMAIN = Domain(chain_id=1337, contract="0x" + 39 * "0" + "7")
 SOON = timedelta(minutes=5)
+COORDINATOR = Account.from_key("0x" + 32 * "c0")
 
 
 @dataclass
 class ConsortiumDouble:
-    """What the services know, and what they were asked. `failures` are raised once each, before an endpoint acts."""
+    """What the services know, and what they were asked. `failures` are raised once each, before an endpoint acts;
+    None lets a call pass."""
 
     url: str = ""
     artifacts: dict[str, bytes] = field(default_factory=dict)
@@ -63,8 +69,10 @@ class ConsortiumDouble:
     applications: list[tuple[str, Application]] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     enrolled: bool = True
+    coordinates: bool = True
+    broker_url: str = ""
     calls: list[str] = field(default_factory=list)
-    failures: defaultdict[str, list[Problem]] = field(default_factory=lambda: defaultdict(list))
+    failures: defaultdict[str, list[Problem | None]] = field(default_factory=lambda: defaultdict(list))
     lose_receipts: int = 0
     upload_lengths: list[int] = field(default_factory=list)
     parts: dict[str, bytearray] = field(default_factory=dict)
@@ -72,6 +80,19 @@ class ConsortiumDouble:
     writing: set[str] = field(default_factory=set)
     assigned: list[object] = field(default_factory=list)
     put_aside: set[str] = field(default_factory=set)
+
+    def sign(self, task: Task) -> str:
+        """A coordinator's signature of a task."""
+        return signing.sign(order_of(task), DOMAIN, COORDINATOR)
+
+    def ask(self, hospital: Any, task: Task) -> None:
+        """Have a hospital's node work at a task as if its message had come."""
+        hospital.work(task, self.sign(task))
+
+    def message(self, name: str, task: Any) -> dict[str, Any]:
+        """What the aggregator puts into a queue; `task` in its JSON form, be it a task or not."""
+        order = TaskOrder(name=name, digest=digests.of_json(task))
+        return {"task": task, "signature": signing.sign(order, DOMAIN, COORDINATOR)}
 
     def open_round(self, job: str, number: int, base: str, seconds: float = 600, *, merkle: bool = False) -> None:
         self.rounds[job, number] = LedgerRound(
@@ -147,8 +168,8 @@ class ConsortiumDouble:
 
         def enter(name: str, request: Request, audience: Audience | None = None) -> None:
             self.calls.append(name)
-            if self.failures[name]:
-                raise self.failures[name].pop(0)
+            if self.failures[name] and (failure := self.failures[name].pop(0)) is not None:
+                raise failure
             if audience and not request.headers.get("authorization", "").startswith(f"Bearer {audience.value}:"):
                 raise Unauthorized("no token for this service")
 
@@ -249,6 +270,22 @@ class ConsortiumDouble:
         def contract(request: Request) -> ContractInfo:
             enter("contract", request)
             return ContractInfo(chain_id=DOMAIN.chain_id, address=DOMAIN.contract, deployment_block=1)
+
+        @app.get("/v1/members/{address}/roles")
+        def roles(address: str, request: Request) -> AccountRoles:
+            enter("roles", request)
+            held = (Role.COORDINATOR,) if address == COORDINATOR.address and self.coordinates else (Role.HOSPITAL,)
+            return AccountRoles(address=address, roles=held, block=1)
+
+        @app.post("/v1/broker-credentials", status_code=201)
+        def broker_credential(request: Request) -> BrokerCredential:
+            enter("broker", request, Audience.AUTH)
+            if not self.enrolled:
+                raise Forbidden("this needs one of the roles: hospital", code="role_missing")
+            address = bearer(request).removeprefix("session:")
+            with redis.Redis.from_url(self.broker_url, decode_responses=True) as client:
+                users = BrokerUsers(client, lambda _: frozenset({Role.HOSPITAL}), lambda: datetime.now(UTC))
+                return users.issue(address)
 
         @app.get("/v1/jobs/{job}/rounds/{number}")
         def ledger_round(job: str, number: int, request: Request) -> LedgerRound:

@@ -142,7 +142,7 @@ def start_of(consortium: Any, base: str, folder: Path) -> dict[str, npt.NDArray[
 def test_the_encoding_its_bytes_and_the_digest_are_signed(
     consortium: Any, hospital: Hospital, base: str, tmp_path: Path, text: str
 ) -> None:
-    hospital.train(task(consortium, 1, base, text))
+    consortium.ask(hospital, task(consortium, 1, base, text))
     handed_in = submitted(consortium)
     content = consortium.artifacts[handed_in.update.digest]
     assert hashlib.sha256(content).hexdigest() == handed_in.update.digest
@@ -156,13 +156,13 @@ def test_the_encoding_its_bytes_and_the_digest_are_signed(
 
 
 def test_a_plain_update_says_nothing_of_encodings(consortium: Any, hospital: Hospital, base: str) -> None:
-    hospital.train(task(consortium, 1, base, "none"))
+    consortium.ask(hospital, task(consortium, 1, base, "none"))
     assert b"encoded" not in consortium.submissions[-1]
     assert not list((hospital.folder.left(JOB, 1)).parent.glob("left*"))
 
 
 def test_top_k_chooses_what_torch_chooses(consortium: Any, hospital: Hospital, base: str, tmp_path: Path) -> None:
-    hospital.train(task(consortium, 1, base, "topk:0.01"))
+    consortium.ask(hospital, task(consortium, 1, base, "topk:0.01"))
     start, found = start_of(consortium, base, tmp_path), decoded(consortium, base, tmp_path)
     for name in ("conv.weight", "fc.weight"):
         trained = torch.from_numpy(start[name] + hospital.trainer.steps[0][name])  # type: ignore[attr-defined]
@@ -175,11 +175,11 @@ def test_top_k_chooses_what_torch_chooses(consortium: Any, hospital: Hospital, b
 def test_what_a_round_left_out_goes_into_the_next_one(
     consortium: Any, hospital: Hospital, base: str, tmp_path: Path, text: str
 ) -> None:
-    hospital.train(task(consortium, 1, base, text))
+    consortium.ask(hospital, task(consortium, 1, base, text))
     start, first = start_of(consortium, base, tmp_path), decoded(consortium, base, tmp_path)
     close(consortium, 1)
     again = replace(hospital, folder=NodeFolder(tmp_path / "node"))  # another process, after a restart
-    again.train(task(consortium, 2, base, text))
+    consortium.ask(again, task(consortium, 2, base, text))
     second = decoded(consortium, base, tmp_path)
     left = TensorFile.open(hospital.folder.left(JOB, 2))
     steps = hospital.trainer.steps  # type: ignore[attr-defined]
@@ -193,18 +193,18 @@ def test_what_a_round_left_out_goes_into_the_next_one(
 def test_a_task_that_is_tried_again_adds_nothing_twice(
     consortium: Any, hospital: Hospital, base: str, tmp_path: Path
 ) -> None:
-    hospital.train(task(consortium, 1, base, "int8"))
+    consortium.ask(hospital, task(consortium, 1, base, "int8"))
     close(consortium, 1)
     second = task(consortium, 2, base, "int8")
     consortium.failures["upload"] = [Unavailable("down")] * 50
     with pytest.raises(Problem, match="down"):
-        hospital.train(second)
+        consortium.ask(hospital, second)
     consortium.failures["upload"] = []
     made = hospital.folder.update(JOB, 2)
     first = made.read_bytes()
     made.unlink()  # as if the node had died before it noted that it had trained
     (made.parent / "trained.json").unlink()
-    hospital.train(second)
+    consortium.ask(hospital, second)
     assert made.read_bytes() == first
     assert len(hospital.trainer.steps) == 3  # type: ignore[attr-defined]
 
@@ -213,13 +213,13 @@ def test_a_task_that_is_tried_again_adds_nothing_twice(
 def test_what_an_update_that_did_not_count_left_out_is_forgotten_and_what_came_before_is_not(
     consortium: Any, hospital: Hospital, base: str, tmp_path: Path, reason: Reason | None, status: RoundStatus
 ) -> None:
-    hospital.train(task(consortium, 1, base, "int8"))
+    consortium.ask(hospital, task(consortium, 1, base, "int8"))
     close(consortium, 1)
-    hospital.train(task(consortium, 2, base, "int8"))
+    consortium.ask(hospital, task(consortium, 2, base, "int8"))
     close(consortium, 2, reason, status)
     before = TensorFile.open(hospital.folder.left(JOB, 1))
     kept = {name: np.array(before.tensor(name)) for name in before}
-    hospital.train(task(consortium, 3, base, "int8"))
+    consortium.ask(hospital, task(consortium, 3, base, "int8"))
     start, third = start_of(consortium, base, tmp_path), decoded(consortium, base, tmp_path)
     left, step = TensorFile.open(hospital.folder.left(JOB, 3)), hospital.trainer.steps[2]  # type: ignore[attr-defined]
     for name in SHAPES:
@@ -232,16 +232,16 @@ def test_only_the_last_round_that_counted_and_the_newest_are_kept(
     consortium: Any, hospital: Hospital, base: str
 ) -> None:
     for number in range(1, 5):
-        hospital.train(task(consortium, number, base, "int8"))
+        consortium.ask(hospital, task(consortium, number, base, "int8"))
         close(consortium, number)
     assert hospital.folder.earlier_left(JOB, 9) == [4, 3]
 
 
 def test_a_damaged_rest_is_left_alone(consortium: Any, hospital: Hospital, base: str, tmp_path: Path) -> None:
-    hospital.train(task(consortium, 1, base, "int8"))
+    consortium.ask(hospital, task(consortium, 1, base, "int8"))
     close(consortium, 1)
     hospital.folder.left(JOB, 1).write_bytes(b"nonsense")
-    hospital.train(task(consortium, 2, base, "int8"))
+    consortium.ask(hospital, task(consortium, 2, base, "int8"))
     assert hospital.reporter.flush(10)
     assert consortium.progress[-1].stage is Stage.SUBMITTED
 
@@ -250,7 +250,7 @@ def test_a_model_that_is_not_finite_is_refused_before_it_is_sent(
     consortium: Any, hospital: Hospital, base: str
 ) -> None:
     hospital.trainer.loud = float("nan")  # type: ignore[attr-defined]
-    hospital.train(task(consortium, 1, base, "int8+zstd"))
+    consortium.ask(hospital, task(consortium, 1, base, "int8+zstd"))
     assert hospital.reporter.flush(10)
     assert consortium.progress[-1].stage is Stage.REFUSED
     assert "cannot be sent as int8+zstd: a trained tensor is not finite" in consortium.progress[-1].detail

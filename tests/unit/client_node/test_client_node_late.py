@@ -137,7 +137,7 @@ class World:
             local=LocalTraining(),
             asynchronous=True,
         ).model_copy(update=changes)
-        told = Assignment(name=TRAIN_TASK, task=task).model_dump(mode="json")
+        told = Assignment(name=TRAIN_TASK, task=task, signature=self.consortium.sign(task)).model_dump(mode="json")
         self.consortium.assigned = [told] if asked else []
         return task
 
@@ -171,7 +171,7 @@ def world(consortium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def test_a_training_in_time_says_nothing_of_staleness(world: World) -> None:
-    world.hospital.train(world.open(1))
+    world.consortium.ask(world.hospital, world.open(1))
     assert world.submitted().metrics.staleness == 0
     assert "staleness" not in world.submitted().metrics.model_dump(mode="json")
     assert np.array_equal(world.sent()["w"], model(1)["w"] + STEP)
@@ -188,7 +188,7 @@ def test_a_late_training_goes_into_the_round_that_is_open(world: World, text: st
         world.open(3, encoding=Encoding.parse(text))
 
     world.trainer.meanwhile.append(meanwhile)
-    world.hospital.train(first)
+    world.consortium.ask(world.hospital, first)
     update, metrics = world.submitted().update, world.submitted().metrics
     assert (update.round, update.base, metrics.staleness) == (3, world.base(3), 2)
     assert update.metrics == digests.of_json(metrics.model_dump(mode="json"))
@@ -216,28 +216,28 @@ def test_the_later_task_has_ended_with_it(world: World) -> None:
         tasks.append(world.open(2))
 
     world.trainer.meanwhile.append(meanwhile)
-    world.hospital.train(first)
+    world.consortium.ask(world.hospital, first)
     assert world.hospital.has_ended(first)
     assert world.hospital.has_ended(tasks[0])
-    world.hospital.train(tasks[0])  # its message was in the queue
+    world.consortium.ask(world.hospital, tasks[0])  # its message was in the queue
     assert (world.trainer.trained, len(world.consortium.submissions)) == (1, 1)
     world.end(2)
-    world.hospital.train(world.open(3))
+    world.consortium.ask(world.hospital, world.open(3))
     assert (world.trainer.trained, world.submitted().metrics.staleness) == (2, 0)
 
 
 def test_where_no_round_is_open_it_waits_for_the_next_task(world: World) -> None:
     world.trainer.meanwhile.append(lambda: world.end(1))
-    world.hospital.train(world.open(1))
+    world.consortium.ask(world.hospital, world.open(1))
     assert world.consortium.submissions == []
     world.hospital = world.start()  # nor does it need the process that made it
-    world.hospital.train(world.open(2))
+    world.consortium.ask(world.hospital, world.open(2))
     assert (world.trainer.trained, world.submitted().update.round, world.submitted().metrics.staleness) == (1, 2, 1)
 
 
 def test_a_deadline_that_passes_ends_no_training(world: World) -> None:
     task = world.open(1, deadline=1)
-    world.hospital.train(task)
+    world.consortium.ask(world.hospital, task)
     assert world.trainer.trained == 0  # nothing was begun that was over
     first = world.open(1, deadline=2**30)
     hospital = world.hospital
@@ -262,18 +262,18 @@ def test_a_deadline_that_passes_ends_no_training(world: World) -> None:
 
     world.consortium.rounds[JOB, 1] = world.consortium.rounds[JOB, 1].model_copy(update={"deadline": 2**30})
     world.trainer.meanwhile.append(meanwhile)
-    world.hospital.train(first)
+    world.consortium.ask(world.hospital, first)
     assert (world.submitted().update.round, world.submitted().metrics.staleness) == (2, 1)
 
 
 def test_it_is_late_again_and_its_staleness_grows(world: World) -> None:
     world.trainer.meanwhile.append(lambda: world.end(1))
-    world.hospital.train(world.open(1))
+    world.consortium.ask(world.hospital, world.open(1))
     second = world.open(2)
     world.consortium.failures["submit"].append(Problem("closed", status=409, code="round_not_open"))
-    world.hospital.train(second)
+    world.consortium.ask(world.hospital, second)
     world.end(2)
-    world.hospital.train(world.open(4))
+    world.consortium.ask(world.hospital, world.open(4))
     assert (world.trainer.trained, world.submitted().metrics.staleness) == (1, 3)
     exact = model(4)["w"].astype(np.float64) + ((model(1)["w"] + STEP).astype(np.float64) - model(1)["w"])
     assert np.abs(world.sent()["w"] - exact).max() < 1e-6
@@ -289,14 +289,14 @@ def test_a_crash_in_between_makes_nothing_again(world: World, broken: str) -> No
         world.consortium.failures[broken] += [Unavailable("away")] * 9
 
     world.trainer.meanwhile.append(meanwhile)
-    world.hospital.train(first)  # which has ended; the later one has not
+    world.consortium.ask(world.hospital, first)  # which has ended; the later one has not
     assert not world.consortium.rounds[JOB, 2].updates
     assert len(world.hospital._ended) == 1
     world.consortium.failures[broken].clear()
     world.hospital = world.start()
     kept = (world.hospital.folder.update(JOB, 2)).exists() and world.hospital.folder.trained(JOB, 2)
-    world.hospital.train(first)  # from the queue, which has both
-    world.hospital.train(TrainTask.model_validate(world.consortium.assigned[0]["task"]))
+    world.consortium.ask(world.hospital, first)  # from the queue, which has both
+    world.consortium.ask(world.hospital, TrainTask.model_validate(world.consortium.assigned[0]["task"]))
     assert (world.trainer.trained, world.submitted().update.round, world.submitted().metrics.staleness) == (1, 2, 1)
     assert len(world.consortium.rounds[JOB, 2].updates) == 1
     if kept:
@@ -305,13 +305,13 @@ def test_a_crash_in_between_makes_nothing_again(world: World, broken: str) -> No
 
 def test_an_answer_that_was_lost_is_followed_by_the_same_bytes(world: World) -> None:
     world.trainer.meanwhile.append(lambda: world.end(1))
-    world.hospital.train(world.open(1))
+    world.consortium.ask(world.hospital, world.open(1))
     second = world.open(2)
     world.consortium.lose_receipts = 99
     with pytest.raises(Problem):
-        world.hospital.train(second)
+        world.consortium.ask(world.hospital, second)
     world.consortium.lose_receipts = 0
-    world.start().train(second)
+    world.consortium.ask(world.start(), second)
     assert len(set(world.consortium.submissions)) == 1
     assert len(world.consortium.rounds[JOB, 2].updates) == 1
 
@@ -319,12 +319,12 @@ def test_an_answer_that_was_lost_is_followed_by_the_same_bytes(world: World) -> 
 def test_a_task_that_comes_again_when_a_later_round_has_its_work_has_none(world: World) -> None:
     first = world.open(1)
     world.trainer.meanwhile.append(lambda: world.end(1))
-    world.hospital.train(first)
-    world.hospital.train(world.open(2))
+    world.consortium.ask(world.hospital, first)
+    world.consortium.ask(world.hospital, world.open(2))
     world.end(2)
     third = world.open(3)
     world.hospital = world.start()
-    world.hospital.train(first)  # the process that had it was killed
+    world.consortium.ask(world.hospital, first)  # the process that had it was killed
     assert not world.hospital.has_ended(third)
     assert (world.trainer.trained, len(world.consortium.submissions)) == (1, 1)
 
@@ -332,21 +332,21 @@ def test_a_task_that_comes_again_when_a_later_round_has_its_work_has_none(world:
 @pytest.mark.parametrize("reason", [None, Reason.NORM_TOO_LARGE])
 def test_what_a_round_took_is_not_told_twice(world: World, reason: Reason | None) -> None:
     first = world.open(1)
-    world.hospital.train(first)
+    world.consortium.ask(world.hospital, first)
     world.end(1, reason=reason)
     second = world.open(2)
-    world.hospital.train(first)  # came again
-    world.hospital.train(second)
+    world.consortium.ask(world.hospital, first)  # came again
+    world.consortium.ask(world.hospital, second)
     assert (world.trainer.trained, world.submitted().metrics.staleness) == (2, 0)
 
 
 def test_what_was_given_up_with_its_round_is_told_in_the_next(world: World) -> None:
-    world.hospital.train(world.open(1))
+    world.consortium.ask(world.hospital, world.open(1))
     world.end(1, RoundStatus.ABORTED)
-    world.hospital.train(world.open(2))
+    world.consortium.ask(world.hospital, world.open(2))
     assert (world.trainer.trained, world.submitted().metrics.staleness) == (1, 1)
     world.end(2, RoundStatus.ABORTED, Reason.NON_FINITE)
-    world.hospital.train(world.open(3))
+    world.consortium.ask(world.hospital, world.open(3))
     assert (world.trainer.trained, world.submitted().metrics.staleness) == (2, 0)
 
 
@@ -354,9 +354,9 @@ def test_an_update_that_came_after_its_rounds_commitment_is_late(world: World) -
     task = world.open(1, merkle=True)
     found = world.consortium.rounds[JOB, 1]
     world.consortium.rounds[JOB, 1] = found.model_copy(update={"root": "0" * 64})
-    world.hospital.train(task)
+    world.consortium.ask(world.hospital, task)
     world.end(1)
-    world.hospital.train(world.open(2, merkle=True))
+    world.consortium.ask(world.hospital, world.open(2, merkle=True))
     assert (world.trainer.trained, world.submitted().update.round, world.submitted().metrics.staleness) == (1, 2, 1)
     assert world.consortium.rounds[JOB, 2].collected == (ACCOUNT.address,)
 
@@ -364,8 +364,8 @@ def test_an_update_that_came_after_its_rounds_commitment_is_late(world: World) -
 @pytest.mark.parametrize(("number", "trained"), [(1 + MAX_STALENESS, 1), (2 + MAX_STALENESS, 2)])
 def test_what_is_too_late_is_dropped_and_trained_anew(world: World, number: int, trained: int) -> None:
     world.trainer.meanwhile.append(lambda: world.end(1))
-    world.hospital.train(world.open(1))
-    world.hospital.train(world.open(number))
+    world.consortium.ask(world.hospital, world.open(1))
+    world.consortium.ask(world.hospital, world.open(number))
     assert world.trainer.trained == trained
     assert world.submitted().metrics.staleness == (MAX_STALENESS if trained == 1 else 0)
 
@@ -373,24 +373,24 @@ def test_what_is_too_late_is_dropped_and_trained_anew(world: World, number: int,
 def test_an_old_base_that_nobody_has_costs_the_work_and_no_more(world: World) -> None:
     first = world.open(1)
     world.trainer.meanwhile.append(lambda: world.end(1))
-    world.hospital.train(first)
+    world.consortium.ask(world.hospital, first)
     world.hospital.folder.base(first.base).unlink()
     del world.consortium.artifacts[first.base]
-    world.hospital.train(world.open(2))
+    world.consortium.ask(world.hospital, world.open(2))
     assert (world.trainer.trained, world.submitted().metrics.staleness) == (2, 0)
 
 
 def test_a_job_that_waits_for_all_throws_late_work_away(world: World) -> None:
     world.trainer.meanwhile.append(lambda: world.end(1))
-    world.hospital.train(world.open(1, asynchronous=False))
-    world.hospital.train(world.open(2, asynchronous=False))
+    world.consortium.ask(world.hospital, world.open(1, asynchronous=False))
+    world.consortium.ask(world.hospital, world.open(2, asynchronous=False))
     assert (world.trainer.trained, world.submitted().metrics.staleness) == (2, 0)
 
 
 def test_a_node_that_is_told_to_stop_stops_at_once(world: World) -> None:
     world.trainer.meanwhile.append(world.hospital.stop.set)
     with pytest.raises(Stopped):
-        world.hospital.train(world.open(1))
+        world.consortium.ask(world.hospital, world.open(1))
 
 
 def test_an_aggregator_that_does_not_answer_holds_nothing_up(world: World) -> None:
@@ -401,7 +401,7 @@ def test_an_aggregator_that_does_not_answer_holds_nothing_up(world: World) -> No
         world.consortium.failures["tasks"] += [Unavailable("away")] * 99
 
     world.trainer.meanwhile.append(meanwhile)
-    world.hospital.train(first)
+    world.consortium.ask(world.hospital, first)
     assert world.hospital.has_ended(first)
     assert late.following(world.hospital.consortium, ACCOUNT.address, first) is None
 

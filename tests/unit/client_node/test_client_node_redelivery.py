@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from concilia_client_node.broker import Transport
 from concilia_client_node.redelivery import DEAD_AFTER, FORGOTTEN_AFTER, Siblings, transport_options
 from concilia_kit import queue
+from concilia_kit.wire.training import OWN_QUEUE
 
-QUEUE = "node.0xab"
+PREFIX = "node.0xab:"
+QUEUE = "node.0xab:tasks"
 
 
 @pytest.fixture
@@ -24,6 +27,7 @@ def broker(redis_url: str) -> Iterator[Any]:
 @pytest.fixture
 def worker(redis_url: str) -> Iterator[Celery]:
     app: Celery = queue.application("test", redis_url)
+    app.conf.broker_transport = Transport
     yield app
     app.close()
 
@@ -34,13 +38,13 @@ class Process:
     def __init__(self, name: str, worker: Celery, broker: Any) -> None:
         self.name = name
         self.in_hand: set[str] = set()
-        self.siblings = Siblings(worker, QUEUE, name, broker, lambda: self.in_hand)
-        self._connection: Any = worker.connection_for_read(transport_options=transport_options(QUEUE, name))
+        self.siblings = Siblings(worker, PREFIX, OWN_QUEUE, name, broker, lambda: self.in_hand)
+        self._connection: Any = worker.connection_for_read(transport_options=transport_options(PREFIX, OWN_QUEUE, name))
         self._channel: Any = self._connection.default_channel
         self._channel.do_restore = False  # a killed process restores nothing
 
     def take(self) -> Any:
-        message = self._channel.basic_get(QUEUE)
+        message = self._channel.basic_get(OWN_QUEUE)
         if message is not None:
             self.in_hand.add(message.delivery_tag)
         return message
@@ -61,8 +65,10 @@ def processes(worker: Celery, broker: Any) -> Iterator[list[Process]]:
 
 
 def send(worker: Celery, count: int = 1) -> None:
-    for number in range(count):
-        worker.send_task("task", kwargs={"number": number}, queue=QUEUE)
+    """As the aggregator does: by the queue's whole name."""
+    with queue.application("aggregator", worker.conf.broker_url) as aggregator:
+        for number in range(count):
+            aggregator.send_task("task", kwargs={"number": number}, queue=QUEUE)
 
 
 def test_a_dead_process_s_tasks_come_back_in_order_and_once(

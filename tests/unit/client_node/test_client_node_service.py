@@ -136,7 +136,7 @@ def domain() -> Domain:
 def test_a_round_ends_with_a_signed_update_whose_bytes_are_stored(
     consortium: Any, hospital: Hospital, task: TrainTask
 ) -> None:
-    hospital.train(task)
+    consortium.ask(hospital, task)
     submission = UpdateSubmission.model_validate_json(consortium.submissions[0])
     update = submission.update
     assert signing.signer(update, domain(), submission.signature) == ACCOUNT.address == update.hospital
@@ -155,9 +155,9 @@ def test_a_round_ends_with_a_signed_update_whose_bytes_are_stored(
 def test_two_nodes_with_one_seed_make_the_same_bytes(
     consortium: Any, make_hospital: HospitalMaker, task: TrainTask
 ) -> None:
-    make_hospital("first").train(task)
+    consortium.ask(make_hospital("first"), task)
     consortium.open_round(JOB, 1, task.base)
-    make_hospital("second").train(task)
+    consortium.ask(make_hospital("second"), task)
     first, second = (UpdateSubmission.model_validate_json(item).update for item in consortium.submissions)
     assert first.digest == second.digest
 
@@ -165,14 +165,14 @@ def test_two_nodes_with_one_seed_make_the_same_bytes(
 def test_a_repeated_task_is_a_success_without_training(
     consortium: Any, make_hospital: HospitalMaker, task: TrainTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_hospital().train(task)
+    consortium.ask(make_hospital(), task)
     never_train(monkeypatch)
     hospital = make_hospital()
-    hospital.train(task)
+    consortium.ask(hospital, task)
     assert len(consortium.submissions) == 1
     assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
     elsewhere = make_hospital("a lost disk")
-    elsewhere.train(task)
+    consortium.ask(elsewhere, task)
     assert stages(consortium, elsewhere)[-1] is Stage.SUBMITTED
 
 
@@ -180,14 +180,15 @@ def test_a_repeated_task_is_a_success_without_training(
 def test_a_crash_in_the_middle_costs_no_training_and_no_byte(
     consortium: Any, make_hospital: HospitalMaker, task: TrainTask, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    consortium.failures[place] = [Problem("broken", status=500)]
+    asked_who_asks = [None] if place == "contract" else []
+    consortium.failures[place] = [*asked_who_asks, Problem("broken", status=500)]
     with pytest.raises(Problem) as caught:
-        make_hospital().train(task)
+        consortium.ask(make_hospital(), task)
     assert caught.value.problem_status == 500
     made = digests.of_file(next((make_hospital().folder.scratch.parent / "updates").rglob("*.safetensors")))
     never_train(monkeypatch)
     hospital = make_hospital()
-    hospital.train(task)
+    consortium.ask(hospital, task)
     assert UpdateSubmission.model_validate_json(consortium.submissions[-1]).update.digest == made
     assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
 
@@ -199,13 +200,13 @@ def test_a_lost_answer_is_followed_by_the_same_bytes(
     consortium.lose_receipts = 1
     before = consortium.rounds[JOB, 1]
     with pytest.raises(Problem):
-        make_hospital().train(task)
+        consortium.ask(make_hospital(), task)
     after = consortium.rounds[JOB, 1]
     answers = iter([before, after])
     never_train(monkeypatch)
     hospital = make_hospital()
     monkeypatch.setattr(Consortium, "round", lambda *_: next(answers))
-    hospital.train(task)
+    consortium.ask(hospital, task)
     assert len(consortium.submissions) == 2
     assert consortium.submissions[0] == consortium.submissions[1]
     assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
@@ -215,11 +216,11 @@ def test_another_update_in_our_name_is_told(
     consortium: Any, make_hospital: HospitalMaker, task: TrainTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hospital = make_hospital()
-    hospital.train(task)
+    consortium.ask(hospital, task)
     record = hospital.folder.trained(JOB, 1)
     assert record is not None
     hospital.folder.keep_trained(JOB, 1, record.model_copy(update={"digest": "0" * 64}))
-    hospital.train(task)
+    consortium.ask(hospital, task)
     assert stages(consortium, hospital)[-1] is Stage.REFUSED
     assert "another update" in consortium.progress[-1].detail
 
@@ -235,7 +236,7 @@ def test_an_update_of_a_merkle_round_is_collected(
 ) -> None:
     said: list[dict[str, object]] = []
     monkeypatch.setattr(service._log, "info", lambda event, **fields: said.append({"event": event, **fields}))
-    hospital.train(merkle_task)
+    consortium.ask(hospital, merkle_task)
     assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
     assert "collected" in consortium.progress[-1].detail
     assert consortium.rounds[JOB, 1].collected == (ACCOUNT.address,)
@@ -249,18 +250,18 @@ def test_an_update_of_a_merkle_round_is_collected(
 def test_a_collected_update_may_be_sent_again(
     consortium: Any, make_hospital: HospitalMaker, merkle_task: TrainTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_hospital().train(merkle_task)
+    consortium.ask(make_hospital(), merkle_task)
     never_train(monkeypatch)
     hospital = make_hospital()
-    hospital.train(merkle_task)
+    consortium.ask(hospital, merkle_task)
     assert consortium.submissions[0] == consortium.submissions[1]
     assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
     elsewhere = make_hospital("a lost disk")
-    elsewhere.train(merkle_task)
+    consortium.ask(elsewhere, merkle_task)
     assert len(consortium.submissions) == 2
     assert stages(consortium, elsewhere)[-1] is Stage.SUBMITTED
     consortium.commit(JOB, 1)
-    hospital.train(merkle_task)
+    consortium.ask(hospital, merkle_task)
     assert len(consortium.submissions) == 2
     assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
 
@@ -271,13 +272,13 @@ def test_an_acknowledgement_that_was_lost_while_the_round_was_committed(
     consortium.lose_receipts = 1
     before = consortium.rounds[JOB, 1]
     with pytest.raises(Problem):
-        make_hospital().train(merkle_task)
+        consortium.ask(make_hospital(), merkle_task)
     consortium.commit(JOB, 1)
     answers = iter([before, consortium.rounds[JOB, 1]])
     never_train(monkeypatch)
     hospital = make_hospital()
     monkeypatch.setattr(Consortium, "round", lambda *_: next(answers))
-    hospital.train(merkle_task)
+    consortium.ask(hospital, merkle_task)
     assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
 
 
@@ -285,7 +286,7 @@ def test_an_update_that_came_after_the_commitment_is_refused(
     consortium: Any, hospital: Hospital, merkle_task: TrainTask
 ) -> None:
     consortium.rounds[JOB, 1] = consortium.rounds[JOB, 1].model_copy(update={"root": "0" * 64})
-    hospital.train(merkle_task)
+    consortium.ask(hospital, merkle_task)
     assert stages(consortium, hospital)[-1] is Stage.REFUSED
     assert "already_committed" in consortium.progress[-1].detail
 
@@ -293,11 +294,11 @@ def test_an_update_that_came_after_the_commitment_is_refused(
 def test_another_update_that_was_collected_in_our_name_is_told(
     consortium: Any, hospital: Hospital, merkle_task: TrainTask
 ) -> None:
-    hospital.train(merkle_task)
+    consortium.ask(hospital, merkle_task)
     metrics = hospital.folder.metrics(JOB, 1)
     assert metrics is not None
     hospital.folder.keep_metrics(JOB, 1, metrics.model_copy(update={"seconds_upload": 99.0}))
-    hospital.train(merkle_task)
+    consortium.ask(hospital, merkle_task)
     assert stages(consortium, hospital)[-1] is Stage.REFUSED
     assert "already_submitted" in consortium.progress[-1].detail
 
@@ -311,7 +312,7 @@ def test_an_acknowledgement_of_something_else_is_no_success(
         return plain(services, submission).model_copy(update={"leaf": "0" * 64})
 
     monkeypatch.setattr(Consortium, "submit", mistaken)
-    hospital.train(merkle_task)
+    consortium.ask(hospital, merkle_task)
     assert stages(consortium, hospital)[-1] is Stage.REFUSED
     assert "not this update's" in consortium.progress[-1].detail
 
@@ -334,7 +335,7 @@ def test_a_round_unlike_the_ledgers_is_refused_before_any_work(
     words: str,
 ) -> None:
     never_train(monkeypatch)
-    hospital.train(spoil(consortium, task))
+    consortium.ask(hospital, spoil(consortium, task))
     assert stages(consortium, hospital) == [Stage.REFUSED]
     assert words in consortium.progress[-1].detail
     assert "get" not in consortium.calls
@@ -342,7 +343,7 @@ def test_a_round_unlike_the_ledgers_is_refused_before_any_work(
 
 def test_a_closed_round_is_refused(consortium: Any, hospital: Hospital, task: TrainTask) -> None:
     consortium.rounds[JOB, 1] = consortium.rounds[JOB, 1].model_copy(update={"status": RoundStatus.CLOSED})
-    hospital.train(task)
+    consortium.ask(hospital, task)
     assert stages(consortium, hospital) == [Stage.REFUSED]
     assert "closed" in consortium.progress[-1].detail
 
@@ -359,7 +360,7 @@ def test_what_the_contract_refuses_ends_the_task(
     consortium: Any, hospital: Hospital, task: TrainTask, refusal: Problem
 ) -> None:
     consortium.failures["submit"] = [refusal]
-    hospital.train(task)
+    consortium.ask(hospital, task)
     assert stages(consortium, hospital)[-1] is Stage.REFUSED
     assert refusal.problem_code in consortium.progress[-1].detail
     assert consortium.submissions == []
@@ -371,15 +372,15 @@ def test_a_base_of_other_bytes_is_told_to_the_store_and_tried_again(
     content = consortium.artifacts[task.base]
     consortium.artifacts[task.base] += b"!"
     with pytest.raises(Unavailable, match="do not hash"):
-        hospital.train(task)
+        consortium.ask(hospital, task)
     assert consortium.put_aside == {task.base}
     assert not hospital.folder.base(task.base).exists()
     with pytest.raises(Problem) as waiting:
-        hospital.train(task)
+        consortium.ask(hospital, task)
     assert waiting.value.problem_code == "artifact_quarantined"
     assert not hospital.has_ended(task)
     consortium.keep(content)
-    hospital.train(task)
+    consortium.ask(hospital, task)
     assert len(consortium.submissions) == 1
     assert hospital.has_ended(task)
 
@@ -388,7 +389,7 @@ def test_an_update_that_the_store_lost_is_brought_again_as_long_as_it_is_kept(
     consortium: Any, hospital: Hospital, task: TrainTask
 ) -> None:
     assert not hospital.look_after(task)
-    hospital.train(task)
+    consortium.ask(hospital, task)
     (digest,) = [each for each in consortium.artifacts if each != task.base]
     content = consortium.artifacts[digest]
     assert not hospital.look_after(task)
@@ -403,14 +404,14 @@ def test_an_update_that_the_store_lost_is_brought_again_as_long_as_it_is_kept(
 
 
 def test_weights_of_another_architecture_are_refused(consortium: Any, hospital: Hospital, task: TrainTask) -> None:
-    hospital.train(task.model_copy(update={"architecture": Architecture.RESNET18}))
+    consortium.ask(hospital, task.model_copy(update={"architecture": Architecture.RESNET18}))
     assert stages(consortium, hospital)[-1] is Stage.REFUSED
     assert consortium.submissions == []
 
 
 def test_progress_that_cannot_be_told_stops_nothing(consortium: Any, hospital: Hospital, task: TrainTask) -> None:
     consortium.failures["progress"] = [Problem("no", status=422)] * 50
-    hospital.train(task)
+    consortium.ask(hospital, task)
     assert len(consortium.submissions) == 1
 
 
@@ -427,17 +428,17 @@ def test_a_node_that_is_told_to_stop_stops_and_can_go_on(
 
     monkeypatch.setattr(training, "as_training_input", stop_at_the_second)
     with pytest.raises(Stopped):
-        hospital.train(task.model_copy(update={"local": LOCAL.model_copy(update={"epochs": 50})}))
+        consortium.ask(hospital, task.model_copy(update={"local": LOCAL.model_copy(update={"epochs": 50})}))
     assert next(batches) == 2
     hospital.stop.clear()
-    hospital.train(task)
+    consortium.ask(hospital, task)
     assert len(consortium.submissions) == 1
 
 
 def test_a_deadline_that_passes_during_training_ends_it(consortium: Any, hospital: Hospital, task: TrainTask) -> None:
     ticks = iter(range(10**6))
     late = replace(hospital, clock=lambda: float(next(ticks)))
-    late.train(task.model_copy(update={"deadline": 30, "local": LOCAL.model_copy(update={"epochs": 100})}))
+    consortium.ask(late, task.model_copy(update={"deadline": 30, "local": LOCAL.model_copy(update={"epochs": 100})}))
     assert stages(consortium, hospital)[-1] is Stage.REFUSED
     assert consortium.submissions == []
 
@@ -449,7 +450,7 @@ def test_a_full_disk_is_told_in_words(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tensorfile, "write", full)
-    hospital.train(task)
+    consortium.ask(hospital, task)
     assert stages(consortium, hospital)[-1] is Stage.FAILED
     assert consortium.progress[-1].detail == "the node's disk: No space left on device"
 
@@ -461,7 +462,7 @@ def test_a_surprise_is_reported_by_kind_only(
         raise RuntimeError("/data/patient_17.jpg")
 
     monkeypatch.setattr(training, "train", surprise)
-    hospital.train(task)
+    consortium.ask(hospital, task)
     assert stages(consortium, hospital)[-1] is Stage.FAILED
     assert "patient" not in consortium.progress[-1].detail
     assert "RuntimeError" in consortium.progress[-1].detail
@@ -473,8 +474,8 @@ def test_a_service_that_does_not_answer_is_worth_another_try(
     monkeypatch.setattr("concilia_client_node.consortium.RETRY_SECONDS", 0.0)
     consortium.failures["get"] = [Unavailable("later")]
     with pytest.raises(Problem):
-        hospital.train(task)
-    hospital.train(task)
+        consortium.ask(hospital, task)
+    consortium.ask(hospital, task)
     assert len(consortium.submissions) == 1
 
 
@@ -490,8 +491,8 @@ def test_an_evaluation_hands_in_counts_of_the_held_out_lesions(
         image_size=32,
         evaluation=Evaluation(batch_size=16),
     )
-    hospital.evaluate(evaluate)
-    hospital.evaluate(evaluate)
+    consortium.ask(hospital, evaluate)
+    consortium.ask(hospital, evaluate)
     first, second = consortium.evaluations
     assert first.model_copy(update={"seconds": 0}) == second.model_copy(update={"seconds": 0})
     registration = hospital.trainer.data.registration()
@@ -651,13 +652,13 @@ def test_a_report_that_comes_after_the_end_is_dropped_and_holds_nothing_up() -> 
 def test_tasks_seconds_and_images_are_counted(consortium: Any, hospital: Hospital, task: TrainTask) -> None:
     registry = CollectorRegistry()
     node = replace(hospital, metrics=NodeMetrics(registry))
-    node.train(task)
-    node.train(task)  # it is on the ledger already: submitted, and not trained again
-    node.train(task.model_copy(update={"deadline": 1}))
+    consortium.ask(node, task)
+    consortium.ask(node, task)  # it is on the ledger already: submitted, and not trained again
+    consortium.ask(node, task.model_copy(update={"deadline": 1}))
     node.stop.set()
     consortium.open_round("cd" * 32, 1, task.base)
     with pytest.raises(Stopped):
-        node.train(task.model_copy(update={"job": "cd" * 32}))
+        consortium.ask(node, task.model_copy(update={"job": "cd" * 32}))
     found = {
         (sample.name, *sample.labels.values()): sample.value
         for family in registry.collect()

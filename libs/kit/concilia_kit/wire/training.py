@@ -11,9 +11,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from concilia_kit import digests
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.lesions import CLASSES
-from concilia_kit.signing import Address
+from concilia_kit.signing import Address, Signature, TaskOrder
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.encoding import PLAIN, PLAIN_ONLY, Ability, Encoded, Encoding
 
@@ -28,9 +29,18 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+OWN_QUEUE = "tasks"
+"""A node's task queue as the node itself names it: under a prefix of its own."""
+
+
+def keys_of(address: str) -> str:
+    """The prefix of all that a node may touch at the broker; no other node's begins with it."""
+    return f"node.{address.lower()}:"
+
+
 def queue_of(address: str) -> str:
-    """The name of a node's own task queue."""
-    return f"node.{address.lower()}"
+    """A node's task queue as all others name it."""
+    return keys_of(address) + OWN_QUEUE
 
 
 class Architecture(StrEnum):
@@ -100,11 +110,21 @@ class EvaluateTask(Wire):
     evaluation: Evaluation
 
 
+Task = TrainTask | EvaluateTask
+
+
+def order_of(task: Task) -> TaskOrder:
+    """What a coordinator signs who asks for a task."""
+    name = TRAIN_TASK if isinstance(task, TrainTask) else EVALUATE_TASK
+    return TaskOrder(name=name, digest=digests.of_json(task.model_dump(mode="json")))
+
+
 class Assignment(Wire):
-    """A task that a hospital is asked for now, in the words that its queue has."""
+    """A task that a hospital is asked for now, in the words that its queue has, signed by who asks (`order_of`)."""
 
     name: str = Field(description=f"'{TRAIN_TASK}' or '{EVALUATE_TASK}'", max_length=64)
-    task: TrainTask | EvaluateTask
+    task: Task
+    signature: Signature
 
 
 class UpdateMetrics(Wire):
