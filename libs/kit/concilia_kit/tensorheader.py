@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ MAX_HEADER = 4 * 2**20
 
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 """Bytes of an element of each dtype accepted."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class MalformedFile(ValueError):
@@ -53,13 +55,17 @@ def parse(prefix: bytes, file_size: int) -> RawHeader:
         raise MalformedFile("the header is incomplete")
     try:
         document = json.loads(prefix[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except MalformedFile:
+        raise
+    except (ValueError, RecursionError) as error:  # not its JSONDecodeError alone: a number may have too many digits
         raise MalformedFile("the header is not JSON") from error
     if not isinstance(document, dict) or not prefix[8:9] == b"{":
         raise MalformedFile("the header is not a JSON object")
     metadata = document.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(_is_text(each) for item in metadata.items() for each in item):
         raise MalformedFile("__metadata__ must map names to text")
+    if not all(map(_is_text, document)):
+        raise MalformedFile("a tensor's name is no text")
     tensors = {name: _entry(name, entry) for name, entry in document.items()}
     ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end, item[0])))
     position = 0
@@ -89,6 +95,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise MalformedFile("the header names a key twice")
     return result
+
+
+def _is_text(value: Any) -> bool:
+    # JSON can escape one half of a surrogate pair, which Python takes and no UTF-8 can hold
+    return isinstance(value, str) and _SURROGATE.search(value) is None
 
 
 def _entry(name: str, entry: Any) -> Entry:
