@@ -19,6 +19,7 @@ import httpx
 from concilia.stack.layout import SERVICES
 from concilia_auth import tokens
 from concilia_kit.roles import Role
+from concilia_kit.tokens import ISSUER
 from concilia_kit.wire.auth import Audience
 
 from benchmarks.scale_services import Services
@@ -93,7 +94,8 @@ def request(services: Services, route: Route, state: State) -> bytes:
         path += f"?role={Role.HOSPITAL}"
     headers, body = _body(route, state)
     if route.path.startswith("/v1/") and route.path not in {"/v1/sessions", "/v1/session", "/v1/challenges"}:
-        headers["Authorization"] = f"Bearer {_token(services, Audience(route.service), state.caller)}"
+        caller = ISSUER if route.path == "/v1/signatures" else state.caller
+        headers["Authorization"] = f"Bearer {token(services, Audience(route.service), caller)}"
     if body or route.method not in {"GET", "HEAD", "OPTIONS"}:
         headers["Content-Length"] = str(len(body))
     lines = [f"{route.method} {path} HTTP/1.1", "Host: load", *(f"{name}: {value}" for name, value in headers.items())]
@@ -130,19 +132,20 @@ def _document(route: Route, state: State) -> Any:
         ("aggregator", "/v1/jobs/{job}/rounds/{round_number}/progress"): {"stage": "training", "fraction": 0.5},
         ("aggregator", "/v1/jobs/{job}/rounds/{round_number}/evaluations/{address}"): state.evaluation,
         ("chain", "/v1/updates"): state.update,
+        ("chain", "/v1/signatures"): {"address": state.caller, "digest": state.digest, "signature": "0x" + "11" * 65},
         ("chain", "/v1/rpc"): {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": []},
         ("model", "/v1/models"): {"job": state.job, "digest": state.digest, "architecture": "mobilenet_v2"},
     }
     return known.get((route.service, route.path), {})
 
 
-def _token(services: Services, audience: Audience, caller: str) -> str:
+def token(services: Services, audience: Audience, caller: str) -> str:
     now = datetime.now(UTC).replace(microsecond=0)
     return tokens.mint(
         services.signing,
         token_id=secrets.token_urlsafe(16),
         address=caller,
-        roles=list(Role),
+        roles=() if caller == ISSUER else list(Role),
         audience=audience,
         issued_at=now,
         expires_at=now + timedelta(seconds=_TOKEN_SECONDS),

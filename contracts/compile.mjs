@@ -6,7 +6,13 @@ import { fileURLToPath } from "node:url";
 import solc from "solc";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
-const TARGETS = { ConciliaLedger: "src/ConciliaLedger.sol", TestWallet: "src/test/TestWallet.sol" };
+const TARGETS = {
+  ConciliaLedger: "src/ConciliaLedger.sol",
+  UniversalSignatureValidator: "src/UniversalSignatureValidator.sol",
+  TestTypedWallet: "src/test/TestTypedWallet.sol",
+  TestWallet: "src/test/TestWallet.sol",
+  TestWalletFactory: "src/test/TestWalletFactory.sol",
+};
 const SETTINGS = {
   evmVersion: "shanghai", // Ganache 7.9.2 stops there
   metadata: { bytecodeHash: "none" }, // else a comment, or where a file lies, would change the bytecode

@@ -10,7 +10,7 @@ import pytest
 
 from contracts.tests.ledger_harness import ROOT, artifact, errors_by_selector, signature_of
 
-BUILDS = ("ConciliaLedger", "TestWallet")
+BUILDS = ("ConciliaLedger", "UniversalSignatureValidator", "TestTypedWallet", "TestWallet", "TestWalletFactory")
 EIP_170_LIMIT = 24_576
 STUB = "// SPDX-License-Identifier: Apache-2.0\npragma solidity 0.8.37;\n\ncontract ConciliaLedger {}\n"
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -293,7 +294,10 @@ def test_auth_key_added_while_running_signs_and_is_found(
     before = WalletAuth(auth, HOSPITAL, Audience.MODEL).token()
     verifier.verify(before)
     keys.create(key_directory, "9999-rotated")
-    after = WalletAuth(auth, HOSPITAL, Audience.MODEL).token()
+    wallet = WalletAuth(auth, HOSPITAL, Audience.MODEL)
+    while jwt.get_unverified_header(after := wallet.token(fresh=True))["kid"] != "9999-rotated":
+        verifier.verify(after)
+        time.sleep(0.2)
     (key_directory / "9999-rotated.pem").rename(key_directory.parent / "9999-rotated.pem")
     assert jwt.get_unverified_header(after)["kid"] == "9999-rotated"
     with pytest.raises(Unauthorized):  # published no more
@@ -303,6 +307,66 @@ def test_auth_key_added_while_running_signs_and_is_found(
         assert verifier.verify(token).address == HOSPITAL.address
 
 
+@contextlib.contextmanager
+def limited(
+    redis_server_url: str, chain_url: str, key_directory: Path, port: int, **environment: str
+) -> Iterator[httpx.Client]:
+    """A client of an auth service with settings of its own, as a process."""
+    given = {
+        **os.environ,
+        "CONCILIA_AUTH_PORT": str(port),
+        "CONCILIA_AUTH_REDIS_URL": redis_server_url,
+        "CONCILIA_AUTH_CHAIN_URL": chain_url,
+        "CONCILIA_AUTH_DOMAIN": "127.0.0.1:8000",
+        "CONCILIA_AUTH_URI": "http://127.0.0.1:8000",
+        "CONCILIA_AUTH_KEY_DIRECTORY": str(key_directory),
+        **environment,
+    }
+    with (
+        subprocess.Popen([sys.executable, "-m", "concilia_auth"], env=given) as process,
+        http.client(f"http://127.0.0.1:{port}") as client,
+    ):
+        try:
+            call(client, "GET", "/readyz", retry_seconds=60)
+            yield client
+        finally:
+            process.terminate()
+
+
+def challenged(client: httpx.Client, source: str, times: int) -> list[int]:
+    """Statuses of challenges for as many addresses, from a peer that says whom it asks for."""
+    named = {"X-Forwarded-For": source}
+    return [
+        client.post("/v1/challenges", json={"address": Account.create().address}, headers=named).status_code
+        for _ in range(times)
+    ]
+
+
+def test_auth_counts_by_the_source_that_a_trusted_proxy_names(
+    redis_server_url: str, chain_url: str, key_directory: Path, free_port: Callable[[], int]
+) -> None:
+    settings = {"CONCILIA_AUTH_SOURCE_RATE": "3"}
+    with contextlib.ExitStack() as stack:
+        first, second = (
+            stack.enter_context(limited(redis_server_url, chain_url, key_directory, free_port(), **settings))
+            for _ in range(2)
+        )
+        assert challenged(first, "192.0.2.7", 2) == [200, 200]
+        assert challenged(second, "192.0.2.7", 2) == [200, 429]  # replicas count together
+        # What the caller wrote stands before what the proxy adds, and does not count.
+        assert challenged(first, "198.51.100.1, 192.0.2.7", 1) == [429]
+        assert challenged(first, "192.0.2.8", 1) == [200]
+
+
+def test_auth_does_not_read_what_others_name(
+    redis_server_url: str, chain_url: str, key_directory: Path, free_port: Callable[[], int]
+) -> None:
+    settings = {"CONCILIA_AUTH_SOURCE_RATE": "3", "CONCILIA_AUTH_TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.1"}
+    with limited(redis_server_url, chain_url, key_directory, free_port(), **settings) as client:
+        told = [challenged(client, f"198.51.100.{number}", 1) for number in range(5)]
+        assert told == [[200], [200], [200], [429], [429]]  # all are this machine
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -310,6 +374,11 @@ def test_auth_key_added_while_running_signs_and_is_found(
         ({"CONCILIA_AUTH_REDIS_URL": "localhost"}, "CONCILIA_AUTH_REDIS_URL"),
         ({"CONCILIA_AUTH_STATEMENT": "two\nlines"}, "EIP-4361"),
         ({"CONCILIA_AUTH_URI": "http://127.0.0.1:99999"}, "'http://127.0.0.1:99999' cannot be one"),
+        (
+            {"CONCILIA_AUTH_TRUSTED_PROXIES": "frontend"},
+            "CONCILIA_AUTH_TRUSTED_PROXIES: Value error, 'frontend' does not",
+        ),
+        ({"CONCILIA_AUTH_SOURCE_RATE": "-1"}, "CONCILIA_AUTH_SOURCE_RATE"),
         ({"CONCILIA_AUTH_KEY_DIRECTORY": "/dev/null/keys"}, "/dev/null/keys cannot hold signing keys"),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
@@ -49,13 +50,30 @@ class ServiceSettings(BaseSettings):
         ge=1,
         description="most uploads, downloads and pictures at one time, by process; as above",
     )
+    trusted_proxies: str = Field(
+        default="127.0.0.1",
+        description="addresses and networks, separated by commas, whose X-Forwarded-For says who asks; of others it is "
+        "not read",
+    )
     log_format: Literal["json", "text"] = Field(default="json", description="'json' for machines, 'text' for people")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="least severity logged")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_networks(cls, value: str) -> str:
+        for each in networks(value):
+            ip_network(each)  # a mask that leaves bits of the address over is a mistake
+        return value
 
     @field_validator("*", mode="before")
     @classmethod
     def _fill_in_secrets(cls, value: Any) -> Any:
         return _SECRET.sub(_read_secret, value) if isinstance(value, str) else value
+
+
+def networks(listed: str) -> list[str]:
+    """Addresses and networks as they are listed, separated by commas."""
+    return [each.strip() for each in listed.split(",") if each.strip()]
 
 
 Settings = TypeVar("Settings", bound=BaseSettings)

@@ -1,4 +1,4 @@
-"""EIP-712 messages that hospitals and administrators sign and the contract verifies.
+"""EIP-712 messages: hospitals' and administrators', which the contract verifies; the coordinator's, which hospitals do.
 
 The type strings must equal the contract's; an end-to-end test signs here and submits there.
 Source: EIP-712 (typed structured data), EIP-55 (address checksum).
@@ -14,10 +14,11 @@ from eth_account.messages import SignableMessage, encode_typed_data
 from eth_account.signers.local import LocalAccount
 from eth_utils.address import is_address, to_checksum_address
 from eth_utils.crypto import keccak
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.roles import Role
+from concilia_kit.strict import Integer, Truth
 
 NAME = "Concilia"
 VERSION = "1"
@@ -40,6 +41,10 @@ _ANY_UPDATE = {
     **dict.fromkeys(("job", "base", "digest", "metrics"), bytes(32)),
     **dict.fromkeys(("round", "samples"), 0),
 }
+_TASK = [
+    {"name": "name", "type": "string"},
+    {"name": "digest", "type": "bytes32"},
+]
 _ROLE_CHANGE = [
     {"name": "role", "type": "bytes32"},
     {"name": "account", "type": "address"},
@@ -59,11 +64,22 @@ def _checksummed(value: str) -> str:
     return checksummed
 
 
-Address = Annotated[str, AfterValidator(_checksummed)]
+ADDRESS_FORMAT = "ethereum-address"
+"""What a description (OpenAPI) calls the form, whose checksum no pattern can tell."""
+
+Address = Annotated[
+    str,
+    AfterValidator(_checksummed),
+    WithJsonSchema({"type": "string", "format": ADDRESS_FORMAT, "pattern": "^0x[0-9a-fA-F]{40}$"}),
+]
 """An Ethereum address; accepted in lower case or with a right checksum, kept with its EIP-55 checksum."""
 
 Signature = Annotated[str, StringConstraints(pattern=r"^0x([0-9a-fA-F]{2}){1,1024}$", strict=True)]
 """A signature as 0x-prefixed hexadecimal: 65 bytes for an account, up to 1,024 for a contract wallet."""
+
+AnySignature = Annotated[str, StringConstraints(pattern=r"^0x([0-9a-fA-F]{2})*$", max_length=2 + 2 * 8192, strict=True)]
+"""A signature that is verified and kept by nobody, as 0x-prefixed hexadecimal of up to 8,192 bytes: also one that
+carries what makes its wallet (ERC-6492), or the empty one of a wallet that keeps what it signed."""
 
 
 class Domain(BaseModel):
@@ -94,10 +110,10 @@ class Update(BaseModel):
 
     hospital: Address
     job: JobId
-    round: int = Field(ge=1, lt=2**32)
+    round: Integer = Field(ge=1, lt=2**32)
     base: Digest
     digest: Digest
-    samples: int = Field(ge=0, lt=2**64)
+    samples: Integer = Field(ge=0, lt=2**64)
     metrics: Digest
 
     def signable(self, domain: Domain) -> SignableMessage:
@@ -133,9 +149,9 @@ class RoleChange(BaseModel):
 
     role: Role
     account: Address
-    granted: bool
-    nonce: int = Field(ge=0, lt=2**256)
-    deadline: int = Field(ge=0, lt=2**256)
+    granted: Truth
+    nonce: Integer = Field(ge=0, lt=2**256)
+    deadline: Integer = Field(ge=0, lt=2**256)
 
     def signable(self, domain: Domain) -> SignableMessage:
         """The EIP-712 message to sign or to recover from."""
@@ -149,13 +165,33 @@ class RoleChange(BaseModel):
         return encode_typed_data(domain.typed(), {"RoleChange": _ROLE_CHANGE}, message)
 
 
-def signed_hash(message: Update | RoleChange, domain: Domain) -> bytes:
+class TaskOrder(BaseModel):
+    """A coordinator's word that it asks hospitals for a task; what it signs. The contract has no part in it.
+
+    `name` is the task's, `digest` SHA-256 of its canonical JSON. One signature serves all hospitals that are asked.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(max_length=64)
+    digest: Digest
+
+    def signable(self, domain: Domain) -> SignableMessage:
+        """The EIP-712 message to sign or to recover from."""
+        message = {"name": self.name, "digest": bytes.fromhex(self.digest)}
+        return encode_typed_data(domain.typed(), {"Task": _TASK}, message)
+
+
+Message = Update | RoleChange | TaskOrder
+
+
+def signed_hash(message: Message, domain: Domain) -> bytes:
     """The 32 bytes that a signature is over: keccak-256 of 0x1901, domain separator and struct hash (EIP-712)."""
     signable = message.signable(domain)
     return keccak(b"\x19" + signable.version + signable.header + signable.body)
 
 
-def sign(message: Update | RoleChange, domain: Domain, account: LocalAccount) -> str:
+def sign(message: Message, domain: Domain, account: LocalAccount) -> str:
     """Sign a message for one contract on one chain; 65 bytes as 0x-prefixed hexadecimal."""
     return "0x" + account.sign_message(message.signable(domain)).signature.hex().removeprefix("0x")
 
@@ -169,7 +205,7 @@ def is_canonical(signature: str) -> bool:
     return len(raw) == 65 and int.from_bytes(raw[32:64], "big") <= _HALF_ORDER and raw[64] in (27, 28)
 
 
-def signer(message: Update | RoleChange, domain: Domain, signature: str) -> str:
+def signer(message: Message, domain: Domain, signature: str) -> str:
     """The address that signed. Raises `ValueError` where no address can be recovered."""
     try:
         return str(Account.recover_message(message.signable(domain), signature=signature))

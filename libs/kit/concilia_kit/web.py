@@ -30,7 +30,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from concilia_kit import connections, logs, metrics, serving
+from concilia_kit import connections, describing, logs, metrics, serving
 from concilia_kit.admission import RETRY_SECONDS, Admission, Places
 from concilia_kit.bodies import BodyLimit
 from concilia_kit.health import Check, readiness
@@ -38,7 +38,7 @@ from concilia_kit.listening import bind as bind
 from concilia_kit.listening import bind_or_end
 from concilia_kit.problems import MEDIA_TYPE, Forbidden, Problem, Unauthorized, Unavailable
 from concilia_kit.roles import Role
-from concilia_kit.settings import ServiceSettings
+from concilia_kit.settings import ServiceSettings, networks
 from concilia_kit.tokens import Principal, TokenVerifier
 
 bearer = HTTPBearer(auto_error=False, description="access token of the auth service")
@@ -79,8 +79,8 @@ def application(
         lifespan=lifespan,
         docs_url="/docs",
         redoc_url=None,
-        responses={"default": {"description": "problem", "content": {MEDIA_TYPE: {}}}},
     )
+    describing.complete(app)
     app.state.verifier = verifier
     app.state.closing = asyncio.Event()
     service = _service_name(title)
@@ -105,7 +105,7 @@ def application(
         """The process is alive."""
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["health"])
+    @app.get("/readyz", tags=["health"], responses={503: {"description": "what is missing", "model": dict[str, str]}})
     async def readyz(response: fastapi.Response) -> dict[str, str]:
         """Each dependency by name, 'ok' or what is wrong; 503 where one is missing."""
         states, is_ready = await anyio.to_thread.run_sync(readiness, ready, limiter=threads)
@@ -128,7 +128,7 @@ def run(app: FastAPI, settings: ServiceSettings) -> None:
 
     A port that cannot be had ends the process with one line and exit code 2.
     """
-    _Server(app).run(sockets=[_listener(app, settings)])
+    _Server(app, settings).run(sockets=[_listener(app, settings)])
 
 
 @contextlib.contextmanager
@@ -138,7 +138,7 @@ def running_beside(app: FastAPI, settings: ServiceSettings) -> Iterator[None]:
 
     A port that cannot be had ends the process with one line and exit code 2.
     """
-    listener, server = _listener(app, settings), _Server(app)
+    listener, server = _listener(app, settings), _Server(app, settings)
 
     def serve() -> None:
         try:
@@ -168,8 +168,11 @@ def _listener(app: FastAPI, settings: ServiceSettings) -> socket.socket:
 class _Server(uvicorn.Server):
     """Tells the application that it closes before waiting for answers under way; gives memory back after a rush."""
 
-    def __init__(self, app: FastAPI) -> None:
-        super().__init__(serving.config(app, timeout_graceful_shutdown=LAST_ANSWERS_SECONDS))
+    def __init__(self, app: FastAPI, settings: ServiceSettings) -> None:
+        trusted = networks(settings.trusted_proxies)
+        super().__init__(
+            serving.config(app, timeout_graceful_shutdown=LAST_ANSWERS_SECONDS, forwarded_allow_ips=trusted)
+        )
         self._app = app
         self._most = 0
 
@@ -221,6 +224,8 @@ def _problem_response(problem: Problem) -> JSONResponse:
     headers = problem.headers
     if problem.problem_status in _LATER:  # it is not for ever, and nobody should ask again at once
         headers = {"Retry-After": str(RETRY_SECONDS), **headers}
+    if problem.problem_status == 401:  # must say how to come again (RFC 9110, section 15.5.2)
+        headers = {"WWW-Authenticate": "Bearer", **headers}
     return JSONResponse(problem.document(), problem.problem_status, headers, MEDIA_TYPE)
 
 
@@ -242,15 +247,18 @@ async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method_not_allowed"}
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = describing.allowed(request)
     return _problem_response(
         Problem(
             str(error.detail),
             status=error.status_code,
             code=codes.get(error.status_code, f"http_{error.status_code}"),
-            headers=dict(error.headers or {}),
+            headers=headers,
         )
     )
 

@@ -12,6 +12,7 @@ from concilia_kit.tokens import Principal
 from concilia_kit.wire.auth import (
     AccessToken,
     Application,
+    BrokerCredential,
     BrowserSession,
     Challenge,
     ChallengeRequest,
@@ -25,6 +26,8 @@ from fastapi import APIRouter, Cookie, Depends, Header, Request, Response
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
 from concilia_auth import browser
+from concilia_auth.broker import BrokerUsers
+from concilia_auth.limits import source_of
 from concilia_auth.service import Applications, AuthService
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="session", description="session token of POST /v1/sessions")
@@ -38,7 +41,7 @@ _cookie = APIKeyCookie(
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
-def _service(request: Request) -> AuthService:
+async def _service(request: Request) -> AuthService:
     service: AuthService = request.app.state.service
     return service
 
@@ -46,6 +49,16 @@ def _service(request: Request) -> AuthService:
 def _applications(request: Request) -> Applications:
     applications: Applications = request.app.state.applications
     return applications
+
+
+def _broker_users(request: Request) -> BrokerUsers:
+    users: BrokerUsers = request.app.state.broker_users
+    return users
+
+
+def _source(request: Request) -> str:
+    """Where a request comes from; who a trusted proxy names was put in the peer's place before."""
+    return source_of(request.client.host if request.client else None)
 
 
 def _sent(
@@ -58,6 +71,7 @@ def _sent(
 
 Service = Annotated[AuthService, Depends(_service)]
 Sent = Annotated[browser.Sent, Depends(_sent)]
+Source = Annotated[str, Depends(_source)]
 
 
 def _session_token(credentials: Bearer) -> str:
@@ -110,22 +124,24 @@ AnyToken = Annotated[str, Depends(_any_token)]
 FormerToken = Annotated[str | None, Cookie(alias=browser.COOKIE, include_in_schema=False)]
 Caller = Annotated[Principal, Depends(web.principal)]
 Administrator = Annotated[Principal, Depends(web.require(Role.ADMIN))]
+Hospital = Annotated[Principal, Depends(web.require(Role.HOSPITAL))]
 Filed = Annotated[Applications, Depends(_applications)]
+Users = Annotated[BrokerUsers, Depends(_broker_users)]
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(_no_store)])
 well_known = APIRouter(prefix="/.well-known", tags=["keys"])
 
 
 @router.post("/challenges", tags=["sign-in"])
-def create_challenge(request: ChallengeRequest, service: Service) -> Challenge:
+def create_challenge(request: ChallengeRequest, service: Service, source: Source) -> Challenge:
     """A message to sign, good once."""
-    return service.challenge(request.address)
+    return service.challenge(request.address, source)
 
 
 @router.post("/sessions", status_code=201, tags=["sign-in"])
-def create_session(request: SignIn, service: Service) -> Session:
+def create_session(request: SignIn, service: Service, source: Source) -> Session:
     """Sign in with a signed challenge."""
-    return service.sign_in(request.message, request.signature)
+    return service.sign_in(request.message, request.signature, source)
 
 
 @router.delete("/sessions", status_code=204, tags=["sign-in"])
@@ -142,10 +158,10 @@ def read_session(token: SessionToken, service: Service) -> SessionView:
 
 @router.post("/browser-sessions", status_code=201, tags=["browser"], dependencies=[Depends(_same_site)])
 def create_browser_session(
-    request: SignIn, service: Service, response: Response, former: FormerToken = None
+    request: SignIn, service: Service, source: Source, response: Response, former: FormerToken = None
 ) -> BrowserSession:
     """Sign in with a signed challenge; the session lies in a cookie, and ends the one that lay there."""
-    session = service.browser_sign_in(request.message, request.signature, former)
+    session = service.browser_sign_in(request.message, request.signature, former, source)
     response.set_cookie(
         browser.COOKIE, session.token, service.session_seconds, path="/", secure=True, httponly=True, samesite="strict"
     )
@@ -171,15 +187,15 @@ def delete_browser_session(token: ChangingToken, service: Service, response: Res
 
 
 @router.post("/tokens", tags=["tokens"])
-def create_token(request: TokenRequest, token: AnyToken, service: Service) -> AccessToken:
+def create_token(request: TokenRequest, token: AnyToken, service: Service, source: Source) -> AccessToken:
     """An access token for one service, for a session token or a browser's session."""
-    return service.access_token(token, request.audience)
+    return service.access_token(token, request.audience, source)
 
 
 @router.post("/applications", status_code=201, tags=["applications"])
-def file_application(request: Application, caller: Caller, applications: Filed) -> FiledApplication:
+def file_application(request: Application, caller: Caller, applications: Filed, source: Source) -> FiledApplication:
     """Ask for a role, in place of what the caller asked for before."""
-    return applications.file(caller, request)
+    return applications.file(caller, request, source)
 
 
 @router.get("/applications", tags=["applications"])
@@ -194,6 +210,12 @@ def delete_application(address: Address, caller: Caller, applications: Filed) ->
     applications.remove(caller, address)
 
 
+@router.post("/broker-credentials", status_code=201, tags=["broker"])
+def create_broker_credential(caller: Hospital, users: Users) -> BrokerCredential:
+    """A password more for the caller's own user at the broker, which may work at the caller's own queue alone."""
+    return users.issue(caller.address)
+
+
 @router.post("/csp-reports", status_code=204, tags=["browser"])
 def take_csp_report(body: Annotated[bytes, Depends(_body)], service: Service) -> None:
     """What a browser reports of the content security policy; nothing is answered to it, not even that it is wrong."""
@@ -201,6 +223,7 @@ def take_csp_report(body: Annotated[bytes, Depends(_body)], service: Service) ->
 
 
 @well_known.get("/jwks.json")
-def read_keys(service: Service) -> dict[str, Any]:
+async def read_keys(service: Service) -> dict[str, Any]:
     """The keys that access tokens verify with (RFC 7517)."""
+    # Without a thread: all may wait for the chain service, which may wait for this.
     return service.published_keys()

@@ -7,11 +7,12 @@ The rules of `verify`, in the order in which they apply:
 3. it carries the nonce at hand,
 4. it names this site's URI and chain,
 5. it is neither expired nor before its own "Not Before",
-6. the address in it signed it (EIP-191, `personal_sign`).
+6. the address in it signed it with its own key (EIP-191, `personal_sign`). Whether it is a contract wallet's that
+   accepts the signature is asked elsewhere, where all else is right.
 
-Source: EIP-4361; its grammar as the `siwe` module implements it, in strict mode. Two rules are ours: an address must
-carry its EIP-55 checksum (the module only warns), and the text must be the one spelling that its content has, so that
-what was signed is what was read.
+Source: EIP-4361; its grammar as the `siwe` module implements it, in strict mode. An address must carry its EIP-55
+checksum, as the standard has it (the module only warns). Two rules are ours: the first above, and that the text must be
+the one spelling that its content has, so that what was signed is what was read.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 import siwe
+from eth_account.messages import defunct_hash_message
 from eth_utils.address import is_checksum_address
 
 from concilia_auth import errors
@@ -29,7 +31,8 @@ from concilia_auth import errors
 MAX_MESSAGE = 1024
 """Characters. The grammar's parser takes quadratic time: 4 KiB of one long name were seen to cost four seconds."""
 
-_SKEW = timedelta(seconds=60)  # clocks of a client that dates its own message
+SKEW = timedelta(seconds=60)
+"""By how much the clock may be ahead that dated a message: a client may date its own."""
 _NONCE = re.compile(r"^Nonce: ([a-zA-Z0-9]{8,64})$", re.MULTILINE)
 
 
@@ -84,13 +87,28 @@ def parse(text: str) -> siwe.SiweMessage:
     return message
 
 
-def verify(message: siwe.SiweMessage, signature: str, site: Site, *, chain_id: int, nonce: str, now: datetime) -> None:
-    """Check a parsed message and its signature (0x-prefixed hexadecimal).
+def digest(text: str) -> bytes:
+    """The 32 bytes that `personal_sign` signs for a text, and that a contract wallet is asked about (EIP-191)."""
+    return bytes(defunct_hash_message(text=text))
+
+
+def verify(
+    message: siwe.SiweMessage,
+    signature: str,
+    site: Site,
+    *,
+    chain_id: int,
+    nonce: str,
+    now: datetime,
+    skew: timedelta | None = SKEW,
+) -> None:
+    """Check a parsed message and its signature (0x-prefixed hexadecimal). Without a `skew` a message may be dated in
+    the future: the standard does not forbid it.
 
     Raises `DomainMismatch`, `NonceUnknown`, `UriMismatch`, `ChainMismatch`, `MessageExpired`, `MessageNotYetValid`
     or `SignatureInvalid`, the last only where everything else is right.
     """
-    if datetime.fromisoformat(message.issued_at) > now + _SKEW:
+    if skew is not None and datetime.fromisoformat(message.issued_at) > now + skew:
         raise errors.MessageNotYetValid("the message is dated in the future; is the clock that dated it right?")
     try:
         message.verify(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concilia_kit.problems import Forbidden, NotFound, Unauthorized, Unavailable, Unprocessable
+from concilia_kit.problems import Forbidden, NotFound, Problem, Unauthorized, Unavailable, Unprocessable
 
 
 class KeyFileError(Exception):
@@ -61,6 +61,13 @@ class SessionUnknown(Unauthorized):
     """No session goes by this token: it never did, was ended, or timed out."""
 
     code = "session_unknown"
+
+
+class RateLimited(Problem):
+    """This address or this source asks too often."""
+
+    status = 429
+    code = "rate_limited"
 
 
 class CrossSite(Forbidden):

@@ -4,6 +4,10 @@
 sorts last (`openssl genpkey -algorithm ed25519 -out "$(date -u +%Y%m%dT%H%M%SZ).pem"`, mode 0600, moved in whole), and
 remove the old one (or leave only its public half) once its last tokens have expired. Nothing needs a restart.
 
+A new key signs some seconds after it was published, unless there is no other. Services fetch the keys for a token whose
+key they do not know, and not more often than every five seconds, whatever they are sent: by the time that a key signs,
+each of them may ask again, and nobody's request fails for it.
+
 Source: RFC 8037 (Ed25519 as JWK), RFC 7517 (JSON Web Key Set).
 """
 
@@ -15,6 +19,8 @@ import re
 import secrets
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,7 +42,10 @@ from concilia_auth.errors import KeyFileError
 _NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63})\.pem$")
 _MAX_FILE = 4096  # bytes; a key takes 119
 
-_Fingerprint = tuple[tuple[str, int, int], ...]
+SETTLE_SECONDS = 10.0
+"""Twice the time in which a service asks for keys once (`TokenVerifier.refetch_seconds`)."""
+
+_Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +58,22 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """What a directory held: the key that signs, and the JSON Web Key Set of all."""
+    """What a directory held: the key that signs, and the JSON Web Key Set of all; and until when (Unix seconds) it is
+    that key."""
 
     signing: SigningKey
     published: dict[str, Any]
+    until: float = float("inf")
 
 
 class KeyRing:
-    """The keys of a directory, read again whenever the directory changed."""
+    """The keys of a directory, read again whenever the directory changed. A key signs once it lies there for
+    `settle_seconds`, unless there is no other."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settle_seconds: float = 0.0, clock: Callable[[], float] = time.time) -> None:
         self._directory = directory
+        self._settle_seconds = settle_seconds
+        self._clock = clock
         self._lock = threading.Lock()
         self._seen: _Fingerprint = ()
         self._keys: KeySet | None = None
@@ -69,8 +83,9 @@ class KeyRing:
         with self._lock:
             try:
                 seen = _fingerprint(self._directory)
-                if self._keys is None or seen != self._seen:
-                    self._keys, self._seen = read(self._directory), seen
+                now = self._clock()
+                if self._keys is None or seen != self._seen or now >= self._keys.until:
+                    self._keys, self._seen = read(self._directory, now, self._settle_seconds), seen
             except KeyFileError:
                 # A key being copied in, or one that is broken, must not stop the service that runs with the others.
                 if self._keys is None:
@@ -111,30 +126,36 @@ def create(directory: Path, key_id: str) -> None:
         raise
 
 
-def read(directory: Path) -> KeySet:
-    """The keys of a directory. Raises `KeyFileError` for an unreadable key, and where none can sign."""
-    signing: SigningKey | None = None
+def read(directory: Path, now: float = float("inf"), settle_seconds: float = 0.0) -> KeySet:
+    """The keys of a directory as they are to be used at a moment (Unix seconds), by default some time from now.
+
+    Raises `KeyFileError` for an unreadable key, and where none can sign.
+    """
+    private: list[tuple[float, SigningKey]] = []
     published = []
-    for name, _, _ in _fingerprint(directory):
+    for name, _, _, came in _fingerprint(directory):
         key_id = name.removesuffix(".pem")
         key = _load(directory / name)
         if isinstance(key, Ed25519PrivateKey):
-            signing = SigningKey(key_id, key)  # names ascend: the last one stays
+            private.append((came / 1e9 + settle_seconds, SigningKey(key_id, key)))
         public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
         entry: dict[str, Any] = OKPAlgorithm.to_jwk(public, as_dict=True)
         published.append({**entry, "kid": key_id, "use": "sig", "alg": "EdDSA"})
-    if signing is None:
+    if not private:
         raise KeyFileError(f"{directory} has no private key '<key id>.pem'")
-    return KeySet(signing, {"keys": published})
+    settled = [key for at, key in private if at <= now]
+    signing = settled[-1] if settled else min(private, key=lambda each: each[0])[1]  # names ascend
+    return KeySet(signing, {"keys": published}, min((at for at, _ in private if at > now), default=float("inf")))
 
 
 def _fingerprint(directory: Path) -> _Fingerprint:
-    """Name, modification time and inode of every key file, by name."""
+    """Name, inode, and times of its last change and of when it came here (ns) of every key file, by name."""
     try:
         files = [(path.name, path.stat()) for path in directory.iterdir() if _NAME.match(path.name)]
     except OSError as error:
         raise KeyFileError(f"{directory} cannot be read: {error.strerror}") from error
-    return tuple(sorted((name, status.st_mtime_ns, status.st_ino) for name, status in files))
+    # The time of a file's last change of state is also that of its being moved in; no tool sets it back.
+    return tuple(sorted((name, status.st_ino, status.st_mtime_ns, status.st_ctime_ns) for name, status in files))
 
 
 def _load(path: Path) -> Ed25519PrivateKey | Ed25519PublicKey:

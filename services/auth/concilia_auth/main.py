@@ -9,12 +9,14 @@ from functools import partial
 
 import redis
 from concilia_kit import http, metrics, web
-from concilia_kit.standing import CurrentRoles
+from concilia_kit.standing import CurrentRoles, CurrentRoll
 from concilia_kit.tokens import TokenVerifier
 from concilia_kit.wire.auth import Audience
 from fastapi import FastAPI
 
-from concilia_auth import api, browser, chain, eip4361, keys
+from concilia_auth import api, browser, chain, eip4361, keys, tokens
+from concilia_auth.broker import BrokerUsers, Sweeper
+from concilia_auth.limits import RateLimits
 from concilia_auth.metrics import AuthMetrics
 from concilia_auth.service import Applications, AuthService
 from concilia_auth.settings import AuthSettings
@@ -32,24 +34,26 @@ def build(settings: AuthSettings) -> FastAPI:
     """
     _check_site(settings)
     keys.ensure(settings.key_directory, _now())
-    key_ring = keys.KeyRing(settings.key_directory)
+    key_ring = keys.KeyRing(settings.key_directory, keys.SETTLE_SECONDS)
     key_ring.current()
-    client = redis.Redis.from_url(
-        settings.redis_url,
-        decode_responses=True,
-        socket_timeout=_REDIS_SECONDS,
-        socket_connect_timeout=_REDIS_SECONDS,
-    )
+    client, broker = _redis(settings.redis_url), _redis(settings.broker_url or settings.redis_url)
     store = Store(client)
     chain_http = http.client(settings.chain_url)
     standing = CurrentRoles(chain_http)
+    broker_users = BrokerUsers(broker, CurrentRoll(chain_http), _now)
     registry = metrics.registry()
+    measured = AuthMetrics(registry)
+    limits = RateLimits(client, settings.address_rate, settings.source_rate, measured)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        sweeper = Sweeper(broker_users)
+        sweeper.start()
         yield
+        sweeper.close()
         chain_http.close()
         client.close()
+        broker.close()
 
     app = web.application(
         "Concilia auth",
@@ -71,12 +75,21 @@ def build(settings: AuthSettings) -> FastAPI:
         chain.ChainRoles(chain_http),
         chain.ChainId(chain_http, settings.chain_id),
         _now,
-        AuthMetrics(registry),
+        wallets=chain.ChainWallets(chain_http, lambda: tokens.own(key_ring.current().signing, Audience.CHAIN, _now())),
+        limits=limits,
+        metrics=measured,
     )
-    app.state.applications = Applications(store, standing, _now)
+    app.state.broker_users = broker_users
+    app.state.applications = Applications(store, standing, _now, limits=limits)
     app.include_router(api.router)
     app.include_router(api.well_known)
     return app
+
+
+def _redis(url: str) -> redis.Redis:
+    return redis.Redis.from_url(
+        url, decode_responses=True, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
+    )
 
 
 def _check_site(settings: AuthSettings) -> None:

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 
 class AuthMetrics:
-    """Sign-ins, tokens and reports; without a registry they are counted and shown nowhere."""
+    """Sign-ins, tokens, refusals and reports; without a registry they are counted and shown nowhere."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.sign_ins = Counter(
@@ -14,6 +14,12 @@ class AuthMetrics:
         )
         self.tokens = Counter(
             "concilia_tokens", "Access tokens issued, by the service they are for.", ("audience",), registry=registry
+        )
+        self.rate_limited = Counter(
+            "concilia_rate_limited",
+            "Requests refused as too many of one kind, by whose limit it was: an address's or a source's.",
+            ("kind", "by"),
+            registry=registry,
         )
         self.csp_reports = Counter(
             "concilia_csp_reports",

@@ -25,15 +25,17 @@ from concilia_kit.wire.auth import (
 )
 
 from concilia_auth import browser, csp, eip4361, tokens
-from concilia_auth.chain import Roles
+from concilia_auth.chain import Roles, Wallets
 from concilia_auth.errors import (
     ApplicationNotYours,
     ApplicationsFull,
     ApplicationUnknown,
     NonceUnknown,
     SessionUnknown,
+    SignatureInvalid,
 )
 from concilia_auth.keys import KeyRing
+from concilia_auth.limits import UNKNOWN, Kind, Limits
 from concilia_auth.metrics import AuthMetrics
 from concilia_auth.settings import AuthSettings
 from concilia_auth.store import SessionRecord, Store
@@ -45,7 +47,10 @@ _log = logs.get(__name__)
 
 
 class AuthService:
-    """Constructed once, used by many threads. `chain_id` and `clock` (aware, UTC) are asked at every use."""
+    """Constructed once, used by many threads. `chain_id` and `clock` (aware, UTC) are asked at every use.
+
+    `source` is where a request comes from, as `limits.source_of` tells.
+    """
 
     def __init__(
         self,
@@ -55,6 +60,9 @@ class AuthService:
         roles: Roles,
         chain_id: Callable[[], int],
         clock: Callable[[], datetime],
+        *,
+        wallets: Wallets,
+        limits: Limits,
         metrics: AuthMetrics | None = None,
     ) -> None:
         self._settings = settings
@@ -64,12 +72,16 @@ class AuthService:
         self._roles = roles
         self._chain_id = chain_id
         self._clock = clock
+        self._wallets = wallets
+        self._limits = limits
         self._metrics = metrics or AuthMetrics()
         self.session_seconds = settings.session_seconds
         self.origin = browser.origin_of(settings.uri)
 
-    def challenge(self, address: str) -> Challenge:
-        """A message for `address` (EIP-55) to sign. Raises `StoreUnavailable` and `ChainUnavailable`."""
+    def challenge(self, address: str, source: str = UNKNOWN) -> Challenge:
+        """A message for `address` (EIP-55) to sign. Raises `RateLimited`, `StoreUnavailable`, `ChainUnavailable`."""
+        self._limits.of_source(Kind.CHALLENGE, source)
+        self._limits.of_claimed_address(Kind.CHALLENGE, address, source)
         now = self._clock()
         expires_at = now + timedelta(seconds=self._settings.nonce_seconds)
         nonce = siwe.generate_nonce()
@@ -84,27 +96,28 @@ class AuthService:
         self._store.put_nonce(nonce, address, self._settings.nonce_seconds)
         return Challenge(message=message, nonce=nonce, expires_at=expires_at)
 
-    def sign_in(self, text: str, signature: str) -> Session:
+    def sign_in(self, text: str, signature: str, source: str = UNKNOWN) -> Session:
         """A session for whoever signed a challenge.
 
         An attempt spends the nonce that it names, whatever comes of it, and before the text is parsed: a failed
         attempt leaves nothing to try again with, and parsing (which is costly) takes a nonce of ours. Raises
-        `MessageMalformed`, `NonceUnknown`, what `eip4361.verify` raises, `StoreUnavailable` and `ChainUnavailable`.
+        `RateLimited`, `MessageMalformed`, `NonceUnknown`, what `eip4361.verify` raises, `StoreUnavailable` and
+        `ChainUnavailable`.
         """
         try:
-            session = self._sign_in(text, signature)
+            session = self._sign_in(text, signature, source)
         except Exception as error:
             self._metrics.sign_ins.labels(outcome_of(error)).inc()
             raise
         self._metrics.sign_ins.labels("ok").inc()
         return session
 
-    def browser_sign_in(self, text: str, signature: str, former: str | None) -> Session:
+    def browser_sign_in(self, text: str, signature: str, former: str | None, source: str = UNKNOWN) -> Session:
         """A session as of `sign_in`, in place of the one that this browser had, if it had one.
 
         Raises what `sign_in` raises; the former session then lives on.
         """
-        session = self.sign_in(text, signature)
+        session = self.sign_in(text, signature, source)
         if former is not None:
             self._store.drop_session(former)
         return session
@@ -121,16 +134,20 @@ class AuthService:
         )
 
     def sign_out(self, token: str) -> None:
-        """End a session. Raises `SessionUnknown` and `StoreUnavailable`."""
-        self._live(token)
+        """End a session, and every challenge that its address has open: one that was signed and not yet sent would be
+        a way back in. Raises `SessionUnknown` and `StoreUnavailable`."""
+        record = self._live(token)
         self._store.drop_session(token)
+        self._store.drop_nonces(record.address, self._settings.nonce_seconds)
 
-    def access_token(self, token: str, audience: Audience) -> AccessToken:
+    def access_token(self, token: str, audience: Audience, source: str = UNKNOWN) -> AccessToken:
         """A token for one audience, with the roles of this moment, that does not outlive its session.
 
-        Raises `SessionUnknown`, `StoreUnavailable` and `ChainUnavailable`.
+        Raises `RateLimited`, `SessionUnknown`, `StoreUnavailable` and `ChainUnavailable`.
         """
+        self._limits.of_source(Kind.TOKEN, source)
         record = self._live(token)
+        self._limits.of_address(Kind.TOKEN, record.address)
         roles = self._roles.of(record.address)
         now = self._clock().replace(microsecond=0)
         expires_at = min(now + timedelta(seconds=self._settings.token_seconds), record.expires_at)
@@ -163,16 +180,23 @@ class AuthService:
         named = dict.fromkeys(f"{violation.directive} {violation.blocked}" for violation in violations)
         _log.warning("content security policy violated", violations=list(named)[:_LOGGED], reports=len(violations))
 
-    def _sign_in(self, text: str, signature: str) -> Session:
+    def _sign_in(self, text: str, signature: str, source: str) -> Session:
+        self._limits.of_source(Kind.SIGN_IN, source)
         nonce = eip4361.nonce_of(text)
         given_to = self._store.take_nonce(nonce)
         if given_to is None:
             raise NonceUnknown("this nonce is not known, was used before or is too old; ask for a new challenge")
+        self._limits.of_claimed_address(Kind.SIGN_IN, given_to, source)
         message = eip4361.parse(text)
         if message.address != given_to:
             raise NonceUnknown("this nonce was given to another address; ask for a challenge of your own")
         now = self._clock()
-        eip4361.verify(message, signature, self._site, chain_id=self._chain_id(), nonce=nonce, now=now)
+        try:
+            eip4361.verify(message, signature, self._site, chain_id=self._chain_id(), nonce=nonce, now=now)
+        except SignatureInvalid:
+            # Its own key did not sign; all else is right.
+            if not self._wallets.accept(given_to, eip4361.digest(text), signature):
+                raise
         return self._open(given_to, now)
 
     def _open(self, address: str, now: datetime) -> Session:
@@ -195,13 +219,26 @@ class AuthService:
 class Applications:
     """Who asks for which role. `roles` tells which roles an address holds now, and may tell it a second late."""
 
-    def __init__(self, store: Store, roles: Callable[[str], frozenset[Role]], clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        roles: Callable[[str], frozenset[Role]],
+        clock: Callable[[], datetime],
+        *,
+        limits: Limits,
+    ) -> None:
         self._store = store
         self._roles = roles
         self._clock = clock
+        self._limits = limits
 
-    def file(self, caller: Principal, asked: Application) -> FiledApplication:
-        """Keep an application, in place of the caller's last one. Raises `ApplicationsFull`, `StoreUnavailable`."""
+    def file(self, caller: Principal, asked: Application, source: str = UNKNOWN) -> FiledApplication:
+        """Keep an application, in place of the caller's last one.
+
+        Raises `RateLimited`, `ApplicationsFull`, `StoreUnavailable`.
+        """
+        self._limits.of_source(Kind.APPLICATION, source)
+        self._limits.of_address(Kind.APPLICATION, caller.address)
         filed = FiledApplication(**dict(asked), address=caller.address, filed_at=self._clock())
         if not self._store.put_application(filed):
             raise ApplicationsFull("too many applications wait for an administrator; try again later")

@@ -17,6 +17,11 @@ class AuthSettings(ServiceSettings):
     redis_url: str = Field(
         pattern=r"^(rediss?|unix)://", description="Redis that keeps nonces and sessions, 'redis://host:port/0'"
     )
+    broker_url: str = Field(
+        default="",
+        pattern=r"^((rediss?|unix)://.*)?$",
+        description="Redis of the hospitals' task queues, with a login that may make users there; empty: `redis_url`",
+    )
     chain_url: str = Field(pattern=r"^https?://", description="address of the chain service, 'http://host:port'")
     domain: str = Field(
         min_length=1,
@@ -40,4 +45,13 @@ class AuthSettings(ServiceSettings):
     nonce_seconds: int = Field(default=300, ge=10, le=3600, description="life of a sign-in challenge, seconds")
     session_seconds: int = Field(default=12 * 3600, ge=60, description="longest life of a session, seconds")
     idle_seconds: int = Field(default=3600, ge=60, description="a session unused for so many seconds ends")
+    address_rate: int = Field(
+        default=60,
+        ge=0,
+        description="challenges, sign-ins and applications, of each so many a minute, by address; five times as many "
+        "tokens; 0: no limit",
+    )
+    source_rate: int = Field(
+        default=6000, ge=0, description="the same by source, which may be the door of a whole hospital; 0: no limit"
+    )
     token_seconds: int = Field(default=300, ge=30, le=3600, description="life of an access token, seconds")

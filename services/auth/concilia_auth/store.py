@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from concilia_auth.errors import StoreUnavailable
 
 _NONCE = "concilia:auth:nonce:"
+_SIGNED_OUT = "concilia:auth:signed-out:"
 _SESSION = "concilia:auth:session:"
 _APPLICATIONS = "concilia:auth:applications"
 
@@ -41,24 +42,36 @@ class Store:
         self._redis = client
 
     def put_nonce(self, nonce: str, address: str, seconds: int) -> None:
-        """Remember for `seconds` that `nonce` was given to `address`."""
-        with _translated():
-            self._redis.set(_NONCE + nonce, address, ex=seconds)
+        """Remember for `seconds` that `nonce` was given to `address`, unless its nonces are dropped before."""
+        with translated():
+            # How often it signed out is remembered for longer than any nonce that was given meanwhile.
+            times = self._redis.getex(_SIGNED_OUT + address, ex=2 * seconds)
+            self._redis.set(_NONCE + nonce, f"{int(times or 0)} {address}", ex=seconds)
 
     def take_nonce(self, nonce: str) -> str | None:
         """The address `nonce` was given to, and forget it, in one step: of any number of callers one gets it."""
-        with _translated():
-            address = self._redis.getdel(_NONCE + nonce)
-        return None if address is None else str(address)
+        with translated():
+            stored = self._redis.getdel(_NONCE + nonce)
+            if stored is None:
+                return None
+            times, address = str(stored).split(" ")
+            return address if int(times) == int(self._redis.get(_SIGNED_OUT + address) or 0) else None
+
+    def drop_nonces(self, address: str, seconds: int) -> None:
+        """Have no nonce count that was given to an address before now; nonces live `seconds`."""
+        with translated(), self._redis.pipeline() as pipe:
+            pipe.incr(_SIGNED_OUT + address)
+            pipe.expire(_SIGNED_OUT + address, 2 * seconds)
+            pipe.execute()
 
     def put_session(self, token: str, record: SessionRecord, idle_seconds: int) -> None:
         """Remember a session until it ends or was not used for `idle_seconds`."""
-        with _translated():
+        with translated():
             self._redis.set(_key(token), record.model_dump_json(), ex=idle_seconds)
 
     def session(self, token: str, now: datetime, idle_seconds: int) -> SessionRecord | None:
         """A live session, which counts as its use. None where it has ended."""
-        with _translated():
+        with translated():
             stored = self._redis.getex(_key(token), ex=idle_seconds)
         if stored is None:
             return None
@@ -67,7 +80,7 @@ class Store:
 
     def drop_session(self, token: str) -> None:
         """Forget a session."""
-        with _translated():
+        with translated():
             self._redis.delete(_key(token))
 
     def put_application(self, filed: FiledApplication) -> bool:
@@ -91,13 +104,13 @@ class Store:
 
     def applications(self, now: datetime) -> list[FiledApplication]:
         """The applications that live, newest first."""
-        with _translated():
+        with translated():
             kept = _parsed(self._redis.hvals(_APPLICATIONS))
         return sorted((filed for filed in kept if _lives(filed, now)), key=_age, reverse=True)
 
     def drop_application(self, address: str, now: datetime) -> bool:
         """Forget an address's application; whether there was one that lived."""
-        with _translated(), self._redis.pipeline() as pipe:
+        with translated(), self._redis.pipeline() as pipe:
             pipe.hget(_APPLICATIONS, address)
             pipe.hdel(_APPLICATIONS, address)
             stored, _ = pipe.execute()
@@ -118,7 +131,7 @@ class Store:
 
     def _unless_changed(self, attempt: Callable[[redis.client.Pipeline], bool]) -> bool:
         """Read and write as one step: where somebody else wrote in between, the attempt is made anew."""
-        with _translated(), self._redis.pipeline() as pipe:
+        with translated(), self._redis.pipeline() as pipe:
             while True:
                 pipe.watch(_APPLICATIONS)  # type: ignore[no-untyped-call]  # redis leaves it untyped
                 done = attempt(pipe)
@@ -128,7 +141,7 @@ class Store:
 
     def answer(self) -> None:
         """A readiness check."""
-        with _translated():
+        with translated():
             self._redis.ping()
 
 
@@ -149,7 +162,8 @@ def _age(filed: FiledApplication) -> tuple[datetime, str]:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Have what Redis does not do raise `StoreUnavailable`."""
     try:
         yield
     except redis.RedisError as error:

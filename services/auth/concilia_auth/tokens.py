@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import jwt
 from concilia_kit.roles import Role
@@ -11,6 +12,21 @@ from concilia_kit.tokens import ALGORITHM, ISSUER
 from concilia_kit.wire.auth import Audience
 
 from concilia_auth.keys import SigningKey
+
+_OWN_LIFE = timedelta(seconds=60)
+
+
+def own(key: SigningKey, audience: Audience, now: datetime) -> str:
+    """A token of this service itself, whose subject is no address: who signs in never gets one."""
+    return mint(
+        key,
+        token_id=secrets.token_urlsafe(16),
+        address=ISSUER,
+        roles=(),
+        audience=audience,
+        issued_at=now,
+        expires_at=now + _OWN_LIFE,
+    )
 
 
 def mint(

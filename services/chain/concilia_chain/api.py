@@ -42,7 +42,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import StringConstraints
 
-from concilia_chain import pages, rpc
+from concilia_chain import pages, rpc, signature_api
 from concilia_chain.door import Door
 from concilia_chain.errors import ReceiptTimeout
 from concilia_chain.pages import Wanted
@@ -139,6 +139,7 @@ async def _ends(request: Request, response: Response, chain: Writing) -> _Ends:
 
 Ends = Annotated[_Ends, Depends(_ends)]
 router = APIRouter(prefix="/v1")
+router.include_router(signature_api.router)
 _relays = {200: {"description": "the same call had this effect before", "model": Receipt}}
 
 

@@ -39,10 +39,12 @@ from concilia_chain.relay import Mined, Relay
 from concilia_chain.sender import Pace, Sender
 from concilia_chain.service import ChainService
 from concilia_chain.settings import ChainSettings
+from concilia_chain.signatures import Signatures
 from concilia_chain.store import Store
 
 KEYS_PATH = "/.well-known/jwks.json"
 MIGRATIONS = Path(__file__).with_name("migrations")
+VALIDATOR = Path(__file__).with_name("UniversalSignatureValidator.json")
 
 
 def build(settings: ChainSettings, client: Web3 | None = None) -> FastAPI:
@@ -153,6 +155,7 @@ def build(settings: ChainSettings, client: Web3 | None = None) -> FastAPI:
     app.state.service = ChainService(ledger, gateway, relay, reading, commitments, expectations)
     app.state.patience = settings.receipt_seconds
     app.state.door = Door(providers.node(client), chain, providers.ANSWER_SECONDS)
+    app.state.signatures = Signatures(providers.node(client), contract_file.read(VALIDATOR).bytecode)
     app.include_router(api.router)
     return app
 

@@ -14,15 +14,16 @@ import redis
 import uvicorn
 from asgi_lifespan import LifespanManager
 from concilia_auth import keys, main
+from concilia_auth.limits import NoLimits
 from concilia_auth.service import AuthService
 from concilia_auth.settings import AuthSettings
 from concilia_auth.store import Store
 from concilia_kit.roles import Role
-from concilia_kit.wire.chain import AccountRoles, ContractInfo, Member
+from concilia_kit.wire.chain import AccountRoles, ContractInfo, Member, SignatureCheck, SignatureVerdict
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from eth_account.signers.local import LocalAccount
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 CHAIN_ID = 1337
 
@@ -35,6 +36,22 @@ class MemoryRoles:
 
     def of(self, address: str) -> frozenset[Role]:
         return self.held.get(address, frozenset())
+
+
+Accepted = set[tuple[str, bytes, str]]
+"""Wallet, digest and signature."""
+
+
+class MemoryWallets:
+    """Wallets that accept what they were told to."""
+
+    def __init__(self) -> None:
+        self.accepted: Accepted = set()
+        self.asked = 0
+
+    def accept(self, address: str, digest: bytes, signature: str) -> bool:
+        self.asked += 1
+        return (address, digest, signature) in self.accepted
 
 
 @dataclass
@@ -59,6 +76,8 @@ class ChainService:
     contract_asked: int = 0
     impostor: str | None = None
     roles_asked: list[str] = field(default_factory=list)
+    accepted: Accepted = field(default_factory=set)
+    tokens: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -86,6 +105,11 @@ def memory_roles() -> MemoryRoles:
 
 
 @pytest.fixture
+def memory_wallets() -> MemoryWallets:
+    return MemoryWallets()
+
+
+@pytest.fixture
 def settings(tmp_path: Path, redis_url: str) -> AuthSettings:
     return AuthSettings(
         port=8001,
@@ -110,10 +134,19 @@ def store(redis_connection: redis.Redis) -> Store:
 
 
 @pytest.fixture
-def service(settings: AuthSettings, store: Store, memory_roles: MemoryRoles, clock: Clock) -> AuthService:
+def service(
+    settings: AuthSettings, store: Store, memory_roles: MemoryRoles, clock: Clock, memory_wallets: MemoryWallets
+) -> AuthService:
     keys.ensure(settings.key_directory, clock())
     return AuthService(
-        settings, store, keys.KeyRing(settings.key_directory), memory_roles, lambda: settings.chain_id, clock
+        settings,
+        store,
+        keys.KeyRing(settings.key_directory),
+        memory_roles,
+        lambda: settings.chain_id,
+        clock,
+        wallets=memory_wallets,
+        limits=NoLimits(),
     )
 
 
@@ -143,6 +176,11 @@ def chain_server(free_port: Callable[[], int]) -> Iterator[ChainService]:
         roles = tuple(sorted(state.held.get(address, frozenset())))
         return AccountRoles(address=state.impostor or address, roles=roles, block=1)
 
+    @app.post("/v1/signatures")
+    def check_signature(check: SignatureCheck, request: Request) -> SignatureVerdict:
+        state.tokens.append(request.headers["Authorization"].removeprefix("Bearer "))
+        return SignatureVerdict(valid=(check.address, bytes.fromhex(check.digest), check.signature) in state.accepted)
+
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -161,6 +199,8 @@ def chain_service(chain_server: ChainService) -> ChainService:
     chain_server.contract_asked = 0
     chain_server.impostor = None
     chain_server.roles_asked.clear()
+    chain_server.accepted.clear()
+    chain_server.tokens.clear()
     return chain_server
 
 

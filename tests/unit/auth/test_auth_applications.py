@@ -13,6 +13,7 @@ import pytest
 import redis
 from concilia_auth import store as store_module
 from concilia_auth.errors import ApplicationNotYours, ApplicationsFull, ApplicationUnknown, StoreUnavailable
+from concilia_auth.limits import NoLimits
 from concilia_auth.service import Applications
 from concilia_auth.store import Store
 from concilia_kit.problems import Unavailable
@@ -44,7 +45,7 @@ def asked(role: Role = Role.HOSPITAL, name: str = "St. Anna") -> Application:
 
 @pytest.fixture
 def applications(store: Store, memory_roles: Any, clock: Any) -> Applications:
-    return Applications(store, memory_roles.of, clock)
+    return Applications(store, memory_roles.of, clock, limits=NoLimits())
 
 
 # ------------------------------------------------------------------------------------------------------------ over HTTP
@@ -242,7 +243,7 @@ def test_auth_applications_are_not_listed_where_the_roles_cannot_be_had(
     def away(_address: str) -> frozenset[Role]:
         raise Unavailable("away", code="roles_unavailable")
 
-    applications = Applications(store, away, clock)
+    applications = Applications(store, away, clock, limits=NoLimits())
     applications.file(caller_of(1), asked())
     with pytest.raises(Unavailable):
         applications.pending()

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -78,6 +79,36 @@ def test_auth_keys_rotate_without_a_restart(tmp_path: Path) -> None:
     assert [entry["kid"] for entry in ring.current().published["keys"]] == ["2026a", "2026b"]
     (tmp_path / "2026a.pem").unlink()
     assert [entry["kid"] for entry in ring.current().published["keys"]] == ["2026b"]
+
+
+def test_auth_keys_a_new_key_is_published_before_it_signs(tmp_path: Path) -> None:
+    keys.create(tmp_path, "2026a")
+    began = time.time()
+    now = [began]
+    ring = KeyRing(tmp_path, settle_seconds=10, clock=lambda: now[0])
+    assert ring.current().signing.id == "2026a", "there is no other"
+    keys.create(tmp_path, "2026b")
+    assert ring.current().signing.id == "2026a", "the older one, though it has not lain here for long either"
+    now[0] = began + 9
+    keys.create(tmp_path, "2026c")
+    os.utime(tmp_path / "2026c.pem", (1, 1))  # as `mv` leaves it
+    assert ring.current().signing.id == "2026a"
+    assert [entry["kid"] for entry in ring.current().published["keys"]] == ["2026a", "2026b", "2026c"]
+    now[0] = began + 20
+    assert ring.current().signing.id == "2026c"
+    assert ring.current() is ring.current()
+    (tmp_path / "2026c.pem").unlink()
+    assert ring.current().signing.id == "2026b"
+
+
+def test_auth_keys_a_new_key_signs_at_once_where_it_is_the_only_one(tmp_path: Path) -> None:
+    keys.create(tmp_path, "stolen")
+    ring = KeyRing(tmp_path, settle_seconds=3600)
+    ring.current()
+    (tmp_path / "stolen.pem").unlink()
+    keys.create(tmp_path, "new")
+    assert ring.current().signing.id == "new"
+    assert [entry["kid"] for entry in ring.current().published["keys"]] == ["new"]
 
 
 def test_auth_keys_a_public_half_is_published_and_never_signs(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 from concilia_auth import keys
-from concilia_auth.errors import NonceUnknown, SignatureInvalid
+from concilia_auth.errors import NonceUnknown, RateLimited, SignatureInvalid
+from concilia_auth.limits import RateLimits
 from concilia_auth.metrics import AuthMetrics
 from concilia_auth.service import AuthService
 from concilia_auth.settings import AuthSettings
@@ -22,6 +24,8 @@ def test_auth_sign_ins_and_tokens_are_counted(
     settings: AuthSettings,
     store: Store,
     memory_roles: Any,
+    memory_wallets: Any,
+    redis_connection: redis.Redis,
     clock: Any,
     account: LocalAccount,
     sign: Callable[[LocalAccount, str], str],
@@ -29,7 +33,18 @@ def test_auth_sign_ins_and_tokens_are_counted(
     registry = CollectorRegistry()
     keys.ensure(settings.key_directory, clock())
     ring = keys.KeyRing(settings.key_directory)
-    service = AuthService(settings, store, ring, memory_roles, lambda: 1337, clock, AuthMetrics(registry))
+    metrics = AuthMetrics(registry)
+    service = AuthService(
+        settings,
+        store,
+        ring,
+        memory_roles,
+        lambda: 1337,
+        clock,
+        wallets=memory_wallets,
+        limits=RateLimits(redis_connection, 2, 0, metrics),
+        metrics=metrics,
+    )
 
     message = service.challenge(account.address).message
     session = service.sign_in(message, sign(account, message))
@@ -38,6 +53,8 @@ def test_auth_sign_ins_and_tokens_are_counted(
     message = service.challenge(account.address).message
     with pytest.raises(SignatureInvalid):
         service.sign_in(message, sign(Account.create(), message))
+    with pytest.raises(RateLimited):
+        service.challenge(account.address)
     for audience in (Audience.CHAIN, Audience.CHAIN, Audience.MODEL):
         service.access_token(session.token, audience)
 
@@ -51,6 +68,7 @@ def test_auth_sign_ins_and_tokens_are_counted(
         ("concilia_sign_ins_total", "ok"): 1,
         ("concilia_sign_ins_total", "nonce_unknown"): 1,
         ("concilia_sign_ins_total", "signature_invalid"): 1,
+        ("concilia_rate_limited_total", "challenge", "address"): 1,
         ("concilia_tokens_total", "chain"): 2,
         ("concilia_tokens_total", "model"): 1,
     }

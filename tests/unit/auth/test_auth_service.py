@@ -165,6 +165,36 @@ def test_auth_signed_out_session_is_unknown(service: AuthService, session: Sessi
             work()
 
 
+def test_auth_signing_out_ends_the_challenges_that_are_open(
+    service: AuthService, session: Session, account: LocalAccount, sign: Sign
+) -> None:
+    stranger: LocalAccount = Account.create()
+    signed_and_kept = service.challenge(account.address)
+    of_another = service.challenge(stranger.address)
+    service.sign_out(session.token)
+    with pytest.raises(errors.NonceUnknown):
+        service.sign_in(signed_and_kept.message, sign(account, signed_and_kept.message))
+    assert service.sign_in(of_another.message, sign(stranger, of_another.message)).address == stranger.address
+    again = service.challenge(account.address)
+    assert service.sign_in(again.message, sign(account, again.message)).address == account.address
+
+
+def test_auth_session_ends_when_it_is_not_used(
+    service: AuthService, session: Session, settings: AuthSettings, redis_connection: redis.Redis
+) -> None:
+    (key,) = redis_connection.keys("concilia:auth:session:*")
+    assert 0 < redis_connection.ttl(key) <= settings.idle_seconds
+    redis_connection.pexpire(key, 1)
+    while redis_connection.exists(key):
+        pass
+    for work in (
+        lambda: service.session(session.token),
+        lambda: service.access_token(session.token, Audience.MODEL),
+    ):
+        with pytest.raises(errors.SessionUnknown):
+            work()
+
+
 def test_auth_session_ends_at_its_time_however_much_it_is_used(
     service: AuthService, session: Session, clock: Any
 ) -> None:

@@ -47,6 +47,27 @@ def test_auth_store_nonce_expires(store: Store, redis_connection: redis.Redis) -
     assert store.take_nonce("abcdefgh") is None
 
 
+def test_auth_store_drops_the_nonces_of_one_address(store: Store) -> None:
+    other = "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359"
+    store.put_nonce("before-1", ADDRESS, 300)
+    store.put_nonce("before-2", ADDRESS, 300)
+    store.put_nonce("another", other, 300)
+    store.drop_nonces(ADDRESS, 300)
+    store.put_nonce("after-01", ADDRESS, 300)
+    store.drop_nonces(other, 300)
+    assert [store.take_nonce(each) for each in ("before-1", "before-2", "another")] == [None, None, None]
+    assert store.take_nonce("after-01") == ADDRESS
+
+
+def test_auth_store_remembers_a_drop_for_longer_than_any_nonce(store: Store, redis_connection: redis.Redis) -> None:
+    store.drop_nonces(ADDRESS, 300)
+    (key,) = redis_connection.keys("*")
+    assert redis_connection.ttl(key) > 300
+    redis_connection.expire(key, 10)
+    store.put_nonce("abcdefgh", ADDRESS, 300)  # which would outlive it
+    assert redis_connection.ttl(key) > 300
+
+
 def test_auth_store_keeps_no_session_token(store: Store, redis_connection: redis.Redis) -> None:
     store.put_session("a-secret-token", RECORD, 60)
     (key,) = redis_connection.keys("*")
@@ -82,6 +103,7 @@ def test_auth_store_says_when_redis_is_away() -> None:
             store.answer,
             lambda: store.put_nonce("abcdefgh", ADDRESS, 1),
             lambda: store.take_nonce("abcdefgh"),
+            lambda: store.drop_nonces(ADDRESS, 1),
             lambda: store.put_session("token", RECORD, 1),
             lambda: store.session("token", NOW, 1),
             lambda: store.drop_session("token"),

@@ -7,7 +7,8 @@ from enum import StrEnum
 from pydantic import AwareDatetime, Field
 
 from concilia_kit.roles import Role
-from concilia_kit.signing import Address, Signature
+from concilia_kit.signing import Address, AnySignature
+from concilia_kit.strict import Text
 from concilia_kit.wire.base import Wire
 
 
@@ -35,10 +36,11 @@ class Challenge(Wire):
 
 
 class SignIn(Wire):
-    """A challenge's message, signed by `personal_sign` (EIP-191)."""
+    """A challenge's message, signed by `personal_sign` (EIP-191): by the address's own key, or by its contract wallet
+    (ERC-1271, ERC-6492)."""
 
     message: str = Field(max_length=4096)
-    signature: Signature
+    signature: AnySignature
 
 
 class Session(Wire):
@@ -72,8 +74,8 @@ class Application(Wire):
     """Somebody signed in asks an administrator for a role; one at a time for an address."""
 
     role: Role
-    name: str = Field(min_length=1, max_length=100, description="who asks: a hospital, a person")
-    note: str = Field(default="", max_length=500)
+    name: Text = Field(min_length=1, max_length=100, description="who asks: a hospital, a person")
+    note: Text = Field(default="", max_length=500)
 
 
 class FiledApplication(Application):
@@ -96,3 +98,14 @@ class AccessToken(Wire):
     audience: Audience
     roles: tuple[Role, ...]
     expires_at: AwareDatetime
+
+
+class BrokerCredential(Wire):
+    """A hospital's own user at the broker, which can do nothing but work at the hospital's own queue.
+
+    `renew_at` is when to ask for another one: the password works until well after it.
+    """
+
+    username: str
+    password: str = Field(repr=False)
+    renew_at: AwareDatetime

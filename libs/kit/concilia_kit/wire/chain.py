@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
+from typing import Annotated
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.roles import Role
-from concilia_kit.signing import Address, RoleChange, Signature, Update
+from concilia_kit.signing import Address, AnySignature, RoleChange, Signature, Update
+from concilia_kit.strict import Integer, Truth, number
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.training import UpdateMetrics
 
@@ -141,19 +143,19 @@ class RoundOpening(Wire):
     """
 
     job: JobId
-    round: int = Field(ge=1, lt=2**32)
+    round: Integer = Field(ge=1, lt=2**32)
     base: Digest
-    deadline: int = Field(ge=0, lt=2**64)
-    quorum: int = Field(ge=1, lt=2**32)
-    merkle: bool = False
-    expected: int | None = Field(default=None, ge=1, lt=2**32)
+    deadline: Integer = Field(ge=0, lt=2**64)
+    quorum: Integer = Field(ge=1, lt=2**32)
+    merkle: Truth = False
+    expected: Integer | None = Field(default=None, ge=1, lt=2**32)
 
 
 class Rejection(Wire):
     """Leave a recorded update out."""
 
     hospital: Address
-    reason: Reason
+    reason: Annotated[Reason, BeforeValidator(number)]
 
 
 class RoundClosure(Wire):
@@ -161,7 +163,7 @@ class RoundClosure(Wire):
 
     global_digest: Digest
     contributions: Digest
-    count: int = Field(ge=1, lt=2**32)
+    count: Integer = Field(ge=1, lt=2**32)
 
 
 class Publication(Wire):
@@ -355,3 +357,17 @@ STREAM = "concilia:ledger"
 
 COLLECTED_STREAM = "concilia:collected"
 """The Redis stream on which it puts `Collected`, likewise: now and then while updates come, and once when they stop."""
+
+
+class SignatureCheck(Wire):
+    """Ask whether an address signed 32 bytes: with its own key, or as the contract wallet that it is or is to be."""
+
+    address: Address
+    digest: Digest
+    signature: AnySignature
+
+
+class SignatureVerdict(Wire):
+    """Whether it did, as the chain stands now."""
+
+    valid: bool

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from concilia_kit.strict import Integer, Number, Truth
 from concilia_kit.wire.base import Wire
 
 ZSTD = "zstd"
@@ -29,10 +30,10 @@ class Encoding(Wire):
     """An encoding with its parameters; as text `none`, `float16`, `int8`, `topk:0.01`, each with `+zstd` or not."""
 
     name: EncodingName = EncodingName.NONE
-    share: float | None = Field(
+    share: Number | None = Field(
         default=None, ge=1e-6, le=0.5, description="topk only: share of a tensor's elements that is sent"
     )
-    zstd: bool = Field(default=False, description="whether what is sent is compressed (RFC 8878)")
+    zstd: Truth = Field(default=False, description="whether what is sent is compressed (RFC 8878)")
 
     @model_validator(mode="after")
     def _share_of_top_k(self) -> Self:
@@ -49,7 +50,8 @@ class Encoding(Wire):
                 f"'{text}' is no encoding; there are none, float16, int8 and topk:0.01, each with +zstd or not"
             )
         try:
-            return cls.model_validate({"name": match[1], "share": match[2], "zstd": bool(match[3])})
+            share = None if match[2] is None else float(match[2])
+            return cls.model_validate({"name": match[1], "share": share, "zstd": bool(match[3])})
         except ValidationError as error:
             fault = error.errors()[0]
             raise ValueError(": ".join([*map(str, fault["loc"]), fault["msg"]])) from error
@@ -78,9 +80,9 @@ class Encoded(Wire):
     """What an encoding came to: bytes of the update's file, bytes it would have had, and seconds it took to encode."""
 
     encoding: Encoding
-    bytes: int = Field(ge=0, lt=2**53)
-    bytes_plain: int = Field(ge=0, lt=2**53)
-    seconds: float = Field(ge=0, allow_inf_nan=False)
+    bytes: Integer = Field(ge=0, lt=2**53)
+    bytes_plain: Integer = Field(ge=0, lt=2**53)
+    seconds: Number = Field(ge=0, allow_inf_nan=False)
 
 
 ABILITIES: tuple[str, ...] = (*(name.value for name in EncodingName), ZSTD)

@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, Field, JsonValue, model_validator
 from concilia_kit import digests
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.signing import Address
+from concilia_kit.strict import Integer, Number, Text
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.encoding import PLAIN, Encoding
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Progress
@@ -29,8 +30,8 @@ class Strategy(Wire):
     """An aggregation strategy and its parameters."""
 
     name: StrategyName = StrategyName.FEDAVG
-    proximal_mu: float = Field(default=0.01, ge=0, le=100, description="FedProx only")
-    trim: float | None = Field(
+    proximal_mu: Number = Field(default=0.01, ge=0, le=100, description="FedProx only")
+    trim: Number | None = Field(
         default=None,
         ge=0,
         lt=0.5,
@@ -53,14 +54,14 @@ class Recording(StrEnum):
 class JobSpec(Wire):
     """What an administrator asks for."""
 
-    name: str = Field(min_length=1, max_length=100)
+    name: Text = Field(min_length=1, max_length=100)
     architecture: Architecture = Architecture.RESNET50
     initial: Digest = Field(description="artifact of the initial weights")
     strategy: Strategy = Strategy()
-    rounds: int = Field(default=3, ge=1, le=10_000)
-    quorum: int = Field(default=1, ge=1, le=100_000, description="updates that a round needs; FedBuff's buffer")
-    deadline_seconds: int = Field(default=3600, ge=5, le=30 * 86400, description="from opening a round")
-    over_selection: float | None = Field(
+    rounds: Integer = Field(default=3, ge=1, le=10_000)
+    quorum: Integer = Field(default=1, ge=1, le=100_000, description="updates that a round needs; FedBuff's buffer")
+    deadline_seconds: Integer = Field(default=3600, ge=5, le=30 * 86400, description="from opening a round")
+    over_selection: Number | None = Field(
         default=None,
         ge=1,
         le=100,
@@ -68,11 +69,11 @@ class JobSpec(Wire):
         description="ask so many times the quorum, chosen anew each round, and close a round with its first quorum; "
         "without it, all who are there are asked and waited for",
     )
-    target: float | None = Field(default=None, gt=0, le=1, description="pooled balanced accuracy that ends the job")
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    target: Number | None = Field(default=None, gt=0, le=1, description="pooled balanced accuracy that ends the job")
+    seed: Integer = Field(default=0, ge=0, lt=2**32)
     local: LocalTraining = LocalTraining()
     evaluation: Evaluation = Evaluation()
-    evaluate_every: int = Field(default=1, ge=1, le=10_000, description="closed rounds; the last is always evaluated")
+    evaluate_every: Integer = Field(default=1, ge=1, le=10_000, description="closed rounds; the last is always evaluated")
     recording: Recording = Recording.EACH
     encoding: Encoding = Field(default=PLAIN, description="how nodes that can encode their updates")
 

@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, Field, model_validator
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.lesions import CLASSES
 from concilia_kit.signing import Address
+from concilia_kit.strict import Integer
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.training import Architecture
 
@@ -28,7 +29,7 @@ class InitialModelRequest(Wire):
     architecture: Architecture
     weights: Weights
     file: Digest | None = None
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: Integer = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _file_with_file(self) -> Self:
@@ -141,7 +142,7 @@ class ModelRegistration(Wire):
     job: JobId
     digest: Digest
     architecture: Architecture
-    image_size: int = Field(ge=32, le=1024)
+    image_size: Integer = Field(ge=32, le=1024)
 
 
 class ClassProbability(Wire):

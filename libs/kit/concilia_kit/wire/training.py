@@ -7,7 +7,7 @@ a lesion or a label row.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from concilia_kit import digests
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.lesions import CLASSES
 from concilia_kit.signing import Address, Signature, TaskOrder
+from concilia_kit.strict import Integer, Number, Text, Truth
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.encoding import PLAIN, PLAIN_ONLY, Ability, Encoded, Encoding
 
@@ -24,9 +25,13 @@ SCORE_BINS = 32
 MAX_STALENESS = 20
 """Rounds by which work of an asynchronous job may be late and still count (Nguyen et al. 2022, section 4)."""
 
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[Integer, Field(ge=0, lt=2**53)]
+Seconds = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[Number, Field(allow_inf_nan=False)]
+
+_Item = TypeVar("_Item")
+_OfClasses = Annotated[tuple[_Item, ...], Field(min_length=len(CLASSES), max_length=len(CLASSES))]
+_OfBins = Annotated[tuple[_Item, ...], Field(min_length=SCORE_BINS, max_length=SCORE_BINS)]
 
 
 OWN_QUEUE = "tasks"
@@ -63,23 +68,23 @@ class Balance(StrEnum):
 class LocalTraining(Wire):
     """Hyperparameters of one hospital's part of a round."""
 
-    epochs: int = Field(default=1, ge=1, le=100)
-    batch_size: int = Field(default=32, ge=2, le=1024)
-    learning_rate: float = Field(default=1e-3, gt=0, le=10, allow_inf_nan=False)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=1e-4, ge=0, le=1)
-    image_size: int = Field(default=224, ge=32, le=1024, description="side of the square input, pixels")
-    max_images: int | None = Field(default=None, ge=1, lt=2**53, description="cap on training images a site and round")
+    epochs: Integer = Field(default=1, ge=1, le=100)
+    batch_size: Integer = Field(default=32, ge=2, le=1024)
+    learning_rate: Number = Field(default=1e-3, gt=0, le=10, allow_inf_nan=False)
+    momentum: Number = Field(default=0.9, ge=0, lt=1)
+    weight_decay: Number = Field(default=1e-4, ge=0, le=1)
+    image_size: Integer = Field(default=224, ge=32, le=1024, description="side of the square input, pixels")
+    max_images: Integer | None = Field(default=None, ge=1, lt=2**53, description="cap on training images a site and round")
     balance: Balance = Balance.LOSS
-    augment: bool = True
-    proximal_mu: float = Field(default=0.0, ge=0, le=100, description="FedProx's mu; set by the strategy")
+    augment: Truth = True
+    proximal_mu: Number = Field(default=0.0, ge=0, le=100, description="FedProx's mu; set by the strategy")
 
 
 class Evaluation(Wire):
     """How a global model is evaluated at each site."""
 
-    batch_size: int = Field(default=64, ge=1, le=1024)
-    max_images: int | None = Field(default=None, ge=1, lt=2**53, description="cap on held-out images a site")
+    batch_size: Integer = Field(default=64, ge=1, le=1024)
+    max_images: Integer | None = Field(default=None, ge=1, lt=2**53, description="cap on held-out images a site")
 
 
 class TrainTask(Wire):
@@ -131,7 +136,7 @@ class UpdateMetrics(Wire):
     """What a node measured while it made an update; its canonical JSON's digest is part of what the node signs."""
 
     loss: Finite
-    accuracy: Annotated[float, Field(ge=0, le=1)]
+    accuracy: Annotated[Number, Field(ge=0, le=1)]
     images: Count
     lesions: Count
     skipped_images: Count
@@ -155,12 +160,12 @@ class EvaluationReport(Wire):
     """
 
     job: JobId
-    round: int = Field(ge=0)
+    round: Integer = Field(ge=0, lt=2**32)
     model: Digest
-    confusion: tuple[tuple[Count, ...], ...]
-    positives: tuple[tuple[Count, ...], ...]
-    negatives: tuple[tuple[Count, ...], ...]
-    loss_sum: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    confusion: _OfClasses[_OfClasses[Count]]
+    positives: _OfClasses[_OfBins[Count]]
+    negatives: _OfClasses[_OfBins[Count]]
+    loss_sum: Annotated[Number, Field(ge=0, allow_inf_nan=False)]
     images: Count
     lesions: Count
     overlapping_lesions: Count
@@ -168,16 +173,10 @@ class EvaluationReport(Wire):
     seconds: Seconds
 
     @model_validator(mode="after")
-    def _shapes_and_sums(self) -> Self:
-        n = len(CLASSES)
-        if len(self.confusion) != n or any(len(row) != n for row in self.confusion):
-            raise ValueError(f"confusion must be {n} x {n}")
-        for histogram in (self.positives, self.negatives):
-            if len(histogram) != n or any(len(row) != SCORE_BINS for row in histogram):
-                raise ValueError(f"score histograms must be {n} x {SCORE_BINS}")
+    def _sums(self) -> Self:
         if sum(map(sum, self.confusion)) != self.images:
             raise ValueError("confusion must sum to images")
-        for c in range(n):
+        for c in range(len(CLASSES)):
             if sum(self.positives[c]) != sum(self.confusion[c]):
                 raise ValueError("positives must agree with the confusion matrix")
             if sum(self.positives[c]) + sum(self.negatives[c]) != self.images:
@@ -203,17 +202,17 @@ class Progress(Wire):
     """A node's progress in a round; `fraction` of the stage, `detail` one sentence without any data."""
 
     stage: Stage
-    fraction: float = Field(ge=0, le=1)
-    detail: str = Field(default="", max_length=500)
+    fraction: Number = Field(ge=0, le=1)
+    detail: Text = Field(default="", max_length=500)
 
 
 class NodeRegistration(Wire):
     """What a node says of itself when it starts: counts by class (in `CLASSES` order), never names of files."""
 
-    site: str = Field(min_length=1, max_length=64)
-    source: str = Field(max_length=200, description="what the images are: HAM10000, drawn lesions")
-    training_images: tuple[Count, ...] = Field(min_length=len(CLASSES), max_length=len(CLASSES))
-    held_out_images: tuple[Count, ...] = Field(min_length=len(CLASSES), max_length=len(CLASSES))
+    site: Text = Field(min_length=1, max_length=64)
+    source: Text = Field(max_length=200, description="what the images are: HAM10000, drawn lesions")
+    training_images: _OfClasses[Count]
+    held_out_images: _OfClasses[Count]
     training_lesions: Count
     held_out_lesions: Count
     overlapping_lesions: Count

@@ -1,0 +1,27 @@
+"""JSON's own types for what comes from outside: a number is no text, nothing but true and false is a truth value, and
+no text holds what databases cannot.
+
+Pydantic would take `"1"` and `true` for 1, and `"yes"` and 1 for true, which the OpenAPI description says of none of them.
+A whole number may be written `1.0` (JSON Schema 2020-12, section 4.2.3).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, StrictBool, StringConstraints
+
+
+def number(value: Any) -> Any:
+    """The same value. Raises `ValueError` for text and truth values."""
+    if isinstance(value, bool | str | bytes):
+        raise ValueError("must be a number")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(number)]
+Number = Annotated[float, BeforeValidator(number)]
+Truth = StrictBool
+
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+"""Text without U+0000, which PostgreSQL stores in no text."""
