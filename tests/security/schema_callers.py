@@ -10,8 +10,7 @@ from typing import Any
 
 import httpx
 import schemathesis
-from concilia_auth import browser, tokens
-from concilia_kit.roles import Role
+from concilia_auth import browser
 from concilia_kit.tokens import ISSUER
 from concilia_kit.wire.auth import Audience
 from eth_account.messages import encode_defunct

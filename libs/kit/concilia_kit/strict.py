@@ -1,8 +1,8 @@
 """JSON's own types for what comes from outside: a number is no text, nothing but true and false is a truth value, and
 no text holds what databases cannot.
 
-Pydantic would take `"1"` and `true` for 1, and `"yes"` and 1 for true, which the OpenAPI description says of none of them.
-A whole number may be written `1.0` (JSON Schema 2020-12, section 4.2.3).
+Pydantic would take `"1"` and `true` for 1, and `"yes"` and 1 for true, which a description (OpenAPI) says of none of
+them. A whole number may be written `1.0` (JSON Schema 2020-12, section 4.2.3).
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ LAST_ANSWERS_SECONDS = 8
 _HEALTH_THREADS = 4
 _RUSH = 50  # connections
 _TICKS = 20  # of a tenth of a second
-_LATER = frozenset({502, 503, 504})
+_LATER = frozenset({429, 502, 503, 504})
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 

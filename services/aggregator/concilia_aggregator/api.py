@@ -7,12 +7,13 @@ from functools import partial
 from typing import Annotated, Any
 
 from concilia_kit.admission import only_waits
+from concilia_kit.describing import problems
 from concilia_kit.digests import JobId
 from concilia_kit.roles import Role
 from concilia_kit.signing import Address
 from concilia_kit.tokens import Principal
 from concilia_kit.web import bearer, require
-from concilia_kit.wire.jobs import JobSpec, JobView
+from concilia_kit.wire.jobs import Change, JobSpec, JobView
 from concilia_kit.wire.training import Assignment, EvaluationReport, Node, NodeRegistration, Progress
 from concilia_kit.wire.verification import Verification
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -22,7 +23,18 @@ from fastapi.sse import EventSourceResponse
 
 from concilia_aggregator import views
 from concilia_aggregator.assignments import MAX_WAIT, Assignments
-from concilia_aggregator.errors import NotYours, ReportMismatch
+from concilia_aggregator.errors import (
+    EventsUnavailable,
+    InitialMissing,
+    JobEnded,
+    JobNotFound,
+    KeyReused,
+    NotYours,
+    ReportMismatch,
+    RoundNotFound,
+    TooManyStreams,
+    VerificationNotFound,
+)
 from concilia_aggregator.feed import Feed, Feeds
 from concilia_aggregator.jobs import Jobs
 from concilia_aggregator.store import Store
@@ -91,7 +103,7 @@ async def _feed(
 Watching = Annotated[Feed, Depends(_feed)]
 
 
-@router.post("/jobs", status_code=201)
+@router.post("/jobs", status_code=201, responses=problems(KeyReused, InitialMissing))
 def create_job(
     spec: JobSpec,
     caller: Admin,
@@ -113,13 +125,13 @@ def list_jobs(_caller: Member, store: Stored) -> list[JobView]:
     return views.jobs(store)
 
 
-@router.get("/jobs/{job}")
+@router.get("/jobs/{job}", responses=problems(JobNotFound))
 def show_job(job: JobId, _caller: Member, store: Stored) -> JobView:
     """One job with its rounds."""
     return views.job(store, store.job(job))
 
 
-@router.post("/jobs/{job}/stop", status_code=202)
+@router.post("/jobs/{job}/stop", status_code=202, response_class=Response, responses=problems(JobNotFound, JobEnded))
 def stop_job(job: JobId, _caller: Admin, jobs: Asking, wakeup: Waking) -> Response:
     """Ask a job to stop; an open round is given up on the chain."""
     jobs.stop(job)
@@ -127,7 +139,7 @@ def stop_job(job: JobId, _caller: Admin, jobs: Asking, wakeup: Waking) -> Respon
     return Response(status_code=202)
 
 
-@router.post("/jobs/{job}/pause", status_code=202)
+@router.post("/jobs/{job}/pause", status_code=202, response_class=Response, responses=problems(JobNotFound, JobEnded))
 def pause_job(job: JobId, _caller: Admin, jobs: Asking, wakeup: Waking) -> Response:
     """Have a job end its open round and open no other until it is resumed; again is fine."""
     jobs.pause(job)
@@ -135,7 +147,7 @@ def pause_job(job: JobId, _caller: Admin, jobs: Asking, wakeup: Waking) -> Respo
     return Response(status_code=202)
 
 
-@router.post("/jobs/{job}/resume", status_code=202)
+@router.post("/jobs/{job}/resume", status_code=202, response_class=Response, responses=problems(JobNotFound, JobEnded))
 def resume_job(job: JobId, _caller: Admin, jobs: Asking, wakeup: Waking) -> Response:
     """Have a paused job go on; again is fine."""
     jobs.resume(job)
@@ -143,18 +155,37 @@ def resume_job(job: JobId, _caller: Admin, jobs: Asking, wakeup: Waking) -> Resp
     return Response(status_code=202)
 
 
+# One event as OpenAPI 3.2 describes them ("Sequential Media Types"), and FastAPI with 3.1.
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"enum": [change.value for change in Change]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+
+
 # FastAPI would take a handler with `response_class=EventSourceResponse` for a generator.
 @router.get(
     "/jobs/{job}/stream",
     response_class=Response,
-    responses={200: {"content": {EventSourceResponse.media_type: {"schema": {"type": "string"}}}}},
+    responses={
+        200: {"content": {EventSourceResponse.media_type: {"itemSchema": _EVENT}}},
+        **problems(JobNotFound, TooManyStreams, EventsUnavailable),
+    },
 )
 async def stream_job(feed: Watching) -> EventSourceResponse:
     """Server-sent events of a job as it happens (see `Change`), resumed by `Last-Event-ID`; ends with the token."""
     return EventSourceResponse(feed, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
-@router.post("/jobs/{job}/verifications", status_code=202, responses={200: {"model": Verification}})
+@router.post(
+    "/jobs/{job}/verifications",
+    status_code=202,
+    responses={200: {"model": Verification}, **problems(JobNotFound)},
+)
 def ask_verification(job: JobId, caller: Auditing, verifications: Verifying, response: Response) -> Verification:
     """Have a job recomputed in the background; 200 and the one under way where there is one."""
     asked, is_new = verifications.ask(job, caller.address)
@@ -162,13 +193,13 @@ def ask_verification(job: JobId, caller: Auditing, verifications: Verifying, res
     return shown(asked)
 
 
-@router.get("/jobs/{job}/verifications")
+@router.get("/jobs/{job}/verifications", responses=problems(JobNotFound))
 def list_verifications(job: JobId, _caller: Member, verifications: Verifying) -> list[Verification]:
     """A job's verifications, newest first."""
     return [shown(row) for row in verifications.of(job)]
 
 
-@router.get("/verifications/{verification}")
+@router.get("/verifications/{verification}", responses=problems(VerificationNotFound))
 def show_verification(verification: VerificationId, _caller: Member, verifications: Verifying) -> Verification:
     """One verification: how far it is, or what it came to."""
     return shown(verifications.get(verification))
@@ -180,7 +211,7 @@ def list_nodes(_caller: Member, store: Stored) -> list[Node]:
     return views.nodes(store)
 
 
-@router.put("/nodes/{address}", status_code=204)
+@router.put("/nodes/{address}", status_code=204, responses=problems(NotYours))
 def register_node(address: Address, registration: NodeRegistration, caller: Hospital, store: Stored) -> None:
     """Register a node, or say that it is still there."""
     _own(address, caller)
@@ -191,7 +222,7 @@ def register_node(address: Address, registration: NodeRegistration, caller: Hosp
     "/nodes/{address}/tasks",
     response_model=list[Assignment],
     dependencies=[Depends(only_waits)],
-    responses={304: {"description": "the same as the `ETag` in `If-None-Match` stands for"}},
+    responses={304: {"description": "the same as the `ETag` in `If-None-Match` stands for"}, **problems(NotYours)},
 )
 async def list_tasks(
     address: Address,
@@ -210,13 +241,21 @@ async def list_tasks(
     return JSONResponse([each.model_dump(mode="json") for each in told.tasks], headers=headers)
 
 
-@router.post("/jobs/{job}/rounds/{round_number}/progress", status_code=204)
+@router.post(
+    "/jobs/{job}/rounds/{round_number}/progress",
+    status_code=204,
+    responses=problems(JobNotFound, RoundNotFound, JobEnded),
+)
 def report_progress(job: JobId, round_number: RoundNumber, progress: Progress, caller: Hospital, jobs: Asking) -> None:
     """Say what a node is doing."""
     jobs.progress(job, round_number, caller.address, progress)
 
 
-@router.put("/jobs/{job}/rounds/{round_number}/evaluations/{address}", status_code=204)
+@router.put(
+    "/jobs/{job}/rounds/{round_number}/evaluations/{address}",
+    status_code=204,
+    responses=problems(NotYours, JobNotFound, RoundNotFound, JobEnded, ReportMismatch),
+)
 def report_evaluation(
     job: JobId,
     round_number: RoundNumber,

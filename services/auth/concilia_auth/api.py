@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from concilia_kit import web
+from concilia_kit.describing import problems
 from concilia_kit.problems import Unauthorized
 from concilia_kit.roles import Role
 from concilia_kit.signing import Address
@@ -27,6 +28,25 @@ from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBea
 
 from concilia_auth import browser
 from concilia_auth.broker import BrokerUsers
+from concilia_auth.errors import (
+    ApplicationNotYours,
+    ApplicationsFull,
+    ApplicationUnknown,
+    ChainMismatch,
+    ChainUnavailable,
+    CrossSite,
+    CsrfTokenInvalid,
+    DomainMismatch,
+    MessageExpired,
+    MessageMalformed,
+    MessageNotYetValid,
+    NonceUnknown,
+    RateLimited,
+    SessionUnknown,
+    SignatureInvalid,
+    StoreUnavailable,
+    UriMismatch,
+)
 from concilia_auth.limits import source_of
 from concilia_auth.service import Applications, AuthService
 
@@ -131,32 +151,54 @@ Users = Annotated[BrokerUsers, Depends(_broker_users)]
 router = APIRouter(prefix="/v1", dependencies=[Depends(_no_store)])
 well_known = APIRouter(prefix="/.well-known", tags=["keys"])
 
+_SESSION = (SessionUnknown, StoreUnavailable, ChainUnavailable)
+_CHANGING = (SessionUnknown, CrossSite, CsrfTokenInvalid, StoreUnavailable)
+_SIGN_IN = (
+    NonceUnknown,
+    DomainMismatch,
+    UriMismatch,
+    ChainMismatch,
+    MessageExpired,
+    MessageNotYetValid,
+    SignatureInvalid,
+    MessageMalformed,
+    RateLimited,
+    StoreUnavailable,
+    ChainUnavailable,
+)
 
-@router.post("/challenges", tags=["sign-in"])
+
+@router.post("/challenges", tags=["sign-in"], responses=problems(RateLimited, StoreUnavailable))
 def create_challenge(request: ChallengeRequest, service: Service, source: Source) -> Challenge:
     """A message to sign, good once."""
     return service.challenge(request.address, source)
 
 
-@router.post("/sessions", status_code=201, tags=["sign-in"])
+@router.post("/sessions", status_code=201, tags=["sign-in"], responses=problems(*_SIGN_IN))
 def create_session(request: SignIn, service: Service, source: Source) -> Session:
     """Sign in with a signed challenge."""
     return service.sign_in(request.message, request.signature, source)
 
 
-@router.delete("/sessions", status_code=204, tags=["sign-in"])
+@router.delete("/sessions", status_code=204, tags=["sign-in"], responses=problems(StoreUnavailable))
 def delete_session(token: SessionToken, service: Service) -> None:
     """Sign out."""
     service.sign_out(token)
 
 
-@router.get("/session", tags=["sign-in"])
+@router.get("/session", tags=["sign-in"], responses=problems(*_SESSION))
 def read_session(token: SessionToken, service: Service) -> SessionView:
     """Who is signed in, and with which roles now."""
     return service.session(token)
 
 
-@router.post("/browser-sessions", status_code=201, tags=["browser"], dependencies=[Depends(_same_site)])
+@router.post(
+    "/browser-sessions",
+    status_code=201,
+    tags=["browser"],
+    dependencies=[Depends(_same_site)],
+    responses=problems(*_SIGN_IN, CrossSite),
+)
 def create_browser_session(
     request: SignIn, service: Service, source: Source, response: Response, former: FormerToken = None
 ) -> BrowserSession:
@@ -173,26 +215,31 @@ def create_browser_session(
     )
 
 
-@router.get("/browser-session", tags=["browser"])
+@router.get("/browser-session", tags=["browser"], responses=problems(*_SESSION))
 def read_browser_session(token: CookieToken, service: Service) -> BrowserSession:
     """Who is signed in with this browser, and with which roles now."""
     return service.browser_session(token)
 
 
-@router.delete("/browser-session", status_code=204, tags=["browser"])
+@router.delete("/browser-session", status_code=204, tags=["browser"], responses=problems(*_CHANGING))
 def delete_browser_session(token: ChangingToken, service: Service, response: Response) -> None:
     """Sign out, and take the cookie back."""
     service.sign_out(token)
     response.delete_cookie(browser.COOKIE, path="/", secure=True, httponly=True, samesite="strict")
 
 
-@router.post("/tokens", tags=["tokens"])
+@router.post("/tokens", tags=["tokens"], responses=problems(*_CHANGING, RateLimited, ChainUnavailable))
 def create_token(request: TokenRequest, token: AnyToken, service: Service, source: Source) -> AccessToken:
     """An access token for one service, for a session token or a browser's session."""
     return service.access_token(token, request.audience, source)
 
 
-@router.post("/applications", status_code=201, tags=["applications"])
+@router.post(
+    "/applications",
+    status_code=201,
+    tags=["applications"],
+    responses=problems(RateLimited, ApplicationsFull, StoreUnavailable),
+)
 def file_application(request: Application, caller: Caller, applications: Filed, source: Source) -> FiledApplication:
     """Ask for a role, in place of what the caller asked for before."""
     return applications.file(caller, request, source)
@@ -204,7 +251,12 @@ def read_applications(applications: Filed, _: Administrator) -> list[FiledApplic
     return applications.pending()
 
 
-@router.delete("/applications/{address}", status_code=204, tags=["applications"])
+@router.delete(
+    "/applications/{address}",
+    status_code=204,
+    tags=["applications"],
+    responses=problems(ApplicationNotYours, ApplicationUnknown, StoreUnavailable),
+)
 def delete_application(address: Address, caller: Caller, applications: Filed) -> None:
     """Decline an application, or withdraw one's own."""
     applications.remove(caller, address)

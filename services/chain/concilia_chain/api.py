@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from concilia_kit import web
 from concilia_kit.admission import TooBusy, only_waits
 from concilia_kit.bodies import BodyTooLarge
+from concilia_kit.describing import Responses, problems
 from concilia_kit.digests import JobId
 from concilia_kit.roles import Role
 from concilia_kit.signing import Address
@@ -44,7 +45,16 @@ from pydantic import StringConstraints
 
 from concilia_chain import pages, rpc, signature_api
 from concilia_chain.door import Door
-from concilia_chain.errors import ReceiptTimeout
+from concilia_chain.errors import (
+    ChainUnavailable,
+    CursorMalformed,
+    GatewayStandby,
+    JobUnknown,
+    LedgerNotFollowed,
+    ReceiptTimeout,
+    RoundUnknown,
+    UpdateUnknown,
+)
 from concilia_chain.pages import Wanted
 from concilia_chain.reading import Reading
 from concilia_chain.service import ChainService, Collecting, Ordered
@@ -140,22 +150,34 @@ async def _ends(request: Request, response: Response, chain: Writing) -> _Ends:
 Ends = Annotated[_Ends, Depends(_ends)]
 router = APIRouter(prefix="/v1")
 router.include_router(signature_api.router)
-_relays = {200: {"description": "the same call had this effect before", "model": Receipt}}
+_REFUSED = "the contract refused: its error's name in snake_case, as `contract_error` has it in its own words"
+_RELAYS: Responses = {
+    200: {"description": "the same call had this effect before", "model": Receipt},
+    403: {"description": _REFUSED},
+    404: {"description": _REFUSED},
+    409: {"description": _REFUSED},
+    422: {"description": _REFUSED},
+    **problems(GatewayStandby, ReceiptTimeout, ChainUnavailable),
+}
+_TAGGED: Responses = {
+    304: {"description": "nobody's role changed since the answer with this entity tag"},
+    **problems(LedgerNotFollowed),
+}
 
 
-@router.get("/contract", tags=["contract"])
+@router.get("/contract", tags=["contract"], responses=problems(ChainUnavailable))
 async def contract(chain: Chain) -> ContractInfo:
     """The ledger and its chain: what a signature must name."""
     return chain.contract()
 
 
-@router.get("/members/{address}", tags=["members"])
+@router.get("/members/{address}", tags=["members"], responses=problems(ChainUnavailable))
 def member(address: Address, chain: Chain) -> Member:
     """An address and the roles that it holds now."""
     return chain.member(address)
 
 
-@router.get("/members/{address}/roles", tags=["members"])
+@router.get("/members/{address}/roles", tags=["members"], responses=problems(LedgerNotFollowed))
 async def account_roles(address: Address, chain: Chain) -> AccountRoles:
     """The roles that an address holds by the events read so far, up to `block`: cheap enough to ask every second.
 
@@ -169,7 +191,7 @@ async def account_roles(address: Address, chain: Chain) -> AccountRoles:
     "/roles",
     tags=["members"],
     response_model=Roll,
-    responses={304: {"description": "nobody's role changed since the answer with this entity tag"}},
+    responses=_TAGGED,
 )
 def roll(chain: Chain, if_none_match: Annotated[str | None, Header(max_length=400)] = None) -> Response:
     """The roles of all by the events read so far, for services with many callers; 503 as for one address."""
@@ -187,7 +209,7 @@ def members(role: Annotated[Role, Query()], chain: Chain, _: Reader) -> list[Mem
     "/holders/{role}",
     tags=["members"],
     response_model=Holders,
-    responses={304: {"description": "nobody's role changed since the answer with this entity tag"}},
+    responses=_TAGGED,
 )
 def holders(
     role: Role, chain: Chain, _: Reader, if_none_match: Annotated[str | None, Header(max_length=400)] = None
@@ -211,43 +233,43 @@ def role_records(
     return chain.role_records(account, limit)
 
 
-@router.post("/role-changes", tags=["members"], status_code=201, responses=_relays)  # type: ignore[arg-type]
+@router.post("/role-changes", tags=["members"], status_code=201, responses=_RELAYS)
 async def change_role(order: SignedRoleChange, ends: Ends) -> Receipt:
     """Relay a role change; the administrator's signature in it is the authority, no token is needed."""
     return await ends.of(lambda chain: chain.change_role(order))
 
 
-@router.post("/rounds", tags=["rounds"], status_code=201, responses=_relays)  # type: ignore[arg-type]
+@router.post("/rounds", tags=["rounds"], status_code=201, responses=_RELAYS)
 async def open_round(order: RoundOpening, ends: Ends, _: Coordinator) -> Receipt:
     """Open a job's next round."""
     return await ends.of(lambda chain: chain.open_round(order))
 
 
-@router.post("/rounds/{job}/{round}/commitment", tags=["rounds"], status_code=201, responses=_relays)  # type: ignore[arg-type]
+@router.post("/rounds/{job}/{round}/commitment", tags=["rounds"], status_code=201, responses=_RELAYS)
 async def commit_updates(job: JobId, number: RoundNumber, ends: Ends, _: Coordinator) -> Receipt:
     """Commit what a Merkle round's hospitals sent under one root. 409 `nothing_collected` where nothing was."""
     return await ends.of(lambda chain: chain.commit_updates(job, number))
 
 
-@router.post("/rounds/{job}/{round}/rejections", tags=["rounds"], status_code=201, responses=_relays)  # type: ignore[arg-type]
+@router.post("/rounds/{job}/{round}/rejections", tags=["rounds"], status_code=201, responses=_RELAYS)
 async def reject_update(job: JobId, number: RoundNumber, order: Rejection, ends: Ends, _: Coordinator) -> Receipt:
     """Leave a recorded or committed update out, saying why."""
     return await ends.of(lambda chain: chain.reject_update(job, number, order))
 
 
-@router.post("/rounds/{job}/{round}/closure", tags=["rounds"], status_code=201, responses=_relays)  # type: ignore[arg-type]
+@router.post("/rounds/{job}/{round}/closure", tags=["rounds"], status_code=201, responses=_RELAYS)
 async def close_round(job: JobId, number: RoundNumber, order: RoundClosure, ends: Ends, _: Coordinator) -> Receipt:
     """Close a round on its new global model."""
     return await ends.of(lambda chain: chain.close_round(job, number, order))
 
 
-@router.post("/rounds/{job}/{round}/abort", tags=["rounds"], status_code=201, responses=_relays)  # type: ignore[arg-type]
+@router.post("/rounds/{job}/{round}/abort", tags=["rounds"], status_code=201, responses=_RELAYS)
 async def abort_round(job: JobId, number: RoundNumber, ends: Ends, _: Coordinator) -> Receipt:
     """Give an open round up."""
     return await ends.of(lambda chain: chain.abort_round(job, number))
 
 
-@router.post("/publications", tags=["rounds"], status_code=201, responses=_relays)  # type: ignore[arg-type]
+@router.post("/publications", tags=["rounds"], status_code=201, responses=_RELAYS)
 async def publish_model(order: Publication, ends: Ends, _: Coordinator) -> Receipt:
     """Publish a job's head, which ends the job."""
     return await ends.of(lambda chain: chain.publish_model(order))
@@ -257,7 +279,7 @@ async def publish_model(order: Publication, ends: Ends, _: Coordinator) -> Recei
     "/updates",
     tags=["updates"],
     status_code=201,
-    responses={**_relays, 202: {"description": "kept for its round's commitment", "model": Acknowledgement}},  # type: ignore[dict-item]
+    responses={**_RELAYS, 202: {"description": "kept for its round's commitment", "model": Acknowledgement}},
 )
 async def submit_update(
     submission: UpdateSubmission, ends: Ends, response: Response, _: Submitter
@@ -270,13 +292,13 @@ async def submit_update(
     return await ends.told(taken)
 
 
-@router.get("/jobs/{job}", tags=["ledger"])
+@router.get("/jobs/{job}", tags=["ledger"], responses=problems(JobUnknown))
 def job(job: JobId, chain: Chain, _: Reader) -> LedgerJob:
     """A job as the ledger has it."""
     return chain.job(job)
 
 
-@router.get("/jobs/{job}/rounds/{round}", tags=["ledger"])
+@router.get("/jobs/{job}/rounds/{round}", tags=["ledger"], responses=problems(RoundUnknown))
 def one_round(
     job: JobId,
     number: RoundNumber,
@@ -289,13 +311,15 @@ def one_round(
     return chain.round(job, number) if hospital is None else chain.round_for(job, number, hospital)
 
 
-@router.get("/jobs/{job}/rounds/{round}/standing", tags=["ledger"])
+@router.get("/jobs/{job}/rounds/{round}/standing", tags=["ledger"], responses=problems(RoundUnknown))
 def round_standing(job: JobId, number: RoundNumber, chain: Chain, _: Reader) -> RoundStanding:
     """How far a round is, without its updates."""
     return chain.standing(job, number)
 
 
-@router.get("/jobs/{job}/rounds/{round}/proofs/{hospital}", tags=["ledger"])
+@router.get(
+    "/jobs/{job}/rounds/{round}/proofs/{hospital}", tags=["ledger"], responses=problems(RoundUnknown, UpdateUnknown)
+)
 def proof(job: JobId, number: RoundNumber, hospital: Address, chain: Chain, _: Reader) -> InclusionProof:
     """Shows that a hospital's update is under the commitment of a Merkle round."""
     return chain.proof(job, number, hospital)
@@ -307,7 +331,7 @@ def events(job: JobId, chain: Chain, _: Reader) -> list[LedgerEvent]:
     return chain.events(job)
 
 
-@router.get("/events", tags=["ledger"])
+@router.get("/events", tags=["ledger"], responses=problems(CursorMalformed))
 def event_page(
     chain: Chain,
     _: Reader,
@@ -350,11 +374,32 @@ _REQUEST: dict[str, Any] = {
 }
 
 
+_ONE_ANSWER: dict[str, Any] = {
+    "type": "object",
+    "required": ["jsonrpc", "id"],
+    "properties": {
+        "jsonrpc": {"const": "2.0"},
+        "id": {"type": ["string", "number", "null"]},
+        "result": {},
+        "error": {
+            "type": "object",
+            "required": ["code", "message"],
+            "properties": {"code": {"type": "integer"}, "message": {"type": "string"}, "data": {"type": "string"}},
+        },
+    },
+    "oneOf": [{"required": ["result"]}, {"required": ["error"]}],
+}
+_ANSWER: dict[str, Any] = {"oneOf": [_ONE_ANSWER, {"type": "array", "minItems": 1, "items": _ONE_ANSWER}]}
+
+
 @router.post(
     "/rpc",
     tags=["node"],
     response_class=Response,
-    responses={200: {"content": {"application/json": {}}}, 204: {"description": "only notifications came"}},
+    responses={
+        200: {"content": {"application/json": {"schema": _ANSWER}}},
+        204: {"description": "only notifications came"},
+    },
     openapi_extra={
         "requestBody": {
             "required": True,

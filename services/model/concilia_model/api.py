@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from concilia_kit.describing import problems
 from concilia_kit.digests import Digest
 from concilia_kit.roles import Role
 from concilia_kit.tokens import Principal
@@ -23,6 +24,27 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from concilia_model import access, bodies, uploads_api
+from concilia_model.errors import (
+    AlreadyRegistered,
+    ArtifactCorrupt,
+    ArtifactMalformed,
+    ArtifactNotFound,
+    ArtifactQuarantined,
+    ArtifactRemoved,
+    ArtifactTooLarge,
+    DigestMismatch,
+    ImageTooLarge,
+    ImageUnreadable,
+    NetworksUnavailable,
+    NoModel,
+    NoSpace,
+    NotPublished,
+    RangeNotSatisfiable,
+    UploadInterrupted,
+    UploadStalled,
+    WeightsDoNotFit,
+    WeightsUnavailable,
+)
 from concilia_model.integrity import Integrity
 from concilia_model.service import ArtifactService, ModelService, PredictionService
 from concilia_model.storage import StorageService
@@ -57,6 +79,7 @@ Reader = Annotated[Principal, Depends(require(*access.READERS))]
 Maker = Annotated[Principal, Depends(require(Role.ADMIN, Role.COORDINATOR))]
 Coordinator = Annotated[Principal, Depends(require(Role.COORDINATOR))]
 
+_ABSENT = (ArtifactNotFound, ArtifactQuarantined, ArtifactRemoved)
 _BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _PICTURE: dict[str, Any] = {
     "multipart/form-data": {
@@ -72,7 +95,10 @@ _PICTURE: dict[str, Any] = {
 @router.put(
     "/artifacts/{digest}",
     status_code=201,
-    responses={200: {"model": Artifact, "description": "it was there already"}},
+    responses={
+        200: {"model": Artifact, "description": "it was there already"},
+        **problems(UploadInterrupted, UploadStalled, ArtifactTooLarge, DigestMismatch, ArtifactMalformed, NoSpace),
+    },
     openapi_extra={"requestBody": {"required": True, "content": _BINARY}},
     tags=["artifacts"],
 )
@@ -98,6 +124,7 @@ async def put_artifact(
         410: {
             "description": "`artifact_removed`: its file was deleted by policy, `removed_at`; `artifact` is its record"
         },
+        **problems(RangeNotSatisfiable),
     },
     tags=["artifacts"],
 )
@@ -109,13 +136,13 @@ def get_artifact(digest: Digest, request: Request, using: Using, caller: Reader)
     return bodies.ArtifactResponse(path, digest, using.artifacts.sent)
 
 
-@router.get("/artifacts/{digest}/info", tags=["artifacts"])
+@router.get("/artifacts/{digest}/info", tags=["artifacts"], responses=problems(*_ABSENT))
 def get_artifact_info(digest: Digest, using: Using, caller: Reader) -> Artifact:
     """An artifact's size, owner, number of tensors and origin."""
     return using.artifacts.info(digest, caller)
 
 
-@router.post("/artifacts/{digest}/check", tags=["artifacts"])
+@router.post("/artifacts/{digest}/check", tags=["artifacts"], responses=problems(*_ABSENT))
 async def check_artifact(digest: Digest, using: Using, caller: Reader) -> ArtifactCheck:
     """Hash an artifact's file again, for whoever was given other bytes. One that has changed is put aside: this answer
     says so once, from then on the artifact is 404 `artifact_quarantined` until somebody brings it again."""
@@ -134,13 +161,23 @@ def get_storage(
     return using.storage.report(keep_updates_days)
 
 
-@router.post("/initial-models", status_code=201, tags=["models"])
+@router.post(
+    "/initial-models",
+    status_code=201,
+    tags=["models"],
+    responses=problems(*_ABSENT, WeightsDoNotFit, WeightsUnavailable, NoSpace),
+)
 def make_initial_model(asked: InitialModelRequest, using: Using, caller: Maker) -> InitialModel:
     """Make initial weights; the same request gives the same bytes."""
     return using.models.make_initial(asked, caller)
 
 
-@router.post("/models", status_code=201, tags=["models"])
+@router.post(
+    "/models",
+    status_code=201,
+    tags=["models"],
+    responses=problems(*_ABSENT, NotPublished, AlreadyRegistered, WeightsDoNotFit),
+)
 def register_model(asked: ModelRegistration, using: Using, caller: Coordinator) -> ModelVersion:
     """Register the model that a job published on the ledger."""
     return using.models.register(asked, caller)
@@ -152,7 +189,7 @@ def list_models(using: Using) -> tuple[ModelVersion, ...]:
     return using.models.versions()
 
 
-@router.get("/models/{digest}", tags=["models"], dependencies=[Depends(require())])
+@router.get("/models/{digest}", tags=["models"], dependencies=[Depends(require())], responses=problems(NoModel))
 def get_model(digest: Digest, using: Using) -> ModelVersion:
     """One registered model with its lineage."""
     return using.models.version(digest)
@@ -163,6 +200,7 @@ def get_model(digest: Digest, using: Using) -> ModelVersion:
     openapi_extra={"requestBody": {"required": True, "content": _PICTURE}},
     dependencies=[Depends(require(Role.CLINICIAN, Role.ADMIN, Role.AUDITOR, Role.HOSPITAL))],
     tags=["predictions"],
+    responses=problems(NoModel, ArtifactRemoved, ImageTooLarge, ImageUnreadable, ArtifactCorrupt, NetworksUnavailable),
 )
 async def predict(request: Request, using: Using, model: Digest | None = None, attention: bool = False) -> Prediction:
     """Seven probabilities for a dermoscopic picture, by the newest model or the one named; where the network looked for

@@ -29,7 +29,7 @@ MEDIA_TYPE = "application/offset+octet-stream"
 RESUMABLE = {"Tus-Resumable": VERSION}
 """Stands on every answer."""
 
-_MAX_METADATA = 4096
+MAX_METADATA = 4096
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -91,8 +91,8 @@ def metadata(text: str) -> dict[str, str]:
 
     What is no UTF-8 is left out: other clients may send what they like under names not read here.
     """
-    if len(text) > _MAX_METADATA:
-        raise UploadMalformed(f"'Upload-Metadata' may have {_MAX_METADATA} characters at most")
+    if len(text) > MAX_METADATA:
+        raise UploadMalformed(f"'Upload-Metadata' may have {MAX_METADATA} characters at most")
     found: dict[str, str] = {}
     for pair in filter(None, (item.strip() for item in text.split(","))):
         name, _, value = pair.partition(" ")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
+from concilia_kit.describing import Responses, problems
 from concilia_kit.problems import Problem
 from concilia_kit.tokens import Principal
 from concilia_kit.web import require
@@ -12,11 +15,59 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.routing import APIRoute
 
 from concilia_model import access, bodies, tus
-from concilia_model.errors import UploadMalformed
+from concilia_model.errors import (
+    ArtifactMalformed,
+    ArtifactTooLarge,
+    DigestMismatch,
+    NoSpace,
+    OffsetMismatch,
+    TooManyUploads,
+    TusVersionUnsupported,
+    UploadInterrupted,
+    UploadLocked,
+    UploadMalformed,
+    UploadNotFound,
+    UploadStalled,
+    UploadTakenOver,
+    UploadTooLong,
+    UploadTypeUnsupported,
+)
 from concilia_model.uploads import UploadService
 
 _BYTES: dict[str, Any] = {tus.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+_WHOLE: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
+
+
+def _header(name: str, schema: dict[str, Any], *, required: bool = True, **more: Any) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": required, "schema": schema, **more}
+
+
+_SPOKEN = _header("Tus-Resumable", {"enum": [tus.VERSION]})
+_AT = _header("Upload-Offset", _WHOLE)
+_METADATA = _header(
+    "Upload-Metadata",
+    {"type": "string", "maxLength": tus.MAX_METADATA},
+    description="pairs of a name and base64, with commas between; `digest` is the whole's SHA-256 in hexadecimal",
+    example=f"digest {base64.b64encode(hashlib.sha256(b'').hexdigest().encode()).decode()}",
+)
 _OFFSET: dict[str, Any] = {"headers": {"Upload-Offset": {"schema": {"type": "integer"}}}}
+_BEGINS = (UploadMalformed, TusVersionUnsupported, ArtifactTooLarge, TooManyUploads)
+_APPENDS = (
+    UploadMalformed,
+    UploadInterrupted,
+    UploadNotFound,
+    UploadStalled,
+    OffsetMismatch,
+    UploadTakenOver,
+    TusVersionUnsupported,
+    UploadTooLong,
+    UploadTypeUnsupported,
+    DigestMismatch,
+    ArtifactMalformed,
+    UploadLocked,
+    NoSpace,
+)
+_FOUND: Responses = problems(UploadNotFound, TusVersionUnsupported, UploadLocked)
 _OVERRIDDEN = frozenset({"PATCH", "DELETE", "HEAD"})
 
 
@@ -69,8 +120,14 @@ def upload_options(request: Request, _caller: Allowed) -> Response:
     "",
     status_code=201,
     response_class=Response,
-    responses={201: {**_OFFSET, "description": "begun, or found again; `Location` is relative to this address"}},
-    openapi_extra={"requestBody": {"content": _BYTES}},
+    responses={
+        201: {**_OFFSET, "description": "begun, or found again; `Location` is relative to this address"},
+        **problems(*_BEGINS, *_APPENDS),
+    },
+    openapi_extra={
+        "parameters": [_SPOKEN, _header("Upload-Length", _WHOLE), _METADATA],
+        "requestBody": {"content": _BYTES},
+    },
 )
 async def create_upload(request: Request, uploads: Uploads, caller: Uploader) -> Response:
     """Begin an upload of the file whose SHA-256 `Upload-Metadata` has as `digest`, with its first bytes if they come
@@ -87,7 +144,12 @@ async def create_upload(request: Request, uploads: Uploads, caller: Uploader) ->
     return Response(status_code=201, headers={"Location": f"uploads/{upload}", **standing.headers()})
 
 
-@router.head("/{upload}", response_class=Response, responses={200: _OFFSET})
+@router.head(
+    "/{upload}",
+    response_class=Response,
+    responses={200: _OFFSET, **_FOUND},
+    openapi_extra={"parameters": [_SPOKEN]},
+)
 async def get_upload(upload: UploadId, uploads: Uploads, caller: Uploader) -> Response:
     """Where an upload of the caller stands."""
     return Response(status_code=200, headers=(await uploads.where(upload, caller)).headers())
@@ -97,8 +159,8 @@ async def get_upload(upload: UploadId, uploads: Uploads, caller: Uploader) -> Re
     "/{upload}",
     status_code=204,
     response_class=Response,
-    responses={204: _OFFSET},
-    openapi_extra={"requestBody": {"required": True, "content": _BYTES}},
+    responses={204: _OFFSET, **problems(*_APPENDS)},
+    openapi_extra={"parameters": [_SPOKEN, _AT], "requestBody": {"required": True, "content": _BYTES}},
 )
 async def append_to_upload(upload: UploadId, request: Request, uploads: Uploads, caller: Uploader) -> Response:
     """Append bytes at `Upload-Offset`. The last one finishes the upload."""
@@ -106,14 +168,33 @@ async def append_to_upload(upload: UploadId, request: Request, uploads: Uploads,
     return Response(status_code=204, headers=standing.headers())
 
 
-@router.delete("/{upload}", status_code=204, response_class=Response)
+@router.delete(
+    "/{upload}",
+    status_code=204,
+    response_class=Response,
+    responses=_FOUND,
+    openapi_extra={"parameters": [_SPOKEN]},
+)
 async def end_upload(upload: UploadId, uploads: Uploads, caller: Uploader) -> Response:
     """Forget an upload."""
     await uploads.end(upload, caller)
     return Response(status_code=204)
 
 
-@router.post("/{upload}", status_code=204, response_class=Response)
+@router.post(
+    "/{upload}",
+    status_code=204,
+    response_class=Response,
+    responses={200: _OFFSET, **problems(*_APPENDS)},
+    openapi_extra={
+        "parameters": [
+            _SPOKEN,
+            _header("X-HTTP-Method-Override", {"enum": sorted(_OVERRIDDEN)}),
+            _header("Upload-Offset", _WHOLE, required=False),
+        ],
+        "requestBody": {"content": _BYTES},
+    },
+)
 async def override_method(upload: UploadId, request: Request, uploads: Uploads, caller: Uploader) -> Response:
     """The other methods for senders behind a proxy that lets none but GET and POST pass: `X-HTTP-Method-Override`."""
     method = request.headers.get("x-http-method-override", "").upper()

@@ -111,7 +111,7 @@ def test_a_node_that_says_nothing_can_none() -> None:
         ("topk", "topk, and no other encoding, has a share"),
         ("int8:0.1", "topk, and no other encoding, has a share"),
         ("topk:0.9", "share: Input should be less than or equal to 0.5"),
-        ("topk:-", "share: Input should be a valid number"),
+        ("topk:-", "share: '-' is no number"),
         ("", "is no encoding"),
     ],
 )

@@ -51,6 +51,9 @@ class Encoding(Wire):
             )
         try:
             share = None if match[2] is None else float(match[2])
+        except ValueError:
+            raise ValueError(f"share: '{match[2]}' is no number") from None
+        try:
             return cls.model_validate({"name": match[1], "share": share, "zstd": bool(match[3])})
         except ValidationError as error:
             fault = error.errors()[0]

@@ -73,7 +73,9 @@ class JobSpec(Wire):
     seed: Integer = Field(default=0, ge=0, lt=2**32)
     local: LocalTraining = LocalTraining()
     evaluation: Evaluation = Evaluation()
-    evaluate_every: Integer = Field(default=1, ge=1, le=10_000, description="closed rounds; the last is always evaluated")
+    evaluate_every: Integer = Field(
+        default=1, ge=1, le=10_000, description="closed rounds; the last is always evaluated"
+    )
     recording: Recording = Recording.EACH
     encoding: Encoding = Field(default=PLAIN, description="how nodes that can encode their updates")
 

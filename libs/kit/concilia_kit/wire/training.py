@@ -74,7 +74,9 @@ class LocalTraining(Wire):
     momentum: Number = Field(default=0.9, ge=0, lt=1)
     weight_decay: Number = Field(default=1e-4, ge=0, le=1)
     image_size: Integer = Field(default=224, ge=32, le=1024, description="side of the square input, pixels")
-    max_images: Integer | None = Field(default=None, ge=1, lt=2**53, description="cap on training images a site and round")
+    max_images: Integer | None = Field(
+        default=None, ge=1, lt=2**53, description="cap on training images a site and round"
+    )
     balance: Balance = Balance.LOSS
     augment: Truth = True
     proximal_mu: Number = Field(default=0.0, ge=0, le=100, description="FedProx's mu; set by the strategy")
