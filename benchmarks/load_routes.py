@@ -69,8 +69,8 @@ def public(services: Services) -> list[Route]:
     """All there are, those that change nothing first. Raises `httpx.HTTPError`."""
     found = []
     for service in SERVICES:
-        document = httpx.get(f"{services.layout.url(service)}/openapi.json", timeout=60).raise_for_status().json()
-        listed = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
+        described = httpx.get(f"{services.layout.url(service)}/openapi.json", timeout=60).raise_for_status().json()
+        listed = [(method.upper(), path) for path, methods in described["paths"].items() for method in methods]
         found += [Route(service, *each) for each in [*listed, *(("GET", path) for path in _BESIDE)]]
     return sorted(found, key=lambda route: route.method not in {"GET", "HEAD", "OPTIONS"})
 
@@ -117,10 +117,10 @@ def _body(route: Route, state: State) -> tuple[dict[str, str], bytes]:
         return {"Content-Type": "multipart/form-data; boundary=b"}, _PICTURE
     if route.method not in {"POST", "PUT", "PATCH"}:
         return {}, b""
-    return {"Content-Type": "application/json"}, json.dumps(_document(route, state)).encode()
+    return {"Content-Type": "application/json"}, json.dumps(document(route, state)).encode()
 
 
-def _document(route: Route, state: State) -> Any:
+def document(route: Route, state: State) -> Any:
     known: dict[tuple[str, str], Any] = {
         ("auth", "/v1/challenges"): {"address": state.caller},
         ("auth", "/v1/sessions"): {"message": "not a challenge", "signature": "0x" + "11" * 65},

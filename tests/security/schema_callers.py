@@ -1,12 +1,12 @@
 """Who asks, when a service is asked for everything that its description has: somebody with every role.
 
-A description names what an operation wants: an access token, a session's, or a browser's cookie. Each is the real thing,
-for a session by signing in anew, since operations here end sessions too.
+A description names what an operation wants: an access token, a session's, or a browser's cookie. Each is the real
+thing; what may end a session gets one of its own.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import schemathesis
@@ -21,6 +21,7 @@ from tests.security.schema_stack import Stack
 
 SESSION, COOKIE = "session", "browser session"
 """The schemes of the auth service's description, besides access tokens."""
+_STRANGER = "0x" + 20 * "22"
 
 
 class Caller:
@@ -30,32 +31,55 @@ class Caller:
         self._services = stack.services
         self._url = stack.url("auth")
         self._address = stack.state.caller
+        self._http = httpx.Client(base_url=self._url, timeout=60, headers={"Origin": self._url})
+        self._session: str | None = None
+        self._cookie: str | None = None
 
-    def token(self, service: str, path: str) -> str:
-        """An access token for a service; the one route that auth alone may ask has auth's own."""
-        caller = ISSUER if path == "/v1/signatures" else self._address
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def token(self, service: str, label: str) -> str:
+        """An access token for a service; the one route that auth alone may ask has auth's own, and who applies for a
+        role has none yet."""
+        caller = {"POST /v1/signatures": ISSUER, "POST /v1/applications": _STRANGER}.get(label, self._address)
         return load_routes.token(self._services, Audience(service), caller)
 
-    def session(self) -> str:
+    def session(self, *, may_end: bool) -> str:
         """A session's token."""
-        return str(self._signed_in("/v1/sessions").json()["token"])
+        if may_end or self._session is None:
+            self._session = str(self._signed_in("/v1/sessions").json()["token"])
+        kept = self._session
+        if may_end:
+            self._session = None
+        return kept
 
-    def cookie(self) -> str:
+    def cookie(self, *, may_end: bool) -> str:
         """A browser session's cookie, its value alone."""
-        return self._signed_in("/v1/browser-sessions").cookies[browser.COOKIE]
+        if may_end or self._cookie is None:
+            self._cookie = self._signed_in("/v1/browser-sessions").cookies[browser.COOKIE]
+        kept = self._cookie
+        if may_end:
+            self._cookie = None
+        return kept
 
     def origin(self) -> str:
         """The site whose pages may use the cookie."""
         return self._url
 
-    def _signed_in(self, path: str) -> httpx.Response:
+    def signed(self) -> dict[str, str]:
+        """A challenge that the administrator signed, good once."""
         account = self._services.admin.account
-        headers = {"Origin": self.origin()}
-        with httpx.Client(base_url=self._url, timeout=60, headers=headers) as http:
-            told = http.post("/v1/challenges", json={"address": account.address}).raise_for_status()
-            message = told.json()["message"]
-            signature = account.sign_message(encode_defunct(text=message)).signature.to_0x_hex()
-            return http.post(path, json={"message": message, "signature": signature}).raise_for_status()
+        told = self._http.post("/v1/challenges", json={"address": account.address}).raise_for_status()
+        message = told.json()["message"]
+        signature = account.sign_message(encode_defunct(text=message)).signature.to_0x_hex()
+        return {"message": message, "signature": signature}
+
+    def _signed_in(self, path: str) -> httpx.Response:
+        self._http.cookies.clear()
+        return self._http.post(path, json=self.signed()).raise_for_status()
 
 
 def provider(service: str, caller: Caller) -> type[Any]:
@@ -67,10 +91,10 @@ def provider(service: str, caller: Caller) -> type[Any]:
             if not wanted:
                 return None
             if SESSION in wanted:
-                return {"Authorization": f"Bearer {caller.session()}"}
+                return {"Authorization": f"Bearer {caller.session(may_end=case.method == 'DELETE')}"}
             if COOKIE in wanted:
-                return {"Cookie": caller.cookie()}
-            return {"Authorization": f"Bearer {caller.token(service, context.operation.path)}"}
+                return {"Cookie": caller.cookie(may_end=case.method == "DELETE")}
+            return {"Authorization": f"Bearer {caller.token(service, context.operation.label)}"}
 
         def set(self, case: schemathesis.Case, data: dict[str, str], context: AuthContext) -> None:
             if (token := data.get("Cookie")) is None:

@@ -22,6 +22,9 @@ from benchmarks.scale_services import Services
 
 NODE = "node-0"
 _NODE_SECONDS = 120.0
+_NOWHERE = "http://127.0.0.1:9"
+_ALONE = {"HTTPS_PROXY": _NOWHERE, "https_proxy": _NOWHERE}
+"""Nothing is fetched from other machines; among themselves the services speak HTTP."""
 _UNLIMITED = {f"CONCILIA_AUTH_{who}_RATE": str(10**9) for who in ("ADDRESS", "SOURCE")}
 """All that is asked comes from one place, which the limits would stop; they have tests of their own."""
 
@@ -41,7 +44,7 @@ class Stack:
 @contextlib.contextmanager
 def running(directory: Path, port: int) -> Iterator[Stack]:
     """The services with a job that was stopped after a round; gone afterwards. Raises `RuntimeError`, `StartFailed`."""
-    with scale_services.running(directory, port, anvil=False, settings=_UNLIMITED) as services:
+    with scale_services.running(directory, port, anvil=False, settings={**_UNLIMITED, **_ALONE}) as services:
         yield Stack(services, asyncio.run(load.make_state(services)))
 
 

@@ -97,11 +97,11 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
         there = said.setdefault(str(status), {"description": ""})
         words = [there["description"], *(f"`{code}`" for code in named if code not in there["description"])]
         there["description"] = ", ".join(filter(None, words))
-    for status, answer in said.items():
-        if status.isdigit() and int(status) >= 400:
+    for name, answer in said.items():
+        if name.isdigit() and int(name) >= 400:
             answer.setdefault("content", _CONTENT)
-            if int(status) in _HEADERS:
-                answer["headers"] = {**_HEADERS[int(status)], **answer.get("headers", {})}
+            if int(name) in _HEADERS:
+                answer["headers"] = {**_HEADERS[int(name)], **answer.get("headers", {})}
     operation["responses"] = dict(sorted(said.items()))
 
 

@@ -19,8 +19,13 @@ def number(value: Any) -> Any:
     return value
 
 
-Integer = Annotated[int, BeforeValidator(number)]
-Number = Annotated[float, BeforeValidator(number)]
+NO_TEXT = BeforeValidator(number)
+"""Stands behind a type's own bounds, and around `| None`: else pydantic describes bounds in words of its own."""
+
+Integer = Annotated[int, NO_TEXT]
+Number = Annotated[float, NO_TEXT]
+IntegerOrNone = Annotated[int | None, NO_TEXT]
+NumberOrNone = Annotated[float | None, NO_TEXT]
 Truth = StrictBool
 
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]

@@ -28,6 +28,7 @@ from concilia_kit.wire.auth import BrokerCredential
 from concilia_kit.wire.training import keys_of
 
 from concilia_auth.errors import StoreUnavailable
+from concilia_auth.limits import Kind, Limits, NoLimits
 
 LIFE = timedelta(days=1)
 RENEWAL = timedelta(hours=12)
@@ -62,15 +63,22 @@ class BrokerUsers:
     """
 
     def __init__(
-        self, client: redis.Redis, roles: Callable[[str], frozenset[Role]], clock: Callable[[], datetime]
+        self,
+        client: redis.Redis,
+        roles: Callable[[str], frozenset[Role]],
+        clock: Callable[[], datetime],
+        limits: Limits | None = None,
     ) -> None:
         self._redis: Any = client  # redis-py's types mix its synchronous and asynchronous answers
         self._roles = roles
         self._clock = clock
+        self._limits = limits or NoLimits()
         self._one = threading.Lock()  # of one process's threads, each would only undo another's attempt
 
     def issue(self, address: str) -> BrokerCredential:
-        """A password more for a hospital's user, which is made where it is not there. Raises `StoreUnavailable`."""
+        """A password more for a hospital's user, which is made where it is not there. Raises `RateLimited`,
+        `StoreUnavailable`."""
+        self._limits.of_address(Kind.CREDENTIAL, address)
         now, password = self._clock(), secrets.token_urlsafe(32)
 
         def add(kept: _Kept) -> _Kept:

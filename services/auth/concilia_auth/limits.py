@@ -40,6 +40,7 @@ class Kind(StrEnum):
     SIGN_IN = "sign_in"
     TOKEN = "token"  # noqa: S105 - a word of the metrics
     APPLICATION = "application"
+    CREDENTIAL = "credential"
 
 
 _TIMES = {Kind.TOKEN: 5}  # a session asks for one a service and page

@@ -40,10 +40,10 @@ def build(settings: AuthSettings) -> FastAPI:
     store = Store(client)
     chain_http = http.client(settings.chain_url)
     standing = CurrentRoles(chain_http)
-    broker_users = BrokerUsers(broker, CurrentRoll(chain_http), _now)
     registry = metrics.registry()
     measured = AuthMetrics(registry)
     limits = RateLimits(client, settings.address_rate, settings.source_rate, measured)
+    broker_users = BrokerUsers(broker, CurrentRoll(chain_http), _now, limits)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

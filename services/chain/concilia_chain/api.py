@@ -364,10 +364,10 @@ def _tagged(document: Callable[[], bytes], tag: str, if_none_match: str | None) 
 
 _REQUEST: dict[str, Any] = {
     "type": "object",
-    "required": ["jsonrpc", "id", "method"],
+    "required": ["jsonrpc", "method"],
     "properties": {
         "jsonrpc": {"const": "2.0"},
-        "id": {"type": ["string", "number", "null"]},
+        "id": {"type": ["string", "number", "null"], "maxLength": rpc.MAX_ID, "description": "without: no answer"},
         "method": {"enum": list(rpc.METHODS)},
         "params": {"type": "array"},
     },

@@ -22,7 +22,7 @@ GAS = 10_000_000
 """Gas that a call or an estimate may use: the largest transaction of this contract needs less."""
 
 _MAX_BRACKETS = 1000
-_MAX_ID = 256  # characters of a request's id, which is repeated
+MAX_ID = 256  # characters of a request's id, which is repeated
 _MAX_HISTORY = 100  # blocks
 _MAX_PERCENTILES = 10
 _TAGS = frozenset({"latest", "earliest", "pending", "safe", "finalized"})
@@ -104,7 +104,7 @@ def _request(item: Any) -> list[Asked | Failed]:
 
 def _is_id(value: Any) -> bool:
     if isinstance(value, str):
-        return len(value) <= _MAX_ID
+        return len(value) <= MAX_ID
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or (isinstance(value, int) and not isinstance(value, bool))

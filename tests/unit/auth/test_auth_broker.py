@@ -11,7 +11,9 @@ import pytest
 import redis
 from concilia_auth import broker
 from concilia_auth.broker import BrokerUsers, Sweeper
-from concilia_auth.errors import StoreUnavailable
+from concilia_auth.errors import RateLimited, StoreUnavailable
+from concilia_auth.limits import RateLimits
+from concilia_auth.metrics import AuthMetrics
 from concilia_kit.problems import Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.wire.auth import BrokerCredential
@@ -135,6 +137,16 @@ def test_many_may_ask_at_one_time(world: World) -> None:
         thread.join()
     assert len(issued) == 16
     assert all(map(world.works, issued))
+
+
+def test_who_asks_for_passwords_too_often_is_told_to_come_back(world: World) -> None:
+    limits = RateLimits(world.redis, 2, 0, AuthMetrics())
+    users = BrokerUsers(world.redis, world.of, lambda: world.now, limits)
+    kept = [users.issue(HOSPITAL), users.issue(HOSPITAL)]
+    with pytest.raises(RateLimited):
+        users.issue(HOSPITAL)
+    assert all(map(world.works, kept))
+    users.issue(OTHER)
 
 
 def test_no_password_is_kept_or_shown(world: World, capsys: pytest.CaptureFixture[str]) -> None:

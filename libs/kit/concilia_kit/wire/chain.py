@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from typing import Annotated
 
-from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic import AwareDatetime, Field
 
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.roles import Role
 from concilia_kit.signing import Address, AnySignature, RoleChange, Signature, Update
-from concilia_kit.strict import Integer, Truth, number
+from concilia_kit.strict import NO_TEXT, Integer, IntegerOrNone, Truth
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.training import UpdateMetrics
 
@@ -148,14 +148,14 @@ class RoundOpening(Wire):
     deadline: Integer = Field(ge=0, lt=2**64)
     quorum: Integer = Field(ge=1, lt=2**32)
     merkle: Truth = False
-    expected: Integer | None = Field(default=None, ge=1, lt=2**32)
+    expected: IntegerOrNone = Field(default=None, ge=1, lt=2**32)
 
 
 class Rejection(Wire):
     """Leave a recorded update out."""
 
     hospital: Address
-    reason: Annotated[Reason, BeforeValidator(number)]
+    reason: Annotated[Reason, NO_TEXT]
 
 
 class RoundClosure(Wire):

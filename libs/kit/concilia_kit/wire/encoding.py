@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from concilia_kit.strict import Integer, Number, Truth
+from concilia_kit.strict import Integer, Number, NumberOrNone, Truth
 from concilia_kit.wire.base import Wire
 
 ZSTD = "zstd"
@@ -30,7 +30,7 @@ class Encoding(Wire):
     """An encoding with its parameters; as text `none`, `float16`, `int8`, `topk:0.01`, each with `+zstd` or not."""
 
     name: EncodingName = EncodingName.NONE
-    share: Number | None = Field(
+    share: NumberOrNone = Field(
         default=None, ge=1e-6, le=0.5, description="topk only: share of a tensor's elements that is sent"
     )
     zstd: Truth = Field(default=False, description="whether what is sent is compressed (RFC 8878)")

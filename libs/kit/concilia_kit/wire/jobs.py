@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, Field, JsonValue, model_validator
 from concilia_kit import digests
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.signing import Address
-from concilia_kit.strict import Integer, Number, Text
+from concilia_kit.strict import Integer, Number, NumberOrNone, Text
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.encoding import PLAIN, Encoding
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Progress
@@ -31,7 +31,7 @@ class Strategy(Wire):
 
     name: StrategyName = StrategyName.FEDAVG
     proximal_mu: Number = Field(default=0.01, ge=0, le=100, description="FedProx only")
-    trim: Number | None = Field(
+    trim: NumberOrNone = Field(
         default=None,
         ge=0,
         lt=0.5,
@@ -61,7 +61,7 @@ class JobSpec(Wire):
     rounds: Integer = Field(default=3, ge=1, le=10_000)
     quorum: Integer = Field(default=1, ge=1, le=100_000, description="updates that a round needs; FedBuff's buffer")
     deadline_seconds: Integer = Field(default=3600, ge=5, le=30 * 86400, description="from opening a round")
-    over_selection: Number | None = Field(
+    over_selection: NumberOrNone = Field(
         default=None,
         ge=1,
         le=100,
@@ -69,7 +69,7 @@ class JobSpec(Wire):
         description="ask so many times the quorum, chosen anew each round, and close a round with its first quorum; "
         "without it, all who are there are asked and waited for",
     )
-    target: Number | None = Field(default=None, gt=0, le=1, description="pooled balanced accuracy that ends the job")
+    target: NumberOrNone = Field(default=None, gt=0, le=1, description="pooled balanced accuracy that ends the job")
     seed: Integer = Field(default=0, ge=0, lt=2**32)
     local: LocalTraining = LocalTraining()
     evaluation: Evaluation = Evaluation()

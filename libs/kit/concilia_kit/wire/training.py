@@ -15,7 +15,7 @@ from concilia_kit import digests
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.lesions import CLASSES
 from concilia_kit.signing import Address, Signature, TaskOrder
-from concilia_kit.strict import Integer, Number, Text, Truth
+from concilia_kit.strict import NO_TEXT, Integer, IntegerOrNone, Number, Text, Truth
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.encoding import PLAIN, PLAIN_ONLY, Ability, Encoded, Encoding
 
@@ -25,9 +25,9 @@ SCORE_BINS = 32
 MAX_STALENESS = 20
 """Rounds by which work of an asynchronous job may be late and still count (Nguyen et al. 2022, section 4)."""
 
-Count = Annotated[Integer, Field(ge=0, lt=2**53)]
-Seconds = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[Number, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**53), NO_TEXT]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_TEXT]
+Finite = Annotated[float, Field(allow_inf_nan=False), NO_TEXT]
 
 _Item = TypeVar("_Item")
 _OfClasses = Annotated[tuple[_Item, ...], Field(min_length=len(CLASSES), max_length=len(CLASSES))]
@@ -74,7 +74,7 @@ class LocalTraining(Wire):
     momentum: Number = Field(default=0.9, ge=0, lt=1)
     weight_decay: Number = Field(default=1e-4, ge=0, le=1)
     image_size: Integer = Field(default=224, ge=32, le=1024, description="side of the square input, pixels")
-    max_images: Integer | None = Field(
+    max_images: IntegerOrNone = Field(
         default=None, ge=1, lt=2**53, description="cap on training images a site and round"
     )
     balance: Balance = Balance.LOSS
@@ -86,7 +86,7 @@ class Evaluation(Wire):
     """How a global model is evaluated at each site."""
 
     batch_size: Integer = Field(default=64, ge=1, le=1024)
-    max_images: Integer | None = Field(default=None, ge=1, lt=2**53, description="cap on held-out images a site")
+    max_images: IntegerOrNone = Field(default=None, ge=1, lt=2**53, description="cap on held-out images a site")
 
 
 class TrainTask(Wire):
@@ -138,7 +138,7 @@ class UpdateMetrics(Wire):
     """What a node measured while it made an update; its canonical JSON's digest is part of what the node signs."""
 
     loss: Finite
-    accuracy: Annotated[Number, Field(ge=0, le=1)]
+    accuracy: Annotated[float, Field(ge=0, le=1), NO_TEXT]
     images: Count
     lesions: Count
     skipped_images: Count
@@ -167,7 +167,7 @@ class EvaluationReport(Wire):
     confusion: _OfClasses[_OfClasses[Count]]
     positives: _OfClasses[_OfBins[Count]]
     negatives: _OfClasses[_OfBins[Count]]
-    loss_sum: Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+    loss_sum: Annotated[float, Field(ge=0, allow_inf_nan=False), NO_TEXT]
     images: Count
     lesions: Count
     overlapping_lesions: Count
