@@ -25,7 +25,7 @@ from concilia_kit.wire.auth import Audience
 from benchmarks.scale_services import Services
 
 _TOKEN_SECONDS = 3000
-_BESIDE = ("/metrics", "/openapi.json", "/docs")  # are in no document
+_BESIDE = ("/metrics", "/openapi.json")  # are in no document
 _OCTETS = "application/octet-stream"
 _PART = "application/offset+octet-stream"
 _PICTURE = (

@@ -1,4 +1,4 @@
-"""What a thief of one node's credential can do at the broker: work at that node's queue. Real Redis, with a password."""
+"""What a thief of a node's credential can do at the broker: work at that node's queue. Real Redis, with a password."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def application(
         title=title,
         version="1",
         lifespan=lifespan,
-        docs_url="/docs",
+        docs_url=None,  # a page for it would bring scripts of a network of others into the pages' own origin
         redoc_url=None,
     )
     describing.complete(app)

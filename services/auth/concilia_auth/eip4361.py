@@ -18,6 +18,8 @@ the one spelling that its content has, so that what was signed is what was read.
 from __future__ import annotations
 
 import re
+import secrets
+import string
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
@@ -33,6 +35,7 @@ MAX_MESSAGE = 1024
 
 SKEW = timedelta(seconds=60)
 """By how much the clock may be ahead that dated a message: a client may date its own."""
+_NONCE_LETTERS = string.ascii_letters + string.digits
 _NONCE = re.compile(r"^Nonce: ([a-zA-Z0-9]{8,64})$", re.MULTILINE)
 
 
@@ -43,6 +46,11 @@ class Site:
     domain: str
     uri: str
     statement: str
+
+
+def new_nonce() -> str:
+    """Letters and digits that nobody guesses: 131 bits (EIP-4361 asks for eight characters or more)."""
+    return "".join(secrets.choice(_NONCE_LETTERS) for _ in range(22))
 
 
 def build(site: Site, *, address: str, chain_id: int, nonce: str, issued_at: datetime, expires_at: datetime) -> str:

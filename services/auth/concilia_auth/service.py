@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
-import siwe
 from concilia_kit import logs
 from concilia_kit.metrics import outcome_of
 from concilia_kit.roles import Role
@@ -84,7 +83,7 @@ class AuthService:
         self._limits.of_claimed_address(Kind.CHALLENGE, address, source)
         now = self._clock()
         expires_at = now + timedelta(seconds=self._settings.nonce_seconds)
-        nonce = siwe.generate_nonce()
+        nonce = eip4361.new_nonce()
         message = eip4361.build(
             self._site,
             address=address,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -169,3 +171,13 @@ def test_auth_refuses_foreign_and_broken_signatures(account: LocalAccount, sign:
     for signature in (foreign, right[:-2], right + "00", "0x00", "0x" + 65 * "ff", "0x" + 65 * "00", right[:-2] + "1d"):
         with pytest.raises(errors.SignatureInvalid):
             verify(message, signature)
+
+
+def test_auth_nonces_cannot_be_guessed() -> None:
+    made = [eip4361.new_nonce() for _ in range(2000)]
+    assert len(set(made)) == len(made)
+    assert {len(nonce) for nonce in made} == {22}
+    seen = Counter("".join(made))
+    assert math.log2(len(seen)) * 22 > 128
+    assert max(seen.values()) < 1.3 * min(seen.values())
+    assert eip4361.nonce_of(f"Nonce: {made[0]}") == made[0]

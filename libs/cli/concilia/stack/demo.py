@@ -303,5 +303,5 @@ def _say_what_is_kept(layout: Layout) -> None:
         )
     for service in SERVICES:
         address = f"{layout.url('front')}/api/{service}" if layout.pages else layout.url(service)
-        output.err.print(f"  {service}: {address}/docs", markup=False)
+        output.err.print(f"  {service}: {address}/openapi.json", markup=False)
     output.err.print("stop it with 'make demo-stop'")
