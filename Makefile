@@ -116,8 +116,8 @@ test-chain-faults: $(VENV)/.ready-dev contracts/node_modules/.ready ## break cha
 	@$(BIN)/pytest tests/chain_faults -n 4 -q
 
 .PHONY: test-security
-test-security: $(VENV)/.ready-dev ## attack what must hold: sign-ins sent again, published vectors, the broker, hostile files (under 2 minutes)
-	@$(BIN)/pytest tests/security -n 2 --dist loadfile -q
+test-security: $(VENV)/.ready-dev ## attack what must hold: sign-ins, the broker, hostile files, every route's schema (SCHEMA_EXAMPLES= for longer)
+	@$(if $(SCHEMA_EXAMPLES),SCHEMA_EXAMPLES=$(SCHEMA_EXAMPLES)) $(BIN)/pytest tests/security -n 2 --dist loadfile -q
 
 .PHONY: test-chaos
 test-chaos: $(VENV)/.ready-dev benchmarks/node_modules/.ready ## kill processes at a sample of a round's steps (CHAOS=), break lines and disks

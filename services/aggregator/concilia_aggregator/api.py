@@ -79,6 +79,7 @@ Hospital = Annotated[Principal, Depends(require(Role.HOSPITAL))]
 Auditing = Annotated[Principal, Depends(require(Role.ADMIN, Role.AUDITOR))]
 Member = Annotated[Principal, Depends(require())]
 RoundNumber = Annotated[int, Path(ge=0, lt=2**32)]
+_VISIBLE = "^[!-~]{8,128}$"  # what is sent around a header's value is not part of it
 VerificationId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 
 
@@ -110,11 +111,11 @@ def create_job(
     jobs: Asking,
     store: Stored,
     wakeup: Waking,
-    idempotency_key: Annotated[str | None, Header(min_length=8, max_length=128)] = None,
+    idempotency_key: Annotated[str, Header(pattern=_VISIBLE)] = "",
 ) -> JobView:
     """Create a job; it starts as soon as enough hospitals are there. A request that comes again with the same
     `Idempotency-Key` finds the job that the first one made."""
-    job = jobs.create(spec, caller.address, idempotency_key)
+    job = jobs.create(spec, caller.address, idempotency_key or None)
     wakeup.wake(job)
     return views.job(store, store.job(job))
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from concilia_kit import web
 from concilia_kit.admission import TooBusy, only_waits
-from concilia_kit.bodies import BodyTooLarge
 from concilia_kit.describing import Responses, problems
 from concilia_kit.digests import JobId
 from concilia_kit.roles import Role
@@ -43,8 +41,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import StringConstraints
 
-from concilia_chain import pages, rpc, signature_api
-from concilia_chain.door import Door
+from concilia_chain import pages, rpc_api, signature_api
 from concilia_chain.errors import (
     ChainUnavailable,
     CursorMalformed,
@@ -96,18 +93,6 @@ async def _wanted(
     return Wanted(tuple(name), job, number, account, from_block, to_block)
 
 
-async def _door(request: Request) -> Door:
-    door: Door = request.app.state.door
-    return door
-
-
-async def _small_body(request: Request) -> bytes:
-    body = await request.body()
-    if len(body) > rpc.MAX_BODY:
-        raise BodyTooLarge(f"a body has at most {rpc.MAX_BODY} bytes here")
-    return body
-
-
 class _Ends:
     """Waits for what was ordered without a thread of its own: a thousand hospitals may wait at once."""
 
@@ -150,6 +135,7 @@ async def _ends(request: Request, response: Response, chain: Writing) -> _Ends:
 Ends = Annotated[_Ends, Depends(_ends)]
 router = APIRouter(prefix="/v1")
 router.include_router(signature_api.router)
+router.include_router(rpc_api.router)
 _REFUSED = "the contract refused: its error's name in snake_case, as `contract_error` has it in its own words"
 _RELAYS: Responses = {
     200: {"description": "the same call had this effect before", "model": Receipt},
@@ -360,63 +346,3 @@ def _tagged(document: Callable[[], bytes], tag: str, if_none_match: str | None) 
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     return Response(document(), media_type="application/json", headers=headers)
-
-
-_REQUEST: dict[str, Any] = {
-    "type": "object",
-    "required": ["jsonrpc", "method"],
-    "properties": {
-        "jsonrpc": {"const": "2.0"},
-        "id": {"type": ["string", "number", "null"], "maxLength": rpc.MAX_ID, "description": "without: no answer"},
-        "method": {"enum": list(rpc.METHODS)},
-        "params": {"type": "array"},
-    },
-}
-
-
-_ONE_ANSWER: dict[str, Any] = {
-    "type": "object",
-    "required": ["jsonrpc", "id"],
-    "properties": {
-        "jsonrpc": {"const": "2.0"},
-        "id": {"type": ["string", "number", "null"]},
-        "result": {},
-        "error": {
-            "type": "object",
-            "required": ["code", "message"],
-            "properties": {"code": {"type": "integer"}, "message": {"type": "string"}, "data": {"type": "string"}},
-        },
-    },
-    "oneOf": [{"required": ["result"]}, {"required": ["error"]}],
-}
-_ANSWER: dict[str, Any] = {"oneOf": [_ONE_ANSWER, {"type": "array", "minItems": 1, "items": _ONE_ANSWER}]}
-
-
-@router.post(
-    "/rpc",
-    tags=["node"],
-    response_class=Response,
-    responses={
-        200: {"content": {"application/json": {"schema": _ANSWER}}},
-        204: {"description": "only notifications came"},
-    },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"oneOf": [_REQUEST, {"type": "array", "items": _REQUEST, "maxItems": rpc.MAX_BATCH}]}
-                }
-            },
-        }
-    },
-)
-def node_rpc(body: Annotated[bytes, Depends(_small_body)], door: Annotated[Door, Depends(_door)]) -> Response:
-    """JSON-RPC 2.0 for wallets that are given this chain: a few reads of the node, and no way to send anything.
-
-    Errors are JSON-RPC's own, with status 200.
-    """
-    answer = door.answer(body)
-    if answer is None:
-        return Response(status_code=204)
-    return Response(json.dumps(answer), media_type="application/json")

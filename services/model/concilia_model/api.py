@@ -99,7 +99,7 @@ _PICTURE: dict[str, Any] = {
         200: {"model": Artifact, "description": "it was there already"},
         **problems(UploadInterrupted, UploadStalled, ArtifactTooLarge, DigestMismatch, ArtifactMalformed, NoSpace),
     },
-    openapi_extra={"requestBody": {"required": True, "content": _BINARY}},
+    openapi_extra={"requestBody": {"description": "not read of what the caller brought before", "content": _BINARY}},
     tags=["artifacts"],
 )
 async def put_artifact(

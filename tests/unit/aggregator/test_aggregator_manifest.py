@@ -87,7 +87,7 @@ def test_a_description_of_a_later_day_has_its_id_all_the_same() -> None:
 
 
 @given(
-    name=st.text(min_size=1, max_size=20),
+    name=st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=20),
     rate=st.floats(min_value=1e-9, max_value=10),
     target=st.none() | st.floats(min_value=1e-6, max_value=1),
     seed=st.integers(0, 2**32 - 1),

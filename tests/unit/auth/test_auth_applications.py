@@ -109,7 +109,16 @@ async def test_auth_administrator_who_was_dismissed_reads_nothing(
 
 
 @pytest.mark.parametrize(
-    "change", [{"role": "emperor"}, {"name": ""}, {"name": 101 * "a"}, {"note": 501 * "a"}, {"address": address_of(1)}]
+    "change",
+    [
+        {"role": "emperor"},
+        {"name": ""},
+        {"name": 101 * "a"},
+        {"name": "a\x00"},
+        {"note": 501 * "a"},
+        {"note": "\x00"},
+        {"address": address_of(1)},
+    ],
 )
 async def test_auth_application_has_bounds(
     site: httpx.AsyncClient, account: LocalAccount, sign: Sign, change: dict[str, str], redis_connection: redis.Redis

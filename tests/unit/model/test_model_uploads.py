@@ -204,6 +204,26 @@ async def test_what_is_spoken(service: Any, small: tuple[str, bytes]) -> None:
     assert (await where(service, upload, service.alice)).status_code == 404
 
 
+async def test_the_headers_of_tus_are_described(service: Any) -> None:
+    paths = (await service.http.get("/openapi.json")).json()["paths"]
+
+    def required(path: str, method: str) -> set[str]:
+        given = paths[path][method]["parameters"]
+        return {each["name"] for each in given if each["in"] == "header" and each["required"]}
+
+    assert required("/v1/uploads", "post") == {"Tus-Resumable", "Upload-Length", "Upload-Metadata"}
+    assert required("/v1/uploads/{upload}", "patch") == {"Tus-Resumable", "Upload-Offset"}
+    assert required("/v1/uploads/{upload}", "post") == {"Tus-Resumable", "X-HTTP-Method-Override"}
+    assert required("/v1/uploads/{upload}", "head") == required("/v1/uploads/{upload}", "delete") == {"Tus-Resumable"}
+    told = paths["/v1/uploads/{upload}"]["patch"]["responses"]
+    assert {"204", "401", "403", "404", "409", "412", "413", "415", "422", "423", "507"} <= set(told)
+
+
+async def test_405_names_every_method_of_an_upload(service: Any) -> None:
+    answer = await service.http.put(f"/v1/uploads/{32 * '0'}")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, HEAD, PATCH, POST")
+
+
 async def test_nobody_else_s_upload(service: Any, small: tuple[str, bytes]) -> None:
     upload = place(await begin(service, small, service.alice))
     await append(service, upload, 0, small[1][:50], service.alice)
