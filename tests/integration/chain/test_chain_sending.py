@@ -54,7 +54,7 @@ async def test_a_refused_update_is_never_sent(faults: Faults, consortium: Any) -
     faults.calls.clear()
     answer = await consortium.submit(consortium.submission(hospital, opening, samples=0))
     assert answer.json()["code"] == "no_samples"
-    assert {"eth_estimateGas", "eth_call"} <= set(faults.calls)
+    assert "eth_call" in faults.calls  # with or without an estimate before: that depends on the newest block's age
     assert "eth_sendRawTransaction" not in faults.calls
 
 
