@@ -198,23 +198,39 @@ class Folder:
             if item.reason is None
         }
         lost: set[_Judged] = set()
+        missing: set[_Judged] = set()
         unread = list(dict.fromkeys(each for each in asked.values() if each not in self._verdicts))
         if unread:
             base = self._measured(recorded.base)
             with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="screen") as pool:
-                read = pool.map(lambda each: self._read(each, base), unread)
-                for each, (reason, file) in zip(unread, read, strict=True):
-                    if reason in _OF_THE_FILE and self._is_lost(each.digest, reason):
+                for each, judged in zip(unread, pool.map(lambda each: self._judge(each, base), unread), strict=True):
+                    if judged is None:
                         lost.add(each)
-                        continue
-                    self._verdicts[each] = reason
-                    if file is not None:
-                        self._files[each.digest] = file
-        found = {hospital: self._verdicts[each] for hospital, each in asked.items() if each not in lost}
+                    elif judged[0] is Reason.ARTIFACT_MISSING:
+                        missing.add(each)  # not kept: this says nothing of bytes, which another round may have
+                    else:
+                        self._verdicts[each], file = judged
+                        if file is not None:
+                            self._files[each.digest] = file
+        found = {
+            hospital: Reason.ARTIFACT_MISSING if each in missing else self._verdicts[each]
+            for hospital, each in asked.items()
+            if each not in lost
+        }
         for kept in (self._verdicts, self._files):
             while len(kept) > max(_KEPT, len(asked)):
                 kept.popitem(last=False)
         return found, {hospital for hospital, each in asked.items() if each in lost}
+
+    def _judge(self, asked: _Judged, base: Base) -> tuple[Reason | None, _Identity | None] | None:
+        """What `_read` says; None where the store lost the file. One that was brought while this was asked is read."""
+        for _ in range(2):
+            reason, file = self._read(asked, base)
+            if reason not in _OF_THE_FILE:
+                break
+            if self._is_lost(asked.digest, reason):
+                return None
+        return reason, file
 
     def _is_lost(self, digest: str, reason: Reason) -> bool:
         """Whether the store had an update's bytes, and has them no more: what comes in is hashed, so that a hospital

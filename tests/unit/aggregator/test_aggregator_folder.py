@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,43 @@ def test_a_file_that_changed_after_screening_is_put_aside_and_waited_for(
     assert world.artifacts.exists(world.folder.fold(again, world.spec))
 
 
+def test_a_file_that_is_brought_again_while_the_store_is_asked_is_no_fault(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = world.screen()
+    victim = recorded.updates[1].update.digest
+    path = world.artifacts.directory / victim
+    content = path.read_bytes()
+    spoil(path)
+    with pytest.raises(UpdateChanged):
+        world.folder.fold(recorded, world.spec)
+    assert not world.artifacts.is_intact(victim)
+    asked: list[str] = []
+
+    def is_put_aside(digest: str) -> bool:
+        asked.append(digest)
+        world.artifacts.put(victim, tmp)
+        return False  # it is there again
+
+    tmp = path.with_suffix(".brought")
+    tmp.write_bytes(content)
+    monkeypatch.setattr(world.artifacts, "is_put_aside", is_put_aside)
+    again = world.screen()
+    assert asked == [victim]
+    assert [item.reason for item in again.updates] == [None, None, None]
+    assert not world.folder.lost
+    assert world.artifacts.exists(world.folder.fold(again, world.spec))
+
+
+def test_a_file_that_never_came_is_missing_for_as_long_as_it_does_not_come(world: World) -> None:
+    content = safetensors.numpy.save(model(7))
+    digest = hashlib.sha256(content).hexdigest()
+    world.submit(4, digest)
+    assert world.screen().updates[3].reason is Reason.ARTIFACT_MISSING
+    (world.artifacts.directory / digest).write_bytes(content)
+    assert all(each.digest != digest for each in world.folder._verdicts)
+
+
 def test_a_file_that_was_lost_and_not_brought_again_by_the_deadline_is_left_out(world: World) -> None:
     recorded = world.screen()
     spoil(world.artifacts.directory / recorded.updates[1].update.digest)
@@ -192,8 +230,6 @@ def test_a_file_that_changed_while_it_was_folded_is_not_published(
 
 
 def test_a_file_that_is_no_tensor_file_is_named_by_its_bytes_first(world: World) -> None:
-    import hashlib
-
     junk = b"\xff" * 100
     digest = hashlib.sha256(junk).hexdigest()
     (world.artifacts.directory / digest).write_bytes(junk)
