@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
-import importlib.util
 import json
 import os
 import re
@@ -40,21 +39,12 @@ from concilia_kit.wire.training import (
 from eth_account import Account
 from eth_account.messages import encode_defunct
 
+from tests.unit.client_node import consortium_double
+
 from . import sign_in_world
 
 JOB = "ef" * 32
 LOCAL = LocalTraining(epochs=1, batch_size=16, image_size=32, max_images=32)
-
-
-def _double() -> Any:
-    path = Path(__file__).parents[1] / "unit" / "client_node" / "consortium_double.py"
-    spec = importlib.util.spec_from_file_location("client_node_consortium_double", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
-    if not hasattr(module, "serve"):
-        spec.loader.exec_module(module)
-    return module
 
 
 # -------------------------------------------------------------------------------------------------------------- a node
@@ -122,11 +112,12 @@ def told(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int])
     with (data / "HAM10000_metadata.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = frozenset(row[column] for row in rows for column in ("image_id", "lesion_id"))
-    double = _double()
     account = keystore.create(folder / "key.json", folder / "password")
     port, log = free_port(), folder / "log"
     with contextlib.ExitStack() as stack:
-        consortium = stack.enter_context(double.serve(_recording(double.ConsortiumDouble)(enrolled=False)))
+        consortium = stack.enter_context(
+            consortium_double.serve(_recording(consortium_double.ConsortiumDouble)(enrolled=False))
+        )
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CONCILIA_")},
             "CONCILIA_NODE_PORT": str(port),

@@ -6,7 +6,6 @@ A real node process, by the queue and over HTTPS; what it refuses it says on its
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -36,26 +35,16 @@ from concilia_kit.wire.training import (
 )
 from eth_account import Account
 
+from tests.unit.client_node import consortium_double
+
 JOB = "cd" * 32
 LOCAL = LocalTraining(epochs=1, batch_size=16, image_size=32, max_images=32)
 Message = dict[str, Any]
 
 
-def _double() -> Any:
-    path = Path(__file__).parents[1] / "unit" / "client_node" / "consortium_double.py"
-    spec = importlib.util.spec_from_file_location("client_node_consortium_double", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
-    if not hasattr(module, "serve"):
-        spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def consortium(redis_url: str) -> Iterator[Any]:
-    module = _double()
-    with module.serve(module.ConsortiumDouble(broker_url=redis_url)) as double:
+    with consortium_double.serve(consortium_double.ConsortiumDouble(broker_url=redis_url)) as double:
         yield double
 
 
@@ -170,8 +159,7 @@ def test_a_task_that_was_changed_or_that_no_coordinator_signed_is_refused(node: 
     node.told(EVALUATE_TASK, {"task": dumped(evaluation), "signature": signed["signature"]})
     node.refuses("no coordinator asks for this task")
     other = task.model_copy(update={"seed": 2})
-    module = sys.modules["client_node_consortium_double"]
-    stranger = signing.sign(order_of(other), module.DOMAIN, Account.create())
+    stranger = signing.sign(order_of(other), consortium_double.DOMAIN, Account.create())
     node.told(TRAIN_TASK, {"task": dumped(other), "signature": stranger})
     node.refuses("no coordinator asks for this task")
     node.told(TRAIN_TASK, {"task": dumped(task.model_copy(update={"seed": 3})), "signature": "0x" + "00" * 65})
