@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import from_json
+
 MAX_HEADER = 4 * 2**20
 """Bytes of header accepted: a hundred thousand tensors, far beyond any model here."""
 
@@ -53,11 +55,15 @@ def parse(prefix: bytes, file_size: int) -> RawHeader:
     length = header_length(prefix, file_size)
     if len(prefix) < 8 + length:
         raise MalformedFile("the header is incomplete")
+    header = prefix[8 : 8 + length]
     try:
-        document = json.loads(prefix[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
+        # Bounds the nesting, at 200. json is bounded by the interpreter's recursion limit alone, which libraries raise
+        # (py_ecc to 100,000): deep enough, it runs out of stack and takes the process with it.
+        from_json(header, cache_strings=False)
+        document = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
     except MalformedFile:
         raise
-    except (ValueError, RecursionError) as error:  # not its JSONDecodeError alone: a number may have too many digits
+    except ValueError as error:  # not its JSONDecodeError alone: a number may have too many digits
         raise MalformedFile("the header is not JSON") from error
     if not isinstance(document, dict) or not prefix[8:9] == b"{":
         raise MalformedFile("the header is not a JSON object")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -156,6 +158,26 @@ def test_hostile_files_are_refused_by_a_named_error(kind: str, tmp_path: Path) -
     (tmp_path / "file").write_bytes(data)
     with pytest.raises(MalformedFile):
         TensorFile.open(tmp_path / "file")
+
+
+NESTED = """
+import sys
+from concilia_kit.tensorheader import MalformedFile, parse
+sys.setrecursionlimit(1_000_000)  # as py_ecc does with 100,000 to whoever imports it
+for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+    header = b'{"a":' + opening * 200_000 + b"1" + closing * 200_000 + b"}"
+    file = len(header).to_bytes(8, "little") + header
+    try:
+        parse(file, len(file))
+    except MalformedFile:
+        print("refused")
+"""
+
+
+def test_nesting_is_bounded_whatever_the_interpreters_limit() -> None:
+    """In a process of its own, which a parser without a bound ends by a segmentation fault."""
+    done = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, ["refused", "refused"]), done.stderr
 
 
 OURS_ALONE = {
