@@ -143,10 +143,10 @@ COPY frontend ./
 RUN npm run build
 
 FROM nginx:stable-bookworm AS frontend
-COPY deploy/frontend/nginx.conf deploy/frontend/proxy.conf deploy/frontend/cookieless.conf deploy/frontend/headers.conf /etc/nginx/
+COPY deploy/frontend/nginx.conf deploy/frontend/proxy.conf deploy/frontend/api-headers.conf deploy/frontend/cookieless.conf deploy/frontend/headers.conf /etc/nginx/
 COPY --from=pages /src/dist /usr/share/concilia
 USER 10001:10001
-EXPOSE 8080
+EXPOSE 8443
 
 # ------------------------------------------------------------------------------------- the development profile's EVM
 

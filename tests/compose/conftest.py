@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -74,6 +75,16 @@ class Stack:
         """The administrator's client, through the front door."""
         client = Client(Connection(Endpoints.read(self.folder / "secrets" / "concilia.json")))
         return self.clients.enter_context(client)
+
+    @property
+    def url(self) -> str:
+        """The front door's."""
+        return f"https://{self.environment['CONCILIA_PUBLIC_HOST']}"
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """In the deployment's own authority alone."""
+        return ssl.create_default_context(cafile=self.folder / "secrets" / "ca.pem")
 
     def inside(self, service: str, *command: str, check: bool = True) -> str:
         """Run a command inside a service's first container."""

@@ -13,7 +13,9 @@ def test_swarm_takes_the_same_deployment(stack: Stack) -> None:
     for service in ("auth", "model", "aggregator", "aggregator-worker", "chain", "frontend", "client-node"):
         assert f"  {service}:\n" in accepted
     # A dollar sign that was escaped twice would reach the shell as its process id.
-    assert '"$(cat /run/secrets/redis)"' in accepted
+    assert '"$(cat /run/secrets/postgres)"' in accepted
+    # Over the network between its machines services speak plain HTTP.
+    assert accepted.count('encrypted: "true"') == 4
 
 
 def test_bills_of_materials_name_what_is_inside(stack: Stack) -> None:

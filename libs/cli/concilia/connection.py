@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import ssl
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +21,8 @@ class UsageError(Exception):
 class Endpoints(BaseModel):
     """The services' addresses and the caller's key, as `concilia.json` holds them.
 
-    Relative key paths are relative to the file's folder.
+    Relative paths are relative to the file's folder. `ca_file` holds the authorities that vouch for the addresses, in
+    PEM; without it the public ones do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +33,7 @@ class Endpoints(BaseModel):
     aggregator_url: str
     keystore: Path
     password_file: Path
+    ca_file: Path | None = None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -46,7 +49,11 @@ class Endpoints(BaseModel):
             raise UsageError(f"{path} is no connection file: {str(error).splitlines()[0]}") from error
         folder = path.resolve().parent
         return found.model_copy(
-            update={"keystore": folder / found.keystore, "password_file": folder / found.password_file}
+            update={
+                "keystore": folder / found.keystore,
+                "password_file": folder / found.password_file,
+                "ca_file": None if found.ca_file is None else folder / found.ca_file,
+            }
         )
 
 
@@ -54,8 +61,10 @@ class Connection:
     """Clients for the four services, signed in as one key. Opens nothing until the first call."""
 
     def __init__(self, endpoints: Endpoints) -> None:
+        """Raises `UsageError` for a file of authorities that cannot be read."""
         self.endpoints = endpoints
-        self._auth = http.client(endpoints.auth_url)
+        self._authorities = None if endpoints.ca_file is None else _authorities(endpoints.ca_file)
+        self._auth = http.client(endpoints.auth_url, authorities=self._authorities)
         self._opened: list[httpx.Client] = []
 
     def close(self) -> None:
@@ -87,6 +96,14 @@ class Connection:
         return self._client(self.endpoints.aggregator_url, Audience.AGGREGATOR)
 
     def _client(self, url: str, audience: Audience) -> httpx.Client:
-        made = http.client(url, http.WalletAuth(self._auth, self.account, audience))
+        signing_in = http.WalletAuth(self._auth, self.account, audience)
+        made = http.client(url, signing_in, authorities=self._authorities)
         self._opened.append(made)
         return made
+
+
+def _authorities(file: Path) -> ssl.SSLContext:
+    try:
+        return http.authorities(file)
+    except OSError as error:  # ssl.SSLError is one
+        raise UsageError(f"{file} has no certificates that could be read: {error.strerror or error}") from error

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -31,21 +32,43 @@ _RETRY_STATUS = frozenset({502, 503, 504})
 _MARGIN = 10.0  # seconds before a token's end at which a new one is taken
 
 
-def client(base_url: str, auth: httpx.Auth | None = None, transport: httpx.BaseTransport | None = None) -> httpx.Client:
-    """An HTTP client for one service that sends the request id on."""
+class Client(httpx.Client):
+    """An HTTP client that others may ask who vouches for its servers, to open connections of the same trust."""
+
+    def __init__(self, *, authorities: ssl.SSLContext, **kwargs: Any) -> None:
+        super().__init__(verify=authorities, **kwargs)
+        self.authorities = authorities
+
+
+def client(
+    base_url: str,
+    auth: httpx.Auth | None = None,
+    transport: httpx.BaseTransport | None = None,
+    authorities: ssl.SSLContext | None = None,
+) -> Client:
+    """An HTTP client for one service that sends the request id on.
+
+    `authorities` vouch for the service where it is asked over TLS: the public ones by default, or those in the file
+    that `SSL_CERT_FILE` names.
+    """
 
     def stamp(request: httpx.Request) -> None:
         if (request_id := correlation_id.get()) is not None:
             request.headers["X-Request-ID"] = request_id
 
-    return httpx.Client(
+    return Client(
         base_url=base_url,
         auth=auth,
         timeout=TIMEOUT,
         transport=transport,
-        verify=_authorities(),
+        authorities=authorities or _authorities(),
         event_hooks={"request": [stamp]},
     )
+
+
+def authorities(file: Path) -> ssl.SSLContext:
+    """Trust in the authorities of a PEM file alone. Raises `OSError`, `ssl.SSLError`."""
+    return ssl.create_default_context(cafile=file)
 
 
 @cache

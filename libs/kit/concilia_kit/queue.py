@@ -5,6 +5,7 @@ Tasks are idempotent and carry ids and hashes; a task may run again after a cras
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 from asgi_correlation_id import correlation_id
@@ -12,9 +13,11 @@ from celery import Celery, signals
 
 
 def application(name: str, broker_url: str) -> Celery:
-    """A Celery application on a Redis broker. Opens no connection."""
+    """A Celery application on a Redis broker, which is verified where it is reached over TLS. Opens no connection."""
     app = Celery(name, broker=broker_url)
     app.conf.update(
+        # Kombu's own default for rediss:// is to verify nothing, and with another transport than its own no TLS at all.
+        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if broker_url.startswith("rediss:") else None,
         accept_content=["json"],
         task_serializer="json",
         task_ignore_result=True,

@@ -211,7 +211,7 @@ def _connect(to: httpx.Client, url: httpx.URL) -> http.client.HTTPConnection:
     proxy = _proxy(to, url)
     host, port = (url.host, url.port) if proxy is None else (proxy.host, proxy.port)
     if url.scheme == "https":
-        context = httpx.create_ssl_context(trust_env=to.trust_env)
+        context = getattr(to, "authorities", None) or httpx.create_ssl_context(trust_env=to.trust_env)
         encrypted = http.client.HTTPSConnection(host, port, timeout=_CONNECT_SECONDS, context=context)
         if proxy is not None:
             encrypted.set_tunnel(url.host, url.port or 443)

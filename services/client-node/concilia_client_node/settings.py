@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
+from urllib.parse import parse_qs, urlsplit
 
 from concilia_kit.settings import ServiceSettings
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from concilia_client_node.split import SiteChoice
@@ -37,6 +39,9 @@ class NodeSettings(ServiceSettings):
     threads: int = Field(default=1, ge=1, le=1024, description="processor threads for decoding and training")
     unreadable_share: Share = Field(default=0.02, description="share of pictures that may be missing or broken")
     split_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of sites and of the held-out lesions")
+    plaintext: bool = Field(
+        default=False, description="speak to other machines without TLS, on a closed network; otherwise refused"
+    )
 
     @field_validator("site")
     @classmethod
@@ -44,7 +49,27 @@ class NodeSettings(ServiceSettings):
         SiteChoice.parse(text)
         return text
 
+    @model_validator(mode="after")
+    def _others_are_spoken_to_over_tls(self) -> Self:
+        for url in (self.broker_url, self.auth_url, self.model_url, self.chain_url, self.aggregator_url):
+            parts = urlsplit(url)
+            if parts.scheme in {"http", "redis"} and not (self.plaintext or _is_this_machine(parts.hostname or "")):
+                raise ValueError(
+                    f"{parts.scheme}://{parts.hostname} is another machine: use {parts.scheme}s://, or set "
+                    "CONCILIA_NODE_PLAINTEXT=1 where nobody else is on the line"
+                )
+            if parse_qs(parts.query).get("ssl_cert_reqs", ["required"]) != ["required"]:
+                raise ValueError("who the broker is, is always verified: leave ssl_cert_reqs out of its address")
+        return self
+
     @property
     def choice(self) -> SiteChoice:
         """The site, parsed."""
         return SiteChoice.parse(self.site)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

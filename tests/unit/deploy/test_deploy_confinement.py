@@ -42,7 +42,12 @@ def test_a_container_is_given_the_secrets_it_reads_and_no_other(file: str) -> No
         parts = (service.get("environment"), service.get("command"), service.get("entrypoint"), healthcheck)
         text = " ".join(map(str, parts))
         text += "".join(config(file, item["source"]) for item in service.get("configs", ()))
-        read = set(re.findall(r"/run/secrets/(\w[\w.]*(?:\$\w+)?)", text))
+        if name == "frontend":
+            text += (ROOT / "deploy/frontend/nginx.conf").read_text()  # in its image
+        read = set(re.findall(r"/run/secrets/(\w[\w.-]*(?:\$\w+)?)", text))
+        if "/run/secrets/$name" in text:  # a script that reads them in turn
+            (names,) = re.findall(r"for name in (.*); do", text)
+            read |= set(names.split())
         if "db_$NAME" in read:  # the script that makes a database of each service
             read = read - {"db_$NAME"} | {"db_model", "db_aggregator", "db_chain"}
         assert read == set(service.get("secrets", ())), name

@@ -23,7 +23,7 @@ SETTINGS: dict[str, type[BaseSettings]] = {
 }
 FILES = ("docker-compose.yml", "deploy/hospital/compose.yml")
 # Used by the scripts around compose, not by compose itself.
-OF_SCRIPTS = {"CONCILIA_ADMIN_ADDRESS", "CONCILIA_DRAWN_IMAGES"}
+OF_SCRIPTS = {"CONCILIA_ADMIN_ADDRESS", "CONCILIA_BROKER_HOSTS", "CONCILIA_DRAWN_IMAGES"}
 
 
 def example() -> dict[str, str]:

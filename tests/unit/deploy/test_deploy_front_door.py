@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from concilia.stack.front_door import pages, proxy
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy" / "frontend"
 NGINX = (FOLDER / "nginx.conf").read_text()
+STRICT = {"Strict-Transport-Security": "max-age=31536000; includeSubDomains"}
 SIZES = {"": 1, "k": 2**10, "m": 2**20}
 
 
@@ -46,7 +48,7 @@ def silence(body: str) -> float:
 
 
 def test_pages_have_the_same_headers() -> None:
-    assert added_headers("headers.conf") == json.loads((ROOT / "frontend" / "headers.json").read_text())
+    assert added_headers("headers.conf") == json.loads((ROOT / "frontend" / "headers.json").read_text()) | STRICT
 
 
 def test_nothing_is_allowed_that_the_pages_do_not_need() -> None:
@@ -61,9 +63,33 @@ def test_nothing_is_allowed_that_the_pages_do_not_need() -> None:
 
 
 def test_services_have_the_same_headers() -> None:
-    assert added_headers("proxy.conf") == proxy.API_HEADERS
+    assert added_headers("api-headers.conf") == proxy.API_HEADERS | STRICT
     hidden = set(re.findall(r"^proxy_hide_header (\S+);$", (FOLDER / "proxy.conf").read_text(), re.MULTILINE))
-    assert hidden == set(proxy.API_HEADERS)
+    assert hidden == set(proxy.API_HEADERS | STRICT)
+    assert "include /etc/nginx/api-headers.conf;" in (FOLDER / "proxy.conf").read_text()
+
+
+def test_what_nginx_answers_itself_has_the_headers_too() -> None:
+    own = {head: body for head, body in locations().items() if "return" in body and "error_page" not in body}
+    assert set(own) == {"= /healthz", "@unavailable", "@nothing", "@too_large", "@plain"}
+    for head, body in own.items():
+        assert "include /etc/nginx/api-headers.conf;" in body, head
+        assert "add_header Cache-Control no-store always;" in body, head
+
+
+def test_nothing_is_said_but_over_tls() -> None:
+    assert re.findall(r"^ *listen (.*);$", NGINX, re.MULTILINE) == ["8443 ssl http2"]
+    assert re.findall(r"^ *ssl_protocols (.*);$", NGINX, re.MULTILINE) == ["TLSv1.2 TLSv1.3"]
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    said = json.dumps({name: service.get("environment") for name, service in compose.items()})
+    assert set(re.findall(r"\bredis://[^\"]*", said)) == set()
+    assert set(re.findall(r"http://(frontend|redis|postgres)", said)) == set()
+    databases = re.findall(r"postgresql[^\"]*", said)
+    assert len(databases) == 4
+    assert all("sslmode=verify-full&sslrootcert=/run/secrets/ca.pem" in url for url in databases)
+    rules = (ROOT / "deploy" / "pg_hba.conf").read_text().splitlines()
+    assert {line.split()[0] for line in rules if not line.startswith("#")} == {"local", "hostssl"}
+    assert "\nport 0\ntls-port 6379\n" in (ROOT / "deploy" / "redis" / "start.sh").read_text()
 
 
 def test_every_answer_of_a_page_has_the_headers() -> None:
