@@ -60,7 +60,7 @@ def parse(prefix: bytes, file_size: int) -> RawHeader:
         # Bounds the nesting, at 200. json is bounded by the interpreter's recursion limit alone, which libraries raise
         # (py_ecc to 100,000): deep enough, it runs out of stack and takes the process with it.
         from_json(header, cache_strings=False)
-        document = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
+        document = json.loads(header.decode("utf-8"), object_pairs_hook=_unique, parse_int=_natural)
     except MalformedFile:
         raise
     except ValueError as error:  # not its JSONDecodeError alone: a number may have too many digits
@@ -121,6 +121,13 @@ def _entry(name: str, entry: Any) -> Entry:
     if end - begin != math.prod(shape) * _SIZES[dtype]:
         raise MalformedFile(f"tensor {name!r} has a range that does not fit its shape")
     return Entry(dtype, tuple(shape), begin, end)
+
+
+def _natural(text: str) -> int:
+    # -0 is 0 to Python and a fraction to the reference implementation, which refuses it.
+    if text.startswith("-"):
+        raise MalformedFile("a number is below 0")
+    return int(text)
 
 
 def _naturals(value: Any) -> bool:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -144,7 +145,7 @@ class Hospital:
             # Nobody says which update it is before the commitment; one that is kept here is sent again, to be told.
             self._end(task, Stage.SUBMITTED, "an update of this hospital was collected already")
             return
-        if kept is None or (metrics is None and not self.folder.update(task.job, task.round).exists()):
+        if kept is None or (metrics is None and not self.folder.has_update(task.job, task.round, kept.digest)):
             kept, metrics = self._carried_over(task) or self._make(task), None
             if task.asynchronous:
                 self._see_open(task)  # it may be over by now, and the upload is for the next one
@@ -280,7 +281,11 @@ class Hospital:
         self._tell(task, Stage.UPLOADING, 0.0)
         began = time.monotonic()
         path = self.folder.update(task.job, task.round)
-        self.consortium.store(kept.digest, path, self._check_until(task.deadline))
+        # It goes to this disk while it goes to the service: hours of training are to outlast a power cut.
+        with ThreadPoolExecutor(1, thread_name_prefix="flush") as flusher:
+            on_disk = flusher.submit(self.folder.flush_update, task.job, task.round)
+            self.consortium.store(kept.digest, path, self._check_until(task.deadline))
+            on_disk.result()
         return UpdateMetrics(
             **kept.model_dump(exclude={"base", "digest", "size"}),
             seconds_upload=time.monotonic() - began,

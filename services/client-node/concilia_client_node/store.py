@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from concilia_kit import digests
 from concilia_kit.digests import Digest
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.encoding import Encoded
@@ -117,6 +118,18 @@ class NodeFolder:
     def update(self, job: str, number: int) -> Path:
         """Where the update's tensors are kept; makes its folder."""
         return self._update(job, number) / "update.safetensors"
+
+    def has_update(self, job: str, number: int, digest: str) -> bool:
+        """Whether the update's tensors are there as they were made; a power cut may have taken what was not flushed."""
+        try:
+            return digests.of_file(self.update(job, number)) == digest
+        except FileNotFoundError:
+            return False
+
+    def flush_update(self, job: str, number: int) -> None:
+        """Have the update's tensors on the disk. Raises `OSError`."""
+        with self.update(job, number).open("rb") as file:
+            os.fsync(file.fileno())
 
     def left(self, job: str, number: int) -> Path:
         """Where is kept what the update's encoding left out; makes its folder."""

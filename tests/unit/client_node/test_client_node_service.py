@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -191,6 +192,40 @@ def test_a_crash_in_the_middle_costs_no_training_and_no_byte(
     consortium.ask(hospital, task)
     assert UpdateSubmission.model_validate_json(consortium.submissions[-1]).update.digest == made
     assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
+
+
+@pytest.mark.parametrize("left", [b"", b"half", None])
+def test_what_a_power_cut_took_of_an_update_is_made_again(
+    consortium: Any, make_hospital: HospitalMaker, task: TrainTask, left: bytes | None
+) -> None:
+    """The record of a training may be on the disk and its tensors not: they go there while they are sent."""
+    consortium.failures["append"] = [Problem("broken", status=500)]
+    with pytest.raises(Problem):
+        consortium.ask(make_hospital(), task)
+    file = next((make_hospital().folder.scratch.parent / "updates").rglob("*.safetensors"))
+    whole = file.read_bytes()
+    file.unlink()
+    if left is not None:
+        file.write_bytes(left or bytes(len(whole)))
+    hospital = make_hospital()
+    consortium.ask(hospital, task)
+    assert file.read_bytes() == whole
+    assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
+
+
+def test_an_update_is_on_the_disk_before_its_hospital_signs_it(
+    consortium: Any, hospital: Hospital, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed, real = [], os.fsync
+
+    def note(descriptor: int) -> None:
+        flushed.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, len(consortium.submissions)))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    consortium.ask(hospital, task)
+    assert ("update.safetensors", 0) in flushed
+    assert len(consortium.submissions) == 1
 
 
 def test_a_lost_answer_is_followed_by_the_same_bytes(
@@ -446,7 +481,7 @@ def test_a_deadline_that_passes_during_training_ends_it(consortium: Any, hospita
 def test_a_full_disk_is_told_in_words(
     consortium: Any, hospital: Hospital, task: TrainTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tensorfile, "write", full)

@@ -76,6 +76,8 @@ HOSTILE: dict[str, bytes] = {
     "an integer of five thousand digits": wrapped(
         b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,4]}}', bytes(4)
     ),
+    "minus nothing as an offset": wrapped(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-0,4]}}', bytes(4)),
+    "minus nothing as a dimension": wrapped(b'{"a":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}'),
     # keys
     "tensor twice": wrapped(b'{"a":%b,"a":%b}' % ((json.dumps(A).encode(),) * 2), bytes(4)),
     "tensor twice by an escape": wrapped(b'{"a":%b,"\\u0061":%b}' % ((json.dumps(A).encode(),) * 2), bytes(4)),
