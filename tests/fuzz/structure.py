@@ -38,9 +38,9 @@ def changed_json(text: bytes, source: random.Random) -> bytes:
         document = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    for _ in range(source.choice((1, 1, 2, 4))):
-        document = _changed(document, source)
     try:
+        for _ in range(source.choice((1, 1, 2, 4))):
+            document = _changed(document, source)
         out = json.dumps(document, separators=(",", ":"), ensure_ascii=source.random() < 0.5)
     except RecursionError:
         return text

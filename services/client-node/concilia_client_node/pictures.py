@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from concilia_client_node.dataset import Picture, Site
 
 MAX_PIXELS = 64 * 2**20  # a picture that claims more is not decoded
+MAX_SIDE = 65_535  # JPEG's own; each row costs a decoder more than its pixels, and a PNG may claim 2^31 of them
 
 
 class PictureUnreadable(ValueError):
@@ -60,11 +61,16 @@ def decode(path: Path, size: int) -> npt.NDArray[np.uint8]:
     """
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
+            if picture.width * picture.height > MAX_PIXELS or max(picture.size) > MAX_SIDE:
                 raise PictureUnreadable("too many pixels")
-            upright = ImageOps.exif_transpose(picture)
+            # Each form of a large picture is some 250 MB: there are two at a time at most.
+            ImageOps.exif_transpose(picture, in_place=True)
+            whole: Image.Image = picture
             # A palette's transparency has to be resolved before the alpha channel can be dropped.
-            whole = (upright.convert("RGBA") if "transparency" in upright.info else upright).convert("RGB")
+            if "transparency" in picture.info:
+                whole = picture.convert("RGBA")
+                picture.close()
+            whole = whole.convert("RGB")
     except MemoryError:  # the machine's fault, and not the picture's
         raise
     except Exception as error:  # Pillow raises half a dozen kinds for broken bytes, IndexError among them

@@ -15,6 +15,9 @@ from torchvision.transforms.v2 import functional
 
 from concilia_model.errors import ImageTooLarge, ImageUnreadable
 
+MAX_SIDE = 65_535
+"""JPEG's own; each row costs a decoder more than its pixels, and a PNG may claim 2^31 of them."""
+
 
 def decode(content: bytes, max_pixels: int) -> Image.Image:
     """A JPEG or PNG as an upright RGB picture. The size is taken from the header, before anything is decoded.
@@ -23,11 +26,16 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            if image.width * image.height > max_pixels:
+            if image.width * image.height > max_pixels or max(image.size) > MAX_SIDE:
                 raise Image.DecompressionBombError
-            upright = ImageOps.exif_transpose(image)
+            # Each form of a large picture is many megabytes: there are two at a time at most.
+            ImageOps.exif_transpose(image, in_place=True)
             # A palette's transparency has to be resolved before the alpha channel can be dropped.
-            return (upright.convert("RGBA") if "transparency" in upright.info else upright).convert("RGB")
+            if "transparency" not in image.info:
+                return image.convert("RGB")
+            resolved = image.convert("RGBA")
+            image.close()
+            return resolved.convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow has a bound of its own
         raise ImageTooLarge(f"a picture may have {max_pixels} pixels at most; send a smaller one") from error
     except Exception as error:  # Pillow's decoders raise half a dozen kinds for broken bytes

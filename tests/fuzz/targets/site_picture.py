@@ -11,8 +11,8 @@ from concilia_client_node import pictures
 from tests.fuzz import structure
 
 DECLARED = (pictures.PictureUnreadable,)
-GROWTH = 12 * pictures.MAX_PIXELS + 128 * 2**20
-"""The largest picture there may be in three forms of four bytes a pixel, and what a decoder needs."""
+GROWTH = 8 * pictures.MAX_PIXELS + 128 * 2**20
+"""The largest picture there may be in two forms of four bytes a pixel, and what a decoder needs."""
 _folder = tempfile.TemporaryDirectory(prefix="fuzz-pictures-")
 _PATH = Path(_folder.name) / "picture.jpg"
 SIDE = 32

@@ -22,7 +22,7 @@ def run(data: bytes) -> None:
     _PATH.write_bytes(data)
     file = TensorFile.open(_PATH)
     tensors = {name: file.tensor(name) for name in file}
-    assert bytes(file.raw()) == data
+    assert b"".join(file.raw()) == data
     file.forget()
     assert sum(tensor.nbytes for tensor in tensors.values()) == len(data) - file.header.data_start
     tensorfile.write(_AGAIN, tensors, file.header.metadata)

@@ -28,6 +28,9 @@ BROKEN = {
     "data that end": head(8, 8) + chunk(b"IDAT", zlib.compress(bytes(20))) + chunk(b"IEND", b""),
     "more pixels than are decoded": head(10_000, 10_000) + chunk(b"IDAT", b""),
     "more pixels than Pillow takes": head(2**31 - 1, 2**31 - 1) + chunk(b"IDAT", b""),
+    "more rows than are decoded": head(5, 70_000)
+    + chunk(b"IDAT", zlib.compress(bytes(16 * 70_000)))
+    + chunk(b"IEND", b""),
     "a GIF": b"GIF89a" + bytes(40),
     "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n",
 }  # fmt: skip

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from concilia_kit.lesions import CLASSES
+from concilia_kit.sealing import Keyring
 from concilia_kit.tensorfile import TensorFile, write
 from concilia_kit.wire.training import Architecture
 from concilia_model import architectures, images
@@ -74,7 +75,7 @@ async def test_the_same_request_gives_the_same_bytes(service: Any) -> None:
     info = (await service.http.get(f"/v1/artifacts/{one.json()['digest']}/info", headers=service.alice)).json()
     assert (info["origin"], info["tensors"]) == (one.json()["origin"], 314)
     assert info["owner"].lower() == "0x" + "0" * 38 + "d5"
-    stored = TensorFile.open(service.settings.directory / info["digest"][:2] / info["digest"])
+    stored = TensorFile.open(service.settings.directory / info["digest"][:2] / info["digest"], service.keys)
     fresh = architectures.fresh(Architecture.MOBILENET_V2, 0)
     assert all(np.array_equal(stored.tensor(name), fresh[name]) for name in fresh)
     assert stored.header.metadata == {"origin": info["origin"]}
@@ -87,7 +88,7 @@ async def test_a_trunk_alone_from_a_file(service: Any, safetensors: Callable[...
     await service.put(digest, content, service.admin)
     made = (await initial(service, weights="file", file=digest)).json()
     assert made["origin"] == f"file {digest[:8]}…: 312 tensors loaded, 2 fresh (seed 0)"
-    stored = TensorFile.open(service.settings.directory / made["digest"][:2] / made["digest"])
+    stored = TensorFile.open(service.settings.directory / made["digest"][:2] / made["digest"], service.keys)
     assert np.array_equal(stored.tensor("features.0.0.weight"), trained["features.0.0.weight"])
     fresh = architectures.fresh(Architecture.MOBILENET_V2, 0)
     assert np.array_equal(stored.tensor("classifier.1.weight"), fresh["classifier.1.weight"])
@@ -284,12 +285,12 @@ async def test_a_model_whose_file_was_changed_is_not_served(service: Any, ledger
     assert (answer.status_code, answer.json()["code"]) == (500, "artifact_corrupt")
 
 
-def test_the_least_recently_used_model_goes(tmp_path: Path) -> None:
-    predictor, batch = Predictor(capacity=1), torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+def test_the_least_recently_used_model_goes(tmp_path: Path, keys: Keyring) -> None:
+    predictor, batch = Predictor(1, keys), torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     files = {}
     for seed in (0, 1):
         path = tmp_path / str(seed)
-        files[write(path, architectures.fresh(Architecture.MOBILENET_V2, seed))] = path
+        files[write(path, architectures.fresh(Architecture.MOBILENET_V2, seed), keys=keys)] = path
     first, second = files
     answers = [
         predictor.probabilities(digest, files[digest], Architecture.MOBILENET_V2, batch)
@@ -332,6 +333,8 @@ def test_pixels_are_bounded_by_the_header() -> None:
     assert images.decode(picture(size=(100, 10)), 1000).size == (100, 10)
     with pytest.raises(ImageTooLarge):
         images.decode(picture(size=(91, 11)), 1000)
+    with pytest.raises(ImageTooLarge):  # each row costs more than its one pixel
+        images.decode(picture("PNG", size=(1, 70_000)), 10**6)
 
 
 def test_text_that_swells_is_refused() -> None:
