@@ -126,11 +126,19 @@ function networkNotice(wallet, id, wanted) {
     <button @click=${go}>Switch network</button>`;
 }
 
+// Only the server can take the cookie back.
+function stillSignedIn(error) {
+  return html`<p>
+    <strong>You are still signed in at the server.</strong> ${sentence(error)} This page has forgotten you, but the next
+    one that is opened here is yours again: reload it, and sign out there.
+  </p>`;
+}
+
 function view(session) {
   if (session.current === undefined) return html`<span class="quiet" aria-hidden="true">…</span>`;
   if (session.current === null) return html`<button class="primary" @click=${() => signIn(session)}>Sign in</button>`;
   const { address, roles } = session.current;
-  const out = () => session.signOut().catch((error) => notice("account", html`<p>${sentence(error)}</p>`));
+  const out = () => session.signOut().catch((error) => notice("account", stillSignedIn(error)));
   return html`<details class="menu">
     <summary><span class="dot" aria-hidden="true"></span><code>${short(address)}</code></summary>
     <div class="menu-body">

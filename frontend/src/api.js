@@ -3,7 +3,7 @@
 import { Problem, problemFrom } from "./problem.js";
 
 const MARGIN_MS = 15_000; // a token is renewed this long before its end
-const STALE = new Set(["token_expired", "token_invalid", "role_missing"]);
+const STALE = new Set(["token_expired", "token_invalid", "session_ended", "role_missing"]);
 
 /** Services by name, called with the tokens that `session` can be exchanged for. `fetch` is given for tests. */
 export class Api {

@@ -19,8 +19,10 @@ const SENTENCES = {
   chain_mismatch: "That sign-in request is for another network. Switch your wallet's network and sign in again.",
   unauthorized: "Your session has ended. Please sign in again.",
   session_unknown: "Your session has ended. Please sign in again.",
+  session_ended: "Your session has ended. Please sign in again.",
   role_missing: "Your account does not hold the role that this needs.",
   roles_unavailable: "The ledger does not answer, so it is unknown what you may do. Please try again.",
+  sessions_unavailable: "It is unknown at the moment whether your session has ended. Please try again.",
   no_model: "No model is published yet. Once a job has finished, its model answers here.",
   body_too_large: "That is larger than this takes.",
 };

@@ -37,12 +37,15 @@ export class Session extends EventTarget {
     return this.#become(await this.#post("/v1/browser-sessions", { message, signature }));
   }
 
-  /** End the session. */
+  /** End the session. Throws where the server could not be told; this page forgets who was signed in nevertheless. */
   async signOut() {
     const headers = { "X-CSRF-Token": this.current.csrf_token };
-    const response = await this.#fetch("/api/auth/v1/browser-session", { method: "DELETE", headers });
-    if (!response.ok && response.status !== 401) throw await problemFrom(response);
-    this.#become(null, true);
+    try {
+      const response = await this.#fetch("/api/auth/v1/browser-session", { method: "DELETE", headers });
+      if (!response.ok && response.status !== 401) throw await problemFrom(response);
+    } finally {
+      this.#become(null, true);
+    }
   }
 
   /** An access token for one service. Throws `Problem`; a session that has ended is noticed here. */

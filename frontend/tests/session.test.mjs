@@ -124,12 +124,19 @@ for (const answered of [() => new Response(null, { status: 204 }), no(401, "sess
   });
 }
 
-test("a sign-out that failed leaves the session", async () => {
-  await signedIn();
-  routes["DELETE /browser-session"] = no(503, "store_unavailable");
-  await assert.rejects(session.signOut(), { code: "store_unavailable" });
-  assert.deepEqual(session.current, ADA);
-});
+const away = () => Promise.reject(new TypeError("Failed to fetch"));
+for (const [answered, error] of [
+  [no(503, "store_unavailable"), { code: "store_unavailable" }],
+  [away, TypeError],
+]) {
+  test(`a sign-out that failed says so, and the page forgets the session (${error.code ?? error.name})`, async () => {
+    await signedIn();
+    routes["DELETE /browser-session"] = answered;
+    await assert.rejects(session.signOut(), error);
+    assert.deepEqual([session.current, session.ended, changes], [null, false, [null]]);
+    await assert.rejects(session.exchange("model"), { code: "session_unknown" });
+  });
+}
 
 test("a token carries the CSRF token, and roles that changed are noticed by it", async () => {
   await signedIn();

@@ -26,6 +26,7 @@ from concilia_kit import http
 from concilia_kit.http import WalletAuth, call
 from concilia_kit.problems import Problem, Unauthorized
 from concilia_kit.roles import Role
+from concilia_kit.sessions import SessionsEnded
 from concilia_kit.tokens import TokenVerifier
 from concilia_kit.wire.auth import Application, Audience, BrowserSession, FiledApplication, Session
 from concilia_kit.wire.chain import AccountRoles, ContractInfo, Member
@@ -170,6 +171,28 @@ def test_auth_wallet_signs_in_again_when_its_session_was_ended(auth: httpx.Clien
     assert wallet._session is not None
     call(auth, "DELETE", "/v1/sessions", headers={"Authorization": f"Bearer {wallet._session.token}"})
     TokenVerifier(Audience.MODEL, published).verify(wallet.token(fresh=True))
+
+
+def test_auth_tokens_of_a_session_that_was_ended_are_refused_within_a_second(
+    replicas: tuple[str, str], published: CountedKeys
+) -> None:
+    with http.client(replicas[0]) as first, http.client(replicas[1]) as second:
+        wallets = [WalletAuth(first, HOSPITAL, audience) for audience in (Audience.MODEL, Audience.AUTH)]
+        taken, mine = (wallet.token() for wallet in wallets)
+        lost = wallets[0]._session
+        assert lost is not None
+        verifier = TokenVerifier(Audience.MODEL, published, ended=SessionsEnded(second))
+        assert verifier.verify(taken).roles == {Role.HOSPITAL}
+        bearer = {"Authorization": f"Bearer {mine}"}
+        listed = {each["id"]: each["device"] for each in call(second, "GET", "/v1/sessions", headers=bearer).json()}
+        id_ = hashlib.sha256(lost.token.encode()).hexdigest()
+        assert listed[id_] == "python-httpx"
+        call(first, "DELETE", f"/v1/sessions/{HOSPITAL.address}/{id_}", headers=bearer)
+        time.sleep(1.1)
+        with pytest.raises(Unauthorized) as refused:
+            verifier.verify(taken)
+        assert refused.value.problem_code == "session_ended"
+        verifier.verify(wallets[0].token(fresh=True))
 
 
 def test_auth_replicas_share_nonces_sessions_and_the_key(replicas: tuple[str, str], key_directory: Path) -> None:

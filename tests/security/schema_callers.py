@@ -43,7 +43,12 @@ class Caller:
 
     def token(self, service: str, label: str) -> str:
         """An access token for a service; the one route that auth alone may ask has auth's own, and who applies for a
-        role has none yet."""
+        role has none yet. Who ends sessions has one of a new session, and none of those before may be left."""
+        if label.startswith("DELETE /v1/sessions/"):
+            self._session = self._cookie = None
+            bearer = {"Authorization": f"Bearer {self.session(may_end=True)}"}
+            answer = self._http.post("/v1/tokens", json={"audience": service}, headers=bearer)
+            return str(answer.raise_for_status().json()["token"])
         caller = {"POST /v1/signatures": ISSUER, "POST /v1/applications": _STRANGER}.get(label, self._address)
         return load_routes.token(self._services, Audience(service), caller)
 

@@ -41,6 +41,17 @@ _KNOWN_SHARE = 0.5
 schemathesis.openapi.format(ADDRESS_FORMAT, st.binary(min_size=20, max_size=20).map(to_checksum_address))
 schemathesis.serializer.alias(tus.MEDIA_TYPE, "application/octet-stream")
 
+_KEPT = "/v1/artifacts/{digest}"
+"""The one path whose answers a caller may keep: its bytes are those of the name for ever."""
+
+
+@schemathesis.check
+def answers_are_kept_by_nobody(_context: Any, response: Response, case: schemathesis.Case) -> None:
+    """Of personal data, and of what depends on a role, no cache has a copy (`Cache-Control: no-store`)."""
+    said = response.headers.get("cache-control", [""])[0]
+    if said != "no-store" and not (case.operation.path == _KEPT and said.startswith("private, ")):
+        raise AssertionError(f"a cache may keep this answer of {response.status_code}: Cache-Control is {said!r}")
+
 
 @dataclass
 class Run:

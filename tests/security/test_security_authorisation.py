@@ -43,6 +43,7 @@ VALUES = {
     "address": CALLER,
     "hospital": CALLER,
     "role": "hospital",
+    "session": "ab" * 32,
     "upload": "ab" * 16,
     "verification": "ab" * 16,
 }

@@ -272,3 +272,24 @@ def test_auths_log_holds_no_token_nonce_or_signature(
     assert len(secrets) >= 18
     assert [secret for secret in secrets if secret in written] == []
     assert key.address in written, "who signed in is in the log"
+    lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
+    assert [
+        (line["reason"], line["address"], line["source"]) for line in lines if line["event"] == "sign-in failed"
+    ] == [
+        ("nonce_unknown", key.address, "127.0.0.1"),
+        ("signature_invalid", key.address, "127.0.0.1"),
+        ("signature_invalid", key.address, "127.0.0.1"),
+        ("nonce_unknown", None, "127.0.0.1"),
+    ]
+    refusals = [line for line in lines if line["event"] == "refused"]
+    assert [(line["code"], line["route"]) for line in refusals if line["level"] == "info"] == [
+        ("invalid_request", "/v1/sessions"),
+        ("invalid_request", "/v1/tokens"),
+    ]
+    refused = [(line["code"], line["route"], line["source"]) for line in refusals if line["level"] == "warning"]
+    assert refused == [
+        ("token_invalid", "/v1/applications", "127.0.0.1"),
+        ("session_unknown", "/v1/tokens", "127.0.0.1"),
+        ("csrf_token_invalid", "/v1/tokens", "127.0.0.1"),
+        ("csrf_token_invalid", "/v1/tokens", "127.0.0.1"),
+    ]

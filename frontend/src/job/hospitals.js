@@ -37,7 +37,9 @@ export function hospitals(state, number) {
   if (state.view?.round === number && isWaiting(state.view.phase)) {
     for (const node of state.nodes.values()) if (isOnline(node)) row(node.address);
   }
-  for (const [address, progress] of Object.entries(round?.progress ?? {})) Object.assign(row(address), progress);
+  for (const [address, { stage, fraction, detail }] of Object.entries(round?.progress ?? {})) {
+    Object.assign(row(address), { stage, fraction, detail });
+  }
   for (const site of round?.sites ?? []) {
     row(site.hospital).evaluated = true;
     row(site.hospital).site ??= site.site || null;

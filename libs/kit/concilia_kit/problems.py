@@ -38,6 +38,8 @@ class Problem(Exception):
         self.problem_code = code or self.code
         self.extra = extra or {}
         self.headers = headers or {}
+        self.is_logged = False
+        """Whether whoever raised it wrote a line about it, so that its answer needs none (see `refusals`)."""
 
     def document(self) -> dict[str, Any]:
         """The problem+json document."""

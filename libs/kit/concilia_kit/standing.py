@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import httpx
 from pydantic import ValidationError
@@ -18,12 +18,10 @@ from pydantic import ValidationError
 from concilia_kit import logs
 from concilia_kit.http import call
 from concilia_kit.problems import Problem, Unavailable
+from concilia_kit.published import FRESH_SECONDS, PATIENCE, STALE_SECONDS, Published
 from concilia_kit.roles import Role
 from concilia_kit.wire.chain import AccountRoles, Roll
 
-FRESH_SECONDS = 1.0
-STALE_SECONDS = 60.0
-_PATIENCE = 3.0  # of one answer; a request waits for it
 _CAPACITY = 10_000
 
 _log = logs.get(__name__)
@@ -35,17 +33,6 @@ class _Known:
     known."""
 
     roles: frozenset[Role] = frozenset()
-    told: float = float("-inf")
-    asked: float = float("-inf")
-    since: float = float("-inf")
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """Everybody's roles, the entity tag of the answer that told them, and times as in `_Known`."""
-
-    roles: Mapping[str, frozenset[Role]] = field(default_factory=dict)
-    tag: str | None = None
     told: float = float("-inf")
     asked: float = float("-inf")
     since: float = float("-inf")
@@ -86,7 +73,7 @@ class CurrentRoles:
             began = self._wall()
             known = self._remember(address, self._ask(address), now, began)
         if now - known.told > self._stale_seconds:
-            raise Unavailable("which roles are held cannot be had at the moment", code="roles_unavailable")
+            raise _unavailable()
         return known.roles
 
     def _remember(self, address: str, told: frozenset[Role] | None, now: float, began: float) -> _Known:
@@ -105,7 +92,7 @@ class CurrentRoles:
 
     def _ask(self, address: str) -> frozenset[Role] | None:
         try:
-            answer = call(self._chain, "GET", f"/v1/members/{address}/roles", retry_seconds=0, timeout=_PATIENCE)
+            answer = call(self._chain, "GET", f"/v1/members/{address}/roles", retry_seconds=0, timeout=PATIENCE)
             told = AccountRoles.model_validate_json(answer.content)
         except (Problem, ValidationError) as error:
             _log.debug("roles not told", error=type(error).__name__)
@@ -114,11 +101,8 @@ class CurrentRoles:
 
 
 class CurrentRoll:
-    """The same for services with many callers: the roles of everybody, asked for at once and remembered together.
-
-    A question a second, however many call; an answer without content where no role changed (RFC 9110, 13.1.2).
-    One thread asks, the others wait for its answer where what is known will not do. Thread-safe.
-    """
+    """The same for services with many callers: the roles of everybody, asked for at once and remembered together (see
+    `published`). Thread-safe."""
 
     def __init__(
         self,
@@ -128,46 +112,23 @@ class CurrentRoll:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._chain = chain
-        self._fresh_seconds = fresh_seconds
-        self._stale_seconds = stale_seconds
-        self._clock = clock
-        self._wall = wall
-        self._asking = threading.Lock()
-        self._known = _Told()
+        self._roll: Published[Mapping[str, frozenset[Role]]] = Published(
+            chain, "/v1/roles", _held, {}, _unavailable, fresh_seconds, stale_seconds, clock, wall
+        )
 
     def __call__(self, address: str, as_of: float = float("-inf")) -> frozenset[Role]:
         """As `CurrentRoles` does. Raises `Unavailable`."""
-        known = self._known
-        if not self._will_do(known, as_of):
-            with self._asking:
-                if not self._will_do(self._known, as_of):
-                    self._known = self._ask(self._known)
-                known = self._known
-        if self._clock() - known.told > self._stale_seconds:
-            raise Unavailable("which roles are held cannot be had at the moment", code="roles_unavailable")
-        return known.roles.get(address, frozenset())
+        return self._roll.now(as_of).get(address, frozenset())
 
     def at_once(self, address: str, as_of: float = float("-inf")) -> frozenset[Role] | None:
         """The same where nobody need be asked; None elsewhere."""
-        known = self._known
-        is_told = self._clock() - known.told <= self._stale_seconds
-        return known.roles.get(address, frozenset()) if is_told and self._will_do(known, as_of) else None
+        roll = self._roll.at_once(as_of)
+        return None if roll is None else roll.get(address, frozenset())
 
-    def _will_do(self, known: _Told, as_of: float) -> bool:
-        older = known.since < as_of and known.asked == known.told
-        return not older and self._clock() - known.asked <= self._fresh_seconds
 
-    def _ask(self, known: _Told) -> _Told:
-        now, began = self._clock(), self._wall()
-        headers = {} if known.tag is None else {"If-None-Match": known.tag}
-        try:
-            answer = call(self._chain, "GET", "/v1/roles", headers=headers, retry_seconds=0, timeout=_PATIENCE)
-            if answer.status_code == 304 and known.tag is not None:
-                return replace(known, told=now, asked=now, since=began)
-            roll = Roll.model_validate_json(answer.content)
-        except (Problem, ValidationError) as error:
-            _log.debug("roles not told", error=type(error).__name__)
-            return replace(known, asked=now)
-        roles = {address: frozenset(held) for address, held in roll.roles.items()}
-        return _Told(roles, answer.headers.get("ETag"), now, now, began)
+def _held(document: bytes) -> Mapping[str, frozenset[Role]]:
+    return {address: frozenset(held) for address, held in Roll.model_validate_json(document).roles.items()}
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("which roles are held cannot be had at the moment", code="roles_unavailable")

@@ -28,18 +28,22 @@ Standing = Callable[[str, float], frozenset[Role]]
 AtOnce = Callable[[str, float], frozenset[Role] | None]
 """The same for those who cannot wait: None where nobody knows without asking."""
 
+Ended = Callable[[str], bool]
+"""Whether a session, by its id, has ended."""
+
 _REMEMBERED = 4096
 """Tokens whose signature is not looked at again; each takes a kilobyte."""
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller: EIP-55 address, the roles it held on the contract when its token was issued and has not lost since, and
-    when the token ends (Unix seconds)."""
+    """A caller: EIP-55 address, the roles it held on the contract when its token was issued and has not lost since,
+    when the token ends (Unix seconds), and the id of the session that it was taken with; empty where there is none."""
 
     address: str
     roles: frozenset[Role]
     expires_at: float = float("inf")
+    session: str = ""
 
 
 class TokenVerifier:
@@ -49,8 +53,9 @@ class TokenVerifier:
     that a forged key id cannot make the service hammer auth; and once `max_age_seconds` have passed, so that a key that
     is no longer published is no longer trusted. `standing` says which roles an address holds at this moment: a role
     that was taken since a token was issued is not in its `Principal`; `at_once`, or `standing`'s method of that name,
-    says it where it need not ask. A token that was verified is remembered for as long as the keys are: its signature
-    does not change.
+    says it where it need not ask. `ended` says whether a token's session has ended, and its method `at_once` the same;
+    a token that names no session is one that auth made for itself. A token that was verified is remembered for as long
+    as the keys are: its signature does not change.
     """
 
     def __init__(
@@ -61,10 +66,13 @@ class TokenVerifier:
         max_age_seconds: float = 300.0,
         standing: Standing | None = None,
         at_once: AtOnce | None = None,
+        ended: Ended | None = None,
     ) -> None:
         self._audience = audience
         self._standing = standing
         self._at_once: AtOnce | None = at_once or getattr(standing, "at_once", None)
+        self._ended = ended
+        self._ended_at_once: Callable[[str], bool | None] | None = getattr(ended, "at_once", None)
         self._fetch_keys = fetch_keys
         self._refetch_seconds = refetch_seconds
         self._max_age_seconds = max_age_seconds
@@ -76,10 +84,12 @@ class TokenVerifier:
     def verify(self, token: str) -> Principal:
         """The caller.
 
-        Raises `Unauthorized` for a token that is malformed, expired, foreign or for another audience, and what
-        `standing` raises.
+        Raises `Unauthorized` for a token that is malformed, expired, foreign, for another audience or of a session
+        that has ended, and what `standing` and `ended` raise.
         """
         caller, issued_at = self._claimed(token)
+        if caller.session and self._ended is not None and self._ended(caller.session):
+            raise Unauthorized("the session that this token was taken with has ended", code="session_ended")
         if self._standing is None or not caller.roles:
             return caller
         # A token says whole seconds: what was known a second later is no older than the token.
@@ -91,10 +101,18 @@ class TokenVerifier:
         if known is None:
             return None
         caller, issued_at = known
+        if not self._session_lives(caller.session):
+            return None
         if self._standing is None or not caller.roles:
             return caller
         held = None if self._at_once is None else self._at_once(caller.address, issued_at + 1)
         return None if held is None else replace(caller, roles=caller.roles & held)
+
+    def _session_lives(self, session: str) -> bool:
+        """Whether it is known without asking that a session has not ended."""
+        if not session or self._ended is None:
+            return True
+        return self._ended_at_once is not None and self._ended_at_once(session) is False
 
     def _known(self, token: str) -> tuple[Principal, float] | None:
         """A token that was verified with the keys of now, and has not expired."""
@@ -126,7 +144,8 @@ class TokenVerifier:
                 options={"require": ["exp", "iat", "sub", "aud", "iss"]},
             )
             roles = frozenset(Role(role) for role in claims["roles"])
-            return Principal(claims["sub"], roles, float(claims["exp"])), float(claims["iat"]), fetched
+            caller = Principal(claims["sub"], roles, float(claims["exp"]), str(claims.get("sid", "")))
+            return caller, float(claims["iat"]), fetched
         except jwt.ExpiredSignatureError as error:
             raise Unauthorized("the access token has expired", code="token_expired") from error
         except (jwt.PyJWTError, KeyError, TypeError, ValueError) as error:

@@ -33,10 +33,12 @@ from starlette.exceptions import HTTPException
 from concilia_kit import connections, describing, logs, metrics, serving
 from concilia_kit.admission import RETRY_SECONDS, Admission, Places
 from concilia_kit.bodies import BodyLimit
+from concilia_kit.caching import NotKept
 from concilia_kit.health import Check, readiness
 from concilia_kit.listening import bind as bind
 from concilia_kit.listening import bind_or_end
 from concilia_kit.problems import MEDIA_TYPE, Forbidden, Problem, Unauthorized, Unavailable
+from concilia_kit.refusals import Refusals
 from concilia_kit.roles import Role
 from concilia_kit.settings import ServiceSettings, networks
 from concilia_kit.tokens import Principal, TokenVerifier
@@ -70,6 +72,7 @@ def application(
     Bodies are bounded (see `bodies`) but below the paths in `streamed`, which bound their own. So is what is done at
     one time (see `admission`), health and metrics excepted. `registry` has the service's own metrics; `/metrics` shows
     them and those of HTTP, whose label `service` is the title's last words.
+    What is refused for who asks is logged by `app.state.refusals`; nobody keeps an answer unless its route says so.
     `app.state.closing` is set as soon as the service was told to stop: an answer that has no end of its own ends then.
     """
     known = registry or metrics.registry()
@@ -83,15 +86,17 @@ def application(
     describing.complete(app)
     app.state.verifier = verifier
     app.state.closing = asyncio.Event()
+    refusals = app.state.refusals = Refusals()
     service = _service_name(title)
     app.state.places = Places(service, known)
     app.add_middleware(BodyLimit, streamed=streamed)
     app.add_middleware(Admission, places=app.state.places, streamed=streamed)
     app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=True)
+    app.add_middleware(NotKept)
     # The last one added is the first to see a request, and so counts what the others refuse.
     app.add_middleware(metrics.HttpMetrics, service=service, registry=known)
-    app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Problem, _answering(refusals))
+    app.add_exception_handler(RequestValidationError, _answering_invalid(refusals))
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(OperationalError, _on_database_error)
     app.add_exception_handler(PoolTimeout, _on_database_error)
@@ -204,15 +209,19 @@ async def principal(
     verifier: TokenVerifier = request.app.state.verifier
     # A thread only where somebody must be asked: handing over to one costs more than a look at what is known.
     known = verifier.verify_at_once(credentials.credentials)
-    return await run_in_threadpool(verifier.verify, credentials.credentials) if known is None else known
+    if known is None:
+        known = await run_in_threadpool(verifier.verify, credentials.credentials)
+    request.state.caller = known
+    return known
 
 
-def require(*roles: Role) -> Callable[[Principal], Awaitable[Principal]]:
+def require(*roles: Role) -> Callable[[Request, Principal], Awaitable[Principal]]:
     """A dependency: the caller, who must hold one of `roles` (any role where none is named)."""
     accepted = frozenset(roles or Role)
 
-    async def check(caller: Annotated[Principal, Depends(principal)]) -> Principal:
+    async def check(request: Request, caller: Annotated[Principal, Depends(principal)]) -> Principal:
         if not caller.roles & accepted:
+            request.state.needed = accepted
             names = ", ".join(sorted(accepted))
             raise Forbidden(f"this needs one of the roles: {names}", code="role_missing")
         return caller
@@ -229,22 +238,30 @@ def _problem_response(problem: Problem) -> JSONResponse:
     return JSONResponse(problem.document(), problem.problem_status, headers, MEDIA_TYPE)
 
 
-async def _on_problem(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Problem)
-    if error.problem_status >= 500:
-        _log.warning("problem", path=request.url.path, code=error.problem_code, detail=error.detail)
-    return _problem_response(error)
+def _answering(refusals: Refusals) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+    async def on_problem(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Problem)
+        refusals.of_request(request, error)
+        if error.problem_status >= 500:
+            _log.warning("problem", path=request.url.path, code=error.problem_code, detail=error.detail)
+        return _problem_response(error)
+
+    return on_problem
 
 
-async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    # Pydantic's own report repeats the input, which may be a secret or a picture.
-    errors: list[dict[str, Any]] = [
-        {"where": ".".join(map(str, item["loc"])), "what": item["msg"]} for item in error.errors()[:20]
-    ]
-    return _problem_response(
-        Problem("the request does not fit its schema", status=422, code="invalid_request", extra={"errors": errors})
-    )
+def _answering_invalid(refusals: Refusals) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+    async def on_invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        # Pydantic's own report repeats the input, which may be a secret or a picture.
+        errors: list[dict[str, Any]] = [
+            {"where": ".".join(map(str, item["loc"])), "what": item["msg"]} for item in error.errors()[:20]
+        ]
+        said = {"errors": errors}
+        problem = Problem("the request does not fit its schema", status=422, code="invalid_request", extra=said)
+        refusals.of_request(request, problem)
+        return _problem_response(problem)
+
+    return on_invalid
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:

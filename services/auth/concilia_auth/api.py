@@ -26,7 +26,7 @@ from concilia_kit.wire.auth import (
 from fastapi import APIRouter, Cookie, Depends, Header, Request, Response
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
-from concilia_auth import browser
+from concilia_auth import browser, devices, session_api
 from concilia_auth.broker import BrokerUsers
 from concilia_auth.errors import (
     ApplicationNotYours,
@@ -89,7 +89,12 @@ def _sent(
     return browser.Sent(origin, sec_fetch_site, x_csrf_token)
 
 
+def _device(user_agent: Annotated[str | None, Header(include_in_schema=False)] = None) -> str:
+    return devices.described(user_agent)
+
+
 Service = Annotated[AuthService, Depends(_service)]
+Device = Annotated[str, Depends(_device)]
 Sent = Annotated[browser.Sent, Depends(_sent)]
 Source = Annotated[str, Depends(_source)]
 
@@ -129,10 +134,6 @@ def _any_token(
     return _changing_token(cookie, sent, service)
 
 
-def _no_store(response: Response) -> None:
-    response.headers["Cache-Control"] = "no-store"
-
-
 async def _body(request: Request) -> bytes:
     return await request.body()  # bounded by the application
 
@@ -148,7 +149,8 @@ Hospital = Annotated[Principal, Depends(web.require(Role.HOSPITAL))]
 Filed = Annotated[Applications, Depends(_applications)]
 Users = Annotated[BrokerUsers, Depends(_broker_users)]
 
-router = APIRouter(prefix="/v1", dependencies=[Depends(_no_store)])
+router = APIRouter(prefix="/v1")
+router.include_router(session_api.router)
 well_known = APIRouter(prefix="/.well-known", tags=["keys"])
 
 _SESSION = (SessionUnknown, StoreUnavailable, ChainUnavailable)
@@ -175,9 +177,9 @@ def create_challenge(request: ChallengeRequest, service: Service, source: Source
 
 
 @router.post("/sessions", status_code=201, tags=["sign-in"], responses=problems(*_SIGN_IN))
-def create_session(request: SignIn, service: Service, source: Source) -> Session:
+def create_session(request: SignIn, service: Service, source: Source, device: Device) -> Session:
     """Sign in with a signed challenge."""
-    return service.sign_in(request.message, request.signature, source)
+    return service.sign_in(request.message, request.signature, source, device)
 
 
 @router.delete("/sessions", status_code=204, tags=["sign-in"], responses=problems(StoreUnavailable))
@@ -200,10 +202,10 @@ def read_session(token: SessionToken, service: Service) -> SessionView:
     responses=problems(*_SIGN_IN, CrossSite),
 )
 def create_browser_session(
-    request: SignIn, service: Service, source: Source, response: Response, former: FormerToken = None
+    request: SignIn, service: Service, source: Source, device: Device, response: Response, former: FormerToken = None
 ) -> BrowserSession:
     """Sign in with a signed challenge; the session lies in a cookie, and ends the one that lay there."""
-    session = service.browser_sign_in(request.message, request.signature, former, source)
+    session = service.browser_sign_in(request.message, request.signature, former, source, device)
     response.set_cookie(
         browser.COOKIE, session.token, service.session_seconds, path="/", secure=True, httponly=True, samesite="strict"
     )
@@ -223,8 +225,9 @@ def read_browser_session(token: CookieToken, service: Service) -> BrowserSession
 
 @router.delete("/browser-session", status_code=204, tags=["browser"], responses=problems(*_CHANGING))
 def delete_browser_session(token: ChangingToken, service: Service, response: Response) -> None:
-    """Sign out, and take the cookie back."""
+    """Sign out, take the cookie back, and have the browser forget what it keeps of this site."""
     service.sign_out(token)
+    response.headers["Clear-Site-Data"] = browser.FORGOTTEN
     response.delete_cookie(browser.COOKIE, path="/", secure=True, httponly=True, samesite="strict")
 
 

@@ -7,8 +7,8 @@ cookie authorises and that changes something, in the order in which they apply:
 2. the request names the session (the cookie),
 3. it carries the session's CSRF token, which another site's page can neither read nor make.
 
-Source: RFC 6265bis (cookie prefixes, SameSite), Fetch Metadata Request Headers, RFC 6454 (Origin); OWASP, "Cross-Site
-Request Forgery Prevention", tokens by HMAC bound to the session.
+Source: RFC 6265bis (cookie prefixes, SameSite), Fetch Metadata Request Headers, RFC 6454 (Origin), Clear Site Data
+(W3C); OWASP, "Cross-Site Request Forgery Prevention", tokens by HMAC bound to the session.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from concilia_auth.errors import CrossSite, CsrfTokenInvalid
 
 COOKIE = "__Host-concilia"
 """The prefix makes a browser refuse it unless it is Secure, has the path '/' and is for this host alone."""
+
+FORGOTTEN = '"cache", "storage"'
+"""What a browser is to forget of this origin when somebody signs out (`Clear-Site-Data`). Not "cookies", which would
+take those of all services at this host and its parent domains, whatever their port; ours is taken back by name."""
 
 _CONTEXT = b"concilia csrf token 1"
 _OWN = frozenset({"same-origin", "none"})  # 'none': the person, not a page, made the browser ask

@@ -36,6 +36,7 @@ MAX_MESSAGE = 1024
 SKEW = timedelta(seconds=60)
 """By how much the clock may be ahead that dated a message: a client may date its own."""
 _NONCE_LETTERS = string.ascii_letters + string.digits
+_ADDRESS = re.compile(r"^0x[0-9a-fA-F]{40}$", re.MULTILINE)
 _NONCE = re.compile(r"^Nonce: ([a-zA-Z0-9]{8,64})$", re.MULTILINE)
 
 
@@ -78,6 +79,12 @@ def nonce_of(text: str) -> str:
     if found is None:
         raise errors.MessageMalformed("the message has no line 'Nonce: …' of 8 to 64 letters and digits")
     return found[1]
+
+
+def claimed_address(text: str) -> str | None:
+    """The address that a text claims to be of, found without parsing it; None where it is in no line of its own."""
+    found = _ADDRESS.search(text[:MAX_MESSAGE])
+    return None if found is None else found[0]
 
 
 def parse(text: str) -> siwe.SiweMessage:

@@ -63,6 +63,24 @@ class SessionUnknown(Unauthorized):
     code = "session_unknown"
 
 
+class SessionNotFound(NotFound):
+    """This address has no session of this id."""
+
+    code = "session_not_found"
+
+
+class SessionNotYours(Forbidden):
+    """A session is its own address's; only an administrator ends all of somebody else's."""
+
+    code = "not_yours"
+
+
+class SignInAgain(Forbidden):
+    """Who ends other sessions must have signed in a little while ago: a page that was left open may be anybody's."""
+
+    code = "sign_in_again"
+
+
 class RateLimited(Problem):
     """This address or this source asks too often."""
 

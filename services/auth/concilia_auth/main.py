@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
 
+import anyio
 import redis
 from concilia_kit import http, metrics, web
 from concilia_kit.standing import CurrentRoles, CurrentRoll
@@ -19,11 +20,13 @@ from concilia_auth.broker import BrokerUsers, Sweeper
 from concilia_auth.limits import RateLimits
 from concilia_auth.metrics import AuthMetrics
 from concilia_auth.service import Applications, AuthService
+from concilia_auth.sessions import Sessions
 from concilia_auth.settings import AuthSettings
 from concilia_auth.store import Store
 
 _REDIS_SECONDS = 5.0
 _KEYS_SECONDS = 10.0
+_SERVICES = 4  # that ask at one moment which sessions ended
 _ANYBODY = "0x" + 40 * "0"
 
 
@@ -40,6 +43,7 @@ def build(settings: AuthSettings) -> FastAPI:
     store = Store(client)
     chain_http = http.client(settings.chain_url)
     standing = CurrentRoles(chain_http)
+    sessions = Sessions(settings, store, _now)
     registry = metrics.registry()
     measured = AuthMetrics(registry)
     limits = RateLimits(client, settings.address_rate, settings.source_rate, measured)
@@ -64,6 +68,7 @@ def build(settings: AuthSettings) -> FastAPI:
             refetch_seconds=0,  # its own keys cost a look at a directory
             max_age_seconds=_KEYS_SECONDS,
             standing=standing,
+            ended=sessions.has_ended,
         ),
         lifespan=lifespan,
         registry=registry,
@@ -78,7 +83,10 @@ def build(settings: AuthSettings) -> FastAPI:
         wallets=chain.ChainWallets(chain_http, lambda: tokens.own(key_ring.current().signing, Audience.CHAIN, _now())),
         limits=limits,
         metrics=measured,
+        refusals=app.state.refusals,
     )
+    app.state.sessions = sessions
+    app.state.services_ask = anyio.CapacityLimiter(_SERVICES)
     app.state.broker_users = broker_users
     app.state.applications = Applications(store, standing, _now, limits=limits)
     app.include_router(api.router)

@@ -10,6 +10,8 @@ from typing import Any
 
 from concilia_kit import logs
 from concilia_kit.metrics import outcome_of
+from concilia_kit.problems import Problem
+from concilia_kit.refusals import Refusals
 from concilia_kit.roles import Role
 from concilia_kit.tokens import Principal
 from concilia_kit.wire.auth import (
@@ -23,7 +25,7 @@ from concilia_kit.wire.auth import (
     SessionView,
 )
 
-from concilia_auth import browser, csp, eip4361, tokens
+from concilia_auth import browser, csp, devices, eip4361, tokens
 from concilia_auth.chain import Roles, Wallets
 from concilia_auth.errors import (
     ApplicationNotYours,
@@ -37,7 +39,7 @@ from concilia_auth.keys import KeyRing
 from concilia_auth.limits import UNKNOWN, Kind, Limits
 from concilia_auth.metrics import AuthMetrics
 from concilia_auth.settings import AuthSettings
-from concilia_auth.store import SessionRecord, Store
+from concilia_auth.store import SessionRecord, Store, session_id
 
 _ASKING = 8  # addresses asked about side by side
 _LOGGED = 5  # violations named in a line
@@ -63,6 +65,7 @@ class AuthService:
         wallets: Wallets,
         limits: Limits,
         metrics: AuthMetrics | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._settings = settings
         self._site = eip4361.Site(settings.domain, settings.uri, settings.statement)
@@ -74,6 +77,7 @@ class AuthService:
         self._wallets = wallets
         self._limits = limits
         self._metrics = metrics or AuthMetrics()
+        self._refusals = refusals or Refusals()
         self.session_seconds = settings.session_seconds
         self.origin = browser.origin_of(settings.uri)
 
@@ -95,8 +99,8 @@ class AuthService:
         self._store.put_nonce(nonce, address, self._settings.nonce_seconds)
         return Challenge(message=message, nonce=nonce, expires_at=expires_at)
 
-    def sign_in(self, text: str, signature: str, source: str = UNKNOWN) -> Session:
-        """A session for whoever signed a challenge.
+    def sign_in(self, text: str, signature: str, source: str = UNKNOWN, device: str = devices.UNKNOWN) -> Session:
+        """A session for whoever signed a challenge, from a `device` as `devices.described` has it.
 
         An attempt spends the nonce that it names, whatever comes of it, and before the text is parsed: a failed
         attempt leaves nothing to try again with, and parsing (which is costly) takes a nonce of ours. Raises
@@ -104,21 +108,29 @@ class AuthService:
         `ChainUnavailable`.
         """
         try:
-            session = self._sign_in(text, signature, source)
+            session = self._sign_in(text, signature, source, device)
         except Exception as error:
-            self._metrics.sign_ins.labels(outcome_of(error)).inc()
+            reason = outcome_of(error)
+            self._metrics.sign_ins.labels(reason).inc()
+            self._refusals.write("sign-in failed", source, reason=reason, address=eip4361.claimed_address(text))
+            if isinstance(error, Problem):
+                error.is_logged = True
             raise
         self._metrics.sign_ins.labels("ok").inc()
         return session
 
-    def browser_sign_in(self, text: str, signature: str, former: str | None, source: str = UNKNOWN) -> Session:
+    def browser_sign_in(
+        self, text: str, signature: str, former: str | None, source: str = UNKNOWN, device: str = devices.UNKNOWN
+    ) -> Session:
         """A session as of `sign_in`, in place of the one that this browser had, if it had one.
 
         Raises what `sign_in` raises; the former session then lives on.
         """
-        session = self.sign_in(text, signature, source)
+        session = self.sign_in(text, signature, source, device)
         if former is not None:
-            self._store.drop_session(former)
+            record = self._store.session(former, self._clock(), self._settings.idle_seconds)
+            if record is not None:
+                self._end(former, record)
         return session
 
     def browser_session(self, token: str) -> BrowserSession:
@@ -133,10 +145,10 @@ class AuthService:
         )
 
     def sign_out(self, token: str) -> None:
-        """End a session, and every challenge that its address has open: one that was signed and not yet sent would be
-        a way back in. Raises `SessionUnknown` and `StoreUnavailable`."""
+        """End a session, every token that was taken with it, and every challenge that its address has open: one that
+        was signed and not yet sent would be a way back in. Raises `SessionUnknown` and `StoreUnavailable`."""
         record = self._live(token)
-        self._store.drop_session(token)
+        self._end(token, record)
         self._store.drop_nonces(record.address, self._settings.nonce_seconds)
 
     def access_token(self, token: str, audience: Audience, source: str = UNKNOWN) -> AccessToken:
@@ -148,6 +160,10 @@ class AuthService:
         record = self._live(token)
         self._limits.of_address(Kind.TOKEN, record.address)
         roles = self._roles.of(record.address)
+        session = session_id(token)
+        # One without roles opens nothing but this service, which looks at its session itself.
+        if roles and not self._store.note_token(session, self._settings.token_seconds):
+            raise _session_unknown()
         now = self._clock().replace(microsecond=0)
         expires_at = min(now + timedelta(seconds=self._settings.token_seconds), record.expires_at)
         signed = tokens.mint(
@@ -158,6 +174,7 @@ class AuthService:
             audience=audience,
             issued_at=now,
             expires_at=expires_at,
+            session=session,
         )
         self._metrics.tokens.labels(audience.value).inc()
         return AccessToken(token=signed, audience=audience, roles=_ordered(roles), expires_at=expires_at)
@@ -179,7 +196,7 @@ class AuthService:
         named = dict.fromkeys(f"{violation.directive} {violation.blocked}" for violation in violations)
         _log.warning("content security policy violated", violations=list(named)[:_LOGGED], reports=len(violations))
 
-    def _sign_in(self, text: str, signature: str, source: str) -> Session:
+    def _sign_in(self, text: str, signature: str, source: str, device: str) -> Session:
         self._limits.of_source(Kind.SIGN_IN, source)
         nonce = eip4361.nonce_of(text)
         given_to = self._store.take_nonce(nonce)
@@ -196,23 +213,27 @@ class AuthService:
             # Its own key did not sign; all else is right.
             if not self._wallets.accept(given_to, eip4361.digest(text), signature):
                 raise
-        return self._open(given_to, now)
+        return self._open(given_to, now, device)
 
-    def _open(self, address: str, now: datetime) -> Session:
+    def _open(self, address: str, now: datetime, device: str) -> Session:
         roles = self._roles.of(address)
         token = secrets.token_urlsafe(32)
         # Whole seconds: what a client reads is what is stored.
         expires_at = now.replace(microsecond=0) + timedelta(seconds=self._settings.session_seconds)
-        record = SessionRecord(address=address, expires_at=expires_at)
-        self._store.put_session(token, record, self._settings.idle_seconds)
+        record = SessionRecord(address=address, expires_at=expires_at, device=device)
+        self._store.put_session(token, record, self._settings.idle_seconds, now)
         _log.info("signed in", address=address, roles=_ordered(roles))
         return Session(token=token, address=address, roles=_ordered(roles), expires_at=expires_at)
 
     def _live(self, token: str) -> SessionRecord:
         record = self._store.session(token, self._clock(), self._settings.idle_seconds)
         if record is None:
-            raise SessionUnknown("no session goes by this token; sign in again", headers={"WWW-Authenticate": "Bearer"})
+            raise _session_unknown()
         return record
+
+    def _end(self, token: str, record: SessionRecord) -> None:
+        life = self._settings.token_seconds
+        self._store.end_sessions(record.address, [session_id(token)], self._clock(), life)
 
 
 class Applications:
@@ -269,6 +290,10 @@ class Applications:
             raise ApplicationNotYours("only an administrator removes somebody else's application")
         if not self._store.drop_application(address, self._clock()):
             raise ApplicationUnknown("this address has no application")
+
+
+def _session_unknown() -> SessionUnknown:
+    return SessionUnknown("no session goes by this token; sign in again", headers={"WWW-Authenticate": "Bearer"})
 
 
 def _ordered(roles: frozenset[Role]) -> tuple[Role, ...]:

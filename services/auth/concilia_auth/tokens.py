@@ -38,8 +38,10 @@ def mint(
     audience: Audience,
     issued_at: datetime,
     expires_at: datetime,
+    session: str | None = None,
 ) -> str:
-    """A signed token that says who (`sub`), which roles, for whom (`aud`) and until when (whole seconds)."""
+    """A signed token that says who (`sub`), which roles, for whom (`aud`), until when (whole seconds), and with which
+    session it was taken (`sid`, by its id)."""
     claims = {
         "iss": ISSUER,
         "sub": address,
@@ -48,5 +50,5 @@ def mint(
         "exp": int(expires_at.timestamp()),
         "jti": token_id,
         "roles": sorted(role.value for role in roles),
-    }
+    } | ({} if session is None else {"sid": session})
     return jwt.encode(claims, key.private, algorithm=ALGORITHM, headers={"kid": key.id})

@@ -342,7 +342,7 @@ def transactions(
 
 def _tagged(document: Callable[[], bytes], tag: str, if_none_match: str | None) -> Response:
     """A document with its entity tag, or that it is the one that the caller has (RFC 9110, 13.1.2), who needs none."""
-    headers = {"ETag": f'"{tag}"', "Cache-Control": "no-cache"}
+    headers = {"ETag": f'"{tag}"'}
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     return Response(document(), media_type="application/json", headers=headers)

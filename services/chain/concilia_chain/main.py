@@ -12,6 +12,7 @@ import redis
 import tenacity
 from concilia_kit import database, http, keystore, metrics, web
 from concilia_kit.roles import Role
+from concilia_kit.sessions import SessionsEnded
 from concilia_kit.signing import Domain
 from concilia_kit.tokens import TokenVerifier
 from concilia_kit.wire.auth import Audience
@@ -147,6 +148,7 @@ def build(settings: ChainSettings, client: Web3 | None = None) -> FastAPI:
             fetch_keys,
             standing=lambda address, _: reading.held(address),
             at_once=lambda address, _: reading.held_at_once(address),
+            ended=SessionsEnded(auth),
         ),
         lifespan=lifespan,
         registry=registry,

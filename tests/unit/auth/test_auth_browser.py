@@ -76,6 +76,7 @@ async def test_auth_browser_from_sign_in_to_sign_out(
     assert (token.status_code, token.json()["roles"]) == (200, ["clinician"])
     ended = await site.delete("/v1/browser-session", headers=OWN_PAGE | csrf(signed))
     assert (ended.status_code, ended.content) == (204, b"")
+    assert ended.headers["Clear-Site-Data"] == '"cache", "storage"'
     assert COOKIE not in site.cookies
     assert code_of(await site.get("/v1/browser-session")) == (401, "unauthorized")
 
@@ -293,10 +294,19 @@ async def test_auth_browser_no_get_uses_up_a_session(
     site: httpx.AsyncClient, account: LocalAccount, sign: Sign, redis_connection: redis.Redis
 ) -> None:
     await sign_in(site, account, sign)
-    before = {key: redis_connection.get(key) for key in redis_connection.keys("*")}
+
+    def kept() -> dict[str, Any]:
+        lists = set(redis_connection.keys("concilia:auth:sessions-of:*"))
+        return {
+            key: redis_connection.zrange(key, 0, -1, withscores=True) if key in lists else redis_connection.get(key)
+            for key in redis_connection.keys("*")
+        }
+
+    before = kept()
+    assert len([key for key in before if ":session" in key]) == 2
     for headers in ({}, {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}):
         assert (await site.get("/v1/browser-session", headers=headers)).status_code == 200
-    assert {key: redis_connection.get(key) for key in redis_connection.keys("*")} == before
+    assert kept() == before
 
 
 async def test_auth_browser_openapi_names_the_cookie(site: httpx.AsyncClient) -> None:

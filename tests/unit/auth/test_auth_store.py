@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 from concilia_auth.errors import StoreUnavailable
-from concilia_auth.store import SessionRecord, Store
+from concilia_auth.store import SessionRecord, Store, session_id
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -69,29 +69,31 @@ def test_auth_store_remembers_a_drop_for_longer_than_any_nonce(store: Store, red
 
 
 def test_auth_store_keeps_no_session_token(store: Store, redis_connection: redis.Redis) -> None:
-    store.put_session("a-secret-token", RECORD, 60)
-    (key,) = redis_connection.keys("*")
+    store.put_session("a-secret-token", RECORD, 60, NOW)
+    (key,) = redis_connection.keys("concilia:auth:session:*")
     assert key.endswith(hashlib.sha256(b"a-secret-token").hexdigest())
-    assert "a-secret-token" not in key + redis_connection.get(key)
+    listed = redis_connection.zrange(f"concilia:auth:sessions-of:{ADDRESS}", 0, -1)
+    assert "a-secret-token" not in key + redis_connection.get(key) + "".join(listed)
+    assert len(redis_connection.keys("*")) == 2
 
 
 def test_auth_store_session_ends_at_its_time(store: Store) -> None:
-    store.put_session("token", RECORD, 60)
+    store.put_session("token", RECORD, 60, NOW)
     assert store.session("token", RECORD.expires_at - timedelta(seconds=1), 60) == RECORD
     assert store.session("token", RECORD.expires_at, 60) is None
 
 
 def test_auth_store_use_renews_the_idle_time(store: Store, redis_connection: redis.Redis) -> None:
-    store.put_session("token", RECORD, 60)
-    (key,) = redis_connection.keys("*")
+    store.put_session("token", RECORD, 60, NOW)
+    (key,) = redis_connection.keys("concilia:auth:session:*")
     redis_connection.expire(key, 30)
     assert store.session("token", NOW, 60) == RECORD
     assert redis_connection.ttl(key) > 30
 
 
 def test_auth_store_dropped_session_is_gone_and_stays_gone(store: Store, redis_connection: redis.Redis) -> None:
-    store.put_session("token", RECORD, 60)
-    store.drop_session("token")
+    store.put_session("token", RECORD, 60, NOW)
+    assert store.end_sessions(ADDRESS, [session_id("token")], NOW, 300) == 1
     assert store.session("token", NOW, 60) is None
     assert redis_connection.dbsize() == 0
 
@@ -104,9 +106,15 @@ def test_auth_store_says_when_redis_is_away() -> None:
             lambda: store.put_nonce("abcdefgh", ADDRESS, 1),
             lambda: store.take_nonce("abcdefgh"),
             lambda: store.drop_nonces(ADDRESS, 1),
-            lambda: store.put_session("token", RECORD, 1),
+            lambda: store.put_session("token", RECORD, 1, NOW),
             lambda: store.session("token", NOW, 1),
-            lambda: store.drop_session("token"),
+            lambda: store.end_sessions(ADDRESS, [session_id("token")], NOW, 1),
+            lambda: store.note_token(session_id("token"), 1),
+            lambda: store.is_live(session_id("token")),
+            lambda: store.sessions(ADDRESS, NOW, 1),
+            lambda: store.session_ids(ADDRESS),
+            lambda: store.opened_at(ADDRESS, session_id("token")),
+            lambda: store.ended_sessions(NOW),
         ):
             with pytest.raises(StoreUnavailable):
                 work()

@@ -6,9 +6,10 @@ from enum import StrEnum
 
 from pydantic import AwareDatetime, Field
 
+from concilia_kit.digests import Digest
 from concilia_kit.roles import Role
 from concilia_kit.signing import Address, AnySignature
-from concilia_kit.strict import Text
+from concilia_kit.strict import Text, Truth
 from concilia_kit.wire.base import Wire
 
 
@@ -68,6 +69,23 @@ class BrowserSession(SessionView):
     """
 
     csrf_token: str
+
+
+class OpenSession(Wire):
+    """One of the caller's own sessions. Its `id` opens nothing: it is the SHA-256 of the session's token."""
+
+    id: Digest
+    opened_at: AwareDatetime
+    last_used_at: AwareDatetime = Field(description="when the session was last shown to the auth service")
+    expires_at: AwareDatetime = Field(description="when it ends at the latest")
+    device: str = Field(max_length=100, description="program and system, as the one that signed in called itself")
+    is_current: Truth = Field(description="whether it is the one that asks")
+
+
+class EndedSessions(Wire):
+    """Ids of the sessions that were ended while access tokens with roles, taken with them, live on; in order."""
+
+    sessions: tuple[Digest, ...]
 
 
 class Application(Wire):
