@@ -111,7 +111,11 @@ def test_what_people_ask_of_it(kept: Kept) -> None:
     assert (stored["initial"], stored["global"], stored["update"], stored["orphan"]) == (1, 2, 8, 0)
     verdict = kept.json("verify", job)
     assert verdict["ok"]
-    assert kept.json("verify", job, "--artifacts", "var/demo/artifacts")["ok"]
+    folder = ["--artifacts", "var/demo/artifacts"]
+    refused = kept.run("verify", job, *folder, check=False)
+    assert refused.returncode == 1
+    assert "sealing_key_unknown" in refused.stderr
+    assert kept.json("verify", job, *folder, "--sealing-key", "var/demo/keys/sealing")["ok"]
 
 
 def test_one_flipped_byte_is_found_and_named(kept: Kept) -> None:

@@ -151,7 +151,7 @@ class JobWatch:
 def rounds_table(job: JobView, *, console: Console = out) -> None:
     """The rounds of a job: what counted, how good it is, where the seconds went."""
     table(
-        f"job {job.id[:12]}… · {job.spec.architecture.value} · {job.spec.strategy.name.value} · {job.phase.value}"
+        f"job {job.id[:12]}… · {job.spec.architecture.value} · {job.spec.strategy.name} · {job.phase.value}"
         + ("" if job.spec.encoding.plain else f" · updates as {job.spec.encoding}"),
         (
             "round",

@@ -17,11 +17,11 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import httpx
 
 from concilia_kit.problems import Problem
+from concilia_kit.storedfile import StoredFile
 
 SILENCE_SECONDS = 60.0
 PIECE = 256 * 1024
@@ -40,7 +40,7 @@ LINE_ERRORS = (OSError, http.client.HTTPException)
 class Part:
     """Bytes of an open file: where they begin and how many there are."""
 
-    file: BinaryIO
+    file: StoredFile
     offset: int
     count: int
 
@@ -158,18 +158,18 @@ class Line:
         assert sock is not None
         offset, end = body.offset, body.offset + body.count
         encrypted = isinstance(sock, ssl.SSLSocket)
-        buffer = memoryview(bytearray(PIECE if encrypted else 0))
         try:
             while offset < end:
                 self._check()
-                if encrypted:
-                    count = os.preadv(body.file.fileno(), [buffer[: min(PIECE, end - offset)]], offset)
-                    sock.sendall(buffer[:count])
+                # On an encrypted line what can be read may be no answer.
+                if not encrypted and self._await(select.POLLOUT | select.POLLIN) & select.POLLIN:
+                    return False
+                if encrypted or body.file.seal is not None:
+                    piece = body.file.read(offset, min(PIECE, end - offset))
+                    sock.sendall(piece)
+                    count = len(piece)
                 else:
-                    # On an encrypted line what can be read may be no answer.
-                    if self._await(select.POLLOUT | select.POLLIN) & select.POLLIN:
-                        return False
-                    count = os.sendfile(sock.fileno(), body.file.fileno(), offset, min(_MAX_SENDFILE, end - offset))
+                    count = os.sendfile(sock.fileno(), body.file.descriptor, offset, min(_MAX_SENDFILE, end - offset))
                 if count == 0:
                     raise ValueError("the file became shorter while it was sent")
                 offset += count

@@ -12,7 +12,7 @@ import math
 import mmap
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from concilia_kit import tensorheader
+from concilia_kit.sealing import NO_KEYS, Bytes, Keyring, Seal
+from concilia_kit.storedfile import StoredFile
 from concilia_kit.tensorheader import MalformedFile as MalformedFile
 from concilia_kit.tensorheader import header_length
 
@@ -30,6 +32,7 @@ _STRETCH = 1 << 21
 """Bytes of a file that the system maps at once where it can. Giving back a part of them has it take the rest to pieces,
 page by page, which costs more than reading them did."""
 _FLUSHED = 16 * 2**20  # bytes that are on their way to the disk while more are written
+_RAW = 2**20  # bytes of a whole file that are handed out at a time
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -90,47 +93,65 @@ def parse_header(prefix: bytes, file_size: int) -> Header:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A checked file, mapped read-only. `tensor` returns views: nothing is read before it is used."""
+    """A checked file, mapped read-only. `tensor` returns views: nothing is read before it is used. Of a sealed file it
+    decrypts what is asked for into memory of this process, every time."""
 
     path: Path
     header: Header
-    _data: npt.NDArray[np.uint8] = field(repr=False)
-    _map: mmap.mmap | None = field(default=None, repr=False, compare=False)
+    _map: mmap.mmap = field(repr=False, compare=False)
+    _content: npt.NDArray[np.uint8] = field(repr=False, compare=False)
+    _seal: Seal | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Check and map a file. Raises `MalformedFile` and `OSError`."""
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            prefix = file.read(8)
-            prefix += file.read(header_length(prefix, size))
-            header = parse_header(prefix, size)
-            if size == header.data_start:
-                return cls(path, header, np.empty(0, np.uint8))
-            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-        return cls(path, header, np.frombuffer(mapped, np.uint8, offset=header.data_start), mapped)
+    def open(cls, path: Path, keys: Keyring | None = None) -> Self:
+        """Check and map a file; with `keys` one of a store, which may be sealed.
+
+        Raises `MalformedFile`, `SealingKeyUnknown` and `OSError`.
+        """
+        with StoredFile.open(path, keys) as file:
+            prefix = file.read(0, 8)
+            prefix += file.read(8, header_length(prefix, file.size))
+            header = parse_header(prefix, file.size)
+            mapped = mmap.mmap(file.descriptor, file.begin + file.size, access=mmap.ACCESS_READ)
+            return cls(path, header, mapped, np.frombuffer(mapped, np.uint8)[file.begin :], file.seal)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.header.tensors)
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether what is asked for takes memory of this process."""
+        return self._seal is not None
+
     def tensor(self, name: str) -> npt.NDArray[Any]:
-        """A read-only view of one tensor, shaped. Raises `KeyError`."""
+        """One tensor, shaped and read-only. Raises `KeyError`."""
         return self.flat(name).reshape(self.header.tensors[name].shape)
 
     def flat(self, name: str) -> npt.NDArray[Any]:
-        """A read-only view of one tensor, one-dimensional. Raises `KeyError`."""
+        """One tensor, one-dimensional and read-only. Raises `KeyError`."""
         spec = self.header.tensors[name]
         return self.piece(spec.dtype, spec.begin, spec.end)
 
     def piece(self, dtype: np.dtype[Any], begin: int, end: int) -> npt.NDArray[Any]:
-        """Bytes `begin` to `end` of the data, which must be of tensors of that dtype, as a read-only view."""
+        """Bytes `begin` to `end` of the data, which must be of tensors of that dtype, read-only."""
         size = (end - begin) // dtype.itemsize
-        # frombuffer, unlike .view, accepts data that is not aligned to the dtype
-        return np.frombuffer(self._data, dtype, size, begin) if size else np.empty(0, dtype)
+        if not size:
+            return np.empty(0, dtype)
+        first = self.header.data_start + begin
+        if self._seal is None:
+            # frombuffer, unlike .view, accepts data that is not aligned to the dtype
+            return np.frombuffer(self._content, dtype, size, first)
+        return np.frombuffer(self._bytes(first, first + size * dtype.itemsize), dtype)
 
-    def raw(self) -> memoryview:
-        """The whole file, header and all, as read-only bytes."""
-        return memoryview(self.path.read_bytes() if self._map is None else self._map)
+    def raw(self, end: int | None = None) -> Iterator[Bytes]:
+        """The whole file, header and all, or its bytes before `end`, in pieces of up to a MB."""
+        end = len(self._content) if end is None else end
+        for start in range(0, end, _RAW):
+            yield self._bytes(start, min(start + _RAW, end))
+
+    def _bytes(self, start: int, stop: int) -> Bytes:
+        there = self._content[start:stop].data
+        return there if self._seal is None else self._seal.at(start)(there)
 
     def forget(self, begin: int = 0, end: int | None = None) -> int:
         """Give back the memory of the pages between bytes `begin` and `end` of the data (to the last for None).
@@ -138,13 +159,12 @@ class TensorFile:
         They stay in the system's cache, and are there again when they are read again. Returns the first byte that was
         not given back: the stretch of 2 MB with `end` stays, of which more may be needed.
         """
-        if self._map is None:
-            return begin
-        first = (self.header.data_start + begin) // _STRETCH * _STRETCH
-        last = len(self._map) if end is None else (self.header.data_start + end) // _STRETCH * _STRETCH
+        data = len(self._map) - len(self._content) + self.header.data_start
+        first = (data + begin) // _STRETCH * _STRETCH
+        last = len(self._map) if end is None else (data + end) // _STRETCH * _STRETCH
         if last > first:
             self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
-        return max(last - self.header.data_start, begin)
+        return max(last - data, begin)
 
 
 def layout(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> tuple[bytes, list[str]]:
@@ -171,6 +191,7 @@ class TensorWriter:
     Use as a context manager; call `append` with one-dimensional blocks in the order of `order`. An error inside the
     context leaves no file. `digest` is the SHA-256 of what was written so far, taken in passing. A `lasting` file is on
     the disk when the context is left: it goes there while the rest is made. Another may be gone after a power cut.
+    The file is sealed where `keys` have a current one.
     """
 
     def __init__(
@@ -180,8 +201,12 @@ class TensorWriter:
         metadata: Mapping[str, str] | None = None,
         *,
         lasting: bool = True,
+        keys: Keyring = NO_KEYS,
     ) -> None:
         self._header, self.order = layout(specs, metadata)
+        seal = keys.seal()
+        self._begin = b"" if seal is None else seal.header
+        self._sealed: Callable[[Bytes], bytes] | None = None if seal is None else seal.at(0)
         self._expected = sum(spec.nbytes for spec in specs.values())
         self._written = 0
         self._path = path
@@ -200,16 +225,17 @@ class TensorWriter:
 
     def __enter__(self) -> Self:
         self._file = self._partial.open("wb")
-        self._file.write(self._header)
+        self._file.write(self._begin)
+        self._file.write(self._header if self._sealed is None else self._sealed(self._header))
         return self
 
     def append(self, block: npt.NDArray[Any]) -> None:
         """Write the next block. Raises `OSError`."""
         if self._file is None:
             raise ValueError("the writer is not open")
-        data = np.ascontiguousarray(block).data
-        self._file.write(data)
-        self._hasher.update(data)
+        data = np.ascontiguousarray(block)
+        self._file.write(data.data if self._sealed is None else self._sealed(data.reshape(-1).view(np.uint8).data))
+        self._hasher.update(data.data)
         self._written += block.nbytes
         if self._flusher and self._written - self._flushed >= _FLUSHED and (self._flush is None or self._flush.done()):
             self._await_flush()
@@ -242,10 +268,20 @@ class TensorWriter:
             self._flush.result()
 
 
-def write(path: Path, tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str] | None = None) -> str:
-    """Write whole tensors, taken one by one; equal tensors give equal bytes. Returns the SHA-256. Raises `OSError`."""
+def write(
+    path: Path,
+    tensors: Mapping[str, npt.NDArray[Any]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    lasting: bool = True,
+    keys: Keyring = NO_KEYS,
+) -> str:
+    """Write whole tensors, taken one by one; equal tensors give equal bytes. Returns the SHA-256. See `TensorWriter`.
+
+    Raises `OSError`.
+    """
     specs = {name: TensorSpec(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-    with TensorWriter(path, specs, metadata) as writer:
+    with TensorWriter(path, specs, metadata, lasting=lasting, keys=keys) as writer:
         for name in writer.order:
             writer.append(tensors[name].reshape(-1))
     return writer.digest

@@ -16,6 +16,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from concilia_kit.sealing import MAGIC
+
 MAX_HEADER = 4 * 2**20
 """Bytes of header accepted: a hundred thousand tensors, far beyond any model here."""
 
@@ -89,6 +91,8 @@ def header_length(prefix: bytes, file_size: int) -> int:
     if len(prefix) < 8:
         raise MalformedFile("shorter than the eight bytes that state the header's length")
     length = int.from_bytes(prefix[:8], "little")
+    if prefix[:8] == MAGIC:
+        raise MalformedFile("the file is sealed: it is of a store that is encrypted, and needs the store's key")
     if length > MAX_HEADER:
         raise MalformedFile(f"the header claims {length} bytes, more than the {MAX_HEADER} accepted")
     if length < 2 or 8 + length > file_size:

@@ -25,6 +25,8 @@ from typing import BinaryIO, Self
 import httpx
 
 from concilia_kit.problems import Problem, Unavailable
+from concilia_kit.sealing import NO_KEYS, Keyring, Seal
+from concilia_kit.storedfile import StoredFile, carried_on
 from concilia_kit.streaming import LINE_ERRORS, Answer, Check, Line, Part
 
 CHUNK = 32 * 2**20
@@ -72,14 +74,15 @@ def upload(
     check: Check = _nothing,
     progress: Progress = _nothing,
     patience: float = PATIENCE_SECONDS,
+    keys: Keyring | None = None,
 ) -> Transferred:
     """Bring a file to the model service under its digest, unless it has it from this caller.
 
     `check` is called at least once a second or megabyte and may raise to stop; what came stays, for the next call.
-    Raises `Unavailable` when nothing could be brought for `patience` seconds, `Problem` where the service refuses, and
-    `OSError` for the file.
+    With `keys` it may be sealed, and what is brought is its content. Raises `Unavailable` when nothing could be brought
+    for `patience` seconds, `Problem` where the service refuses, `SealingKeyUnknown`, and `OSError` for the file.
     """
-    with path.open("rb") as file:
+    with StoredFile.open(path, keys) as file:
         sending = _Upload(to, digest, file, chunk, _Pace(check, progress, patience))
         with sending.line:
             return sending.run()
@@ -95,15 +98,16 @@ def download(
     patience: float = PATIENCE_SECONDS,
     max_bytes: int = 2**40,
     verify: bool = True,
+    keys: Keyring = NO_KEYS,
 ) -> Transferred:
     """Fetch an artifact into `path`, which appears when all of it is there and hashes to `digest`.
 
     What came before an interruption stays beside it as `<name>.partial` and is gone on with by the next call. Without
-    `verify` other bytes are taken as well, for a caller that wants to show them to be other. Raises `WrongBytes`,
-    `TooLarge`, and otherwise as `upload` does.
+    `verify` other bytes are taken as well, for a caller that wants to show them to be other. The file is sealed where
+    `keys` have a current one. Raises `WrongBytes`, `TooLarge`, and otherwise as `upload` does.
     """
     pace = _Pace(check, progress, patience)
-    with _Partial(path) as partial, Line(to, check) as line:
+    with _Partial(path, keys) as partial, Line(to, check) as line:
         began = partial.size
         while partial.hasher.hexdigest() != digest:
             if partial.whole and not began:
@@ -185,11 +189,11 @@ class _Pace:
 class _Upload:
     """An upload from where the service has it to its end."""
 
-    def __init__(self, to: httpx.Client, digest: str, file: BinaryIO, chunk: int, pace: _Pace) -> None:
+    def __init__(self, to: httpx.Client, digest: str, file: StoredFile, chunk: int, pace: _Pace) -> None:
         self.line = Line(to, pace.check, self._count)
         self._to = to
         self._file = file
-        self._size = os.fstat(file.fileno()).st_size
+        self._size = file.size
         self._metadata = "digest " + base64.b64encode(digest.encode()).decode()
         self._chunk = chunk
         self._pace = pace
@@ -238,8 +242,10 @@ class _Upload:
 class _Partial:
     """The part of a download that is on the disk, locked: who fetches the same meanwhile has a file of its own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keys: Keyring) -> None:
         self._path = path
+        self._keys = keys
+        self._seal: Seal | None = None
         self._partial = path.with_name(f"{path.name}.partial")
         self._file: BinaryIO
         self.hasher = hashlib.sha256()
@@ -260,10 +266,14 @@ class _Partial:
             descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=self._path.name, suffix=".partial")
             self._partial, self._file = Path(name), os.fdopen(descriptor, "a+b", buffering=0)
         self._own = not mine
-        self._file.seek(0)
-        while piece := self._file.read(_READ):
-            self.hasher.update(piece)
-            self.size += len(piece)
+        if (here := carried_on(self._file.fileno(), self._keys)) is None:
+            self.restart()
+            return self
+        self._seal, end = here
+        with StoredFile(os.dup(self._file.fileno()), self._keys) as there:
+            for piece in there.pieces():
+                self.hasher.update(piece)
+        self.size = end
         return self
 
     def __exit__(
@@ -276,7 +286,7 @@ class _Partial:
     def append(self, piece: bytes) -> None:
         """Take more bytes. Raises `OSError` as `_Disk`."""
         try:
-            self._file.write(piece)
+            self._file.write(piece if self._seal is None else self._seal.at(self.size)(piece))
         except OSError as error:
             raise _Disk(error) from error
         self.hasher.update(piece)
@@ -286,6 +296,9 @@ class _Partial:
     def restart(self) -> None:
         """Begin from nothing."""
         self._file.truncate(0)
+        if (seal := self._keys.seal()) is not None:
+            self._file.write(seal.header)
+        self._seal = seal
         self.hasher, self.size, self.whole = hashlib.sha256(), 0, False
 
     def finish(self) -> None:

@@ -1,7 +1,8 @@
 """Artifacts as the aggregator reads and writes them: always a local path, so that they can be mapped.
 
 Where the artifact store's volume is mounted read-only, reading moves no byte; elsewhere a file is downloaded once.
-Writing always goes through the model service, which owns the store.
+Writing always goes through the model service, which owns the store. Files may be sealed, in the store and where they
+are downloaded to.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import httpx
 from concilia_kit import transfer
 from concilia_kit.http import call
 from concilia_kit.problems import NotFound, Problem
+from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.wire.models import ArtifactCheck, ModelRegistration
 
 PUT_ASIDE = "artifact_quarantined"
@@ -28,12 +30,18 @@ class ArtifactNotFound(NotFound):
 class Artifacts(Protocol):
     """Reading, writing and registering artifacts."""
 
+    @property
+    def keys(self) -> Keyring:
+        """What files are read with, and sealed with that are made of them."""
+        ...
+
     def exists(self, digest: str) -> bool:
         """Whether the store has it."""
         ...
 
     def fetch(self, digest: str) -> Path:
-        """A local path to its bytes, which the caller must hash. Raises `ArtifactNotFound`, `Unavailable`."""
+        """A local path to its bytes, perhaps sealed, which the caller must hash. Raises `ArtifactNotFound`,
+        `Unavailable`."""
         ...
 
     def release(self, digest: str) -> None:
@@ -41,7 +49,7 @@ class Artifacts(Protocol):
         ...
 
     def put(self, digest: str, path: Path) -> None:
-        """Store a file; again is fine. Raises `Problem`."""
+        """Store a file, which may be sealed; again is fine. Raises `Problem`."""
         ...
 
     def register(self, registration: ModelRegistration) -> None:
@@ -61,9 +69,10 @@ class Artifacts(Protocol):
 class RemoteArtifacts:
     """Artifacts over the model service's REST interface, downloads kept in a folder until released."""
 
-    def __init__(self, model: httpx.Client, directory: Path) -> None:
+    def __init__(self, model: httpx.Client, directory: Path, keys: Keyring = NO_KEYS) -> None:
         self._model = model
         self._directory = directory
+        self.keys = keys
 
     def exists(self, digest: str) -> bool:
         """See `Artifacts`."""
@@ -82,7 +91,7 @@ class RemoteArtifacts:
             return path
         self._directory.mkdir(parents=True, exist_ok=True)
         try:
-            transfer.download(self._model, digest, path, verify=False)
+            transfer.download(self._model, digest, path, verify=False, keys=self.keys)
         except Problem as problem:
             if problem.problem_status in _ABSENT:
                 raise ArtifactNotFound(f"the store has no artifact {digest[:12]}…: {problem.detail}") from problem
@@ -96,7 +105,7 @@ class RemoteArtifacts:
 
     def put(self, digest: str, path: Path) -> None:
         """See `Artifacts`."""
-        transfer.upload(self._model, digest, path)
+        transfer.upload(self._model, digest, path, keys=self.keys)
 
     def register(self, registration: ModelRegistration) -> None:
         """See `Artifacts`."""
@@ -128,19 +137,20 @@ class RemoteArtifacts:
 class Downloads:
     """`verification.verifier.ArtifactSource` over the model service, each file into the verification's own folder."""
 
-    def __init__(self, model: httpx.Client) -> None:
+    def __init__(self, model: httpx.Client, keys: Keyring = NO_KEYS) -> None:
         self._model = model
+        self._keys = keys
 
     def fetch(self, digest: str, folder: Path) -> Path:
         """See `ArtifactSource`."""
-        return RemoteArtifacts(self._model, folder).fetch(digest)
+        return RemoteArtifacts(self._model, folder, self._keys).fetch(digest)
 
 
 class MountedArtifacts(RemoteArtifacts):
     """Reads from the store's own volume, mounted read-only; writes like `RemoteArtifacts`."""
 
-    def __init__(self, model: httpx.Client, mount: Path) -> None:
-        super().__init__(model, mount)
+    def __init__(self, model: httpx.Client, mount: Path, keys: Keyring = NO_KEYS) -> None:
+        super().__init__(model, mount, keys)
 
     def is_put_aside(self, digest: str) -> bool:
         """See `Artifacts`; nobody is asked about a file that is there."""

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from celery import Celery
 from concilia_kit import database, health, http, keystore, logs, metrics, queue
 from concilia_kit.health import Check
+from concilia_kit.sealing import Keyring
 from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.training import queue_of
 from eth_account.signers.local import LocalAccount
@@ -70,7 +71,8 @@ class Parts:
 
 
 def assemble(settings: AggregatorSettings) -> Parts:
-    """Construct what both need and bring the database to its newest schema. Raises `KeystoreError`."""
+    """Construct what both need and bring the database to its newest schema. Raises `KeystoreError`,
+    `KeyFileError`."""
     logs.configure("aggregator", settings.log_format, settings.log_level)
     settings.directory.mkdir(parents=True, exist_ok=True)
     engine = database.engine(settings.database_url)
@@ -112,6 +114,7 @@ def build_api(settings: AggregatorSettings) -> FastAPI:
 
 def _api(settings: AggregatorSettings, parts: Parts, ready: dict[str, Check]) -> FastAPI:
     from concilia_kit import web
+    from concilia_kit.sessions import SessionsEnded
     from concilia_kit.standing import CurrentRoll
     from concilia_kit.tokens import TokenVerifier
 
@@ -140,6 +143,7 @@ def _api(settings: AggregatorSettings, parts: Parts, ready: dict[str, Check]) ->
         Audience.AGGREGATOR,
         lambda: dict(http.call(parts.auth, "GET", "/.well-known/jwks.json").json()),
         standing=CurrentRoll(http.client(settings.chain_url)),
+        ended=SessionsEnded(parts.auth),
     )
     app = web.application(
         "Concilia aggregator", ready=ready, verifier=verifier, lifespan=lifespan, registry=parts.registry
@@ -213,7 +217,7 @@ def _worker(settings: AggregatorSettings, parts: Parts) -> tuple[Examiner, dict[
     ledger = ChainLedger(chain)
     limits = Limits(settings.max_samples, settings.max_norm_ratio)
     measured = RoundMetrics(parts.registry)
-    ahead = Summing(parts.broker, settings.partials) if settings.partials is not None else None
+    ahead = Summing(parts.broker, settings.partials, parts.artifacts.keys) if settings.partials is not None else None
     folder = Folder(parts.artifacts, ledger, settings.directory, limits, measured, ahead)
 
     def send(hospital: str, name: str, task: dict[str, JsonValue]) -> None:
@@ -232,8 +236,9 @@ def _worker(settings: AggregatorSettings, parts: Parts) -> tuple[Examiner, dict[
         parts.changes,
     )
     mount = _mount(settings)
-    source = Downloads(parts.model) if mount is None else FolderSource(mount)
-    examiner = Examiner(parts.verifications, ledger, source, parts.redis, settings.directory / "verifications")
+    keys = parts.artifacts.keys
+    source = Downloads(parts.model, keys) if mount is None else FolderSource(mount, keys)
+    examiner = Examiner(parts.verifications, ledger, source, parts.redis, settings.directory / "verifications", keys)
     parts.broker.conf.task_default_queue = QUEUE
     pulse = tasks.Pulse()
     tasks.register(parts.broker, coordinator, parts.wakeup, parts.redis, pulse)
@@ -243,7 +248,7 @@ def _worker(settings: AggregatorSettings, parts: Parts) -> tuple[Examiner, dict[
 def build_partials(settings: AggregatorSettings) -> tuple[Celery, Starlette]:
     """A worker that only makes sums ahead, and its health. It needs Redis, the artifacts and the shared folder.
 
-    Raises `KeystoreError`, `ValueError` where no folder is set.
+    Raises `KeystoreError`, `KeyFileError`, `ValueError` where no folder is set.
     """
     from concilia_aggregator import summing
 
@@ -269,4 +274,5 @@ def _mount(settings: AggregatorSettings) -> Path | None:
 
 def _artifacts(settings: AggregatorSettings, model: httpx.Client, downloads: Path) -> Artifacts:
     mount = _mount(settings)
-    return RemoteArtifacts(model, downloads) if mount is None else MountedArtifacts(model, mount)
+    keys = Keyring.read(settings.sealing_key_file, settings.sealing_keys_before)
+    return RemoteArtifacts(model, downloads, keys) if mount is None else MountedArtifacts(model, mount, keys)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from concilia_kit import digests
 from concilia_kit.encodings import Plain
+from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec, TensorWriter, write
 
 from concilia_aggregator import exact
@@ -56,8 +57,16 @@ def key(base: str, members: Sequence[Member]) -> str:
     )
 
 
-def make(updates: Sequence[TensorFile], samples: Sequence[int], base: TensorFile, folder: Path, name: str) -> None:
-    """Add up updates into the partial sum of that name. The files are there when this returns, and not before.
+def make(
+    updates: Sequence[TensorFile],
+    samples: Sequence[int],
+    base: TensorFile,
+    folder: Path,
+    name: str,
+    keys: Keyring = NO_KEYS,
+) -> None:
+    """Add up updates into the partial sum of that name. The files are there when this returns, and not before; they are
+    sealed where `keys` have a current one.
 
     Raises `ValueError` where no exact sums are kept of them, `NotFinite`, `MalformedFile`, `OSError`.
     """
@@ -79,7 +88,7 @@ def make(updates: Sequence[TensorFile], samples: Sequence[int], base: TensorFile
         return window, exact.weighted_sum(blocks, samples) if window[0].name in floats else fold_integers(blocks)
 
     folder.mkdir(parents=True, exist_ok=True)
-    with TensorWriter(folder / f"{name}.sums", specs, metadata) as writer:
+    with TensorWriter(folder / f"{name}.sums", specs, metadata, keys=keys) as writer:
         for window, found in stream(inputs, given, writer.order, summed):
             if not isinstance(found, Sum):
                 writer.append(found)
@@ -92,7 +101,7 @@ def make(updates: Sequence[TensorFile], samples: Sequence[int], base: TensorFile
     base.forget()
     places, values = np.concatenate([np.empty(0, np.int64), *at]), np.concatenate([np.empty(0), *rest])
     order = np.argsort(places, kind="stable")
-    write(folder / f"{name}.rest", {"at": places[order], "rest": values[order]})
+    write(folder / f"{name}.rest", {"at": places[order], "rest": values[order]}, keys=keys)
 
 
 def is_there(folder: Path, name: str) -> bool:
@@ -126,9 +135,9 @@ class Partial:
     _begins: Mapping[str, int]
 
     @classmethod
-    def open(cls, folder: Path, name: str) -> Partial:
-        """Raises `MalformedFile`, `OSError`."""
-        sums, rest = TensorFile.open(folder / f"{name}.sums"), TensorFile.open(folder / f"{name}.rest")
+    def open(cls, folder: Path, name: str, keys: Keyring = NO_KEYS) -> Partial:
+        """Raises `MalformedFile`, `SealingKeyUnknown`, `OSError`."""
+        sums, rest = (TensorFile.open(folder / f"{name}.{end}", keys) for end in ("sums", "rest"))
         floats = sorted(each for each, spec in sums.header.tensors.items() if spec.dtype == np.float64)
         try:
             samples = int(sums.header.metadata[_SAMPLES])

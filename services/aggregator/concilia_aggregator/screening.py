@@ -83,9 +83,13 @@ def screen(
     if reason is None and isinstance(read, Plain):
         moved = _squares(read, update, base.file, hasher)
     else:
-        for start in range(0, len(update.raw()), _RESIDENT):
-            hasher.update(update.raw()[start : start + _RESIDENT])
-            update.forget()
+        passed = 0
+        for piece in update.raw():
+            hasher.update(piece)
+            passed += len(piece)
+            if passed % _RESIDENT == 0:
+                update.forget()
+        update.forget()
         if reason is None and read is not None:
             try:
                 moved = _squares(read, update, base.file, _Nowhere())
@@ -131,16 +135,17 @@ def _squares(read: Reader, file: TensorFile, base: TensorFile | None, hasher: Ha
     `hasher` takes the bytes of a file that is read as it lies (`Plain`).
     """
     squares, passed = 0.0, 0
+    theirs = None if base is None else Plain(base)
     if isinstance(read, Plain):
-        hasher.update(file.raw()[: file.header.data_start])
+        for piece in file.raw(file.header.data_start):
+            hasher.update(piece)
     for name, spec in read.tensors.items():
         for start in range(0, spec.size, _BLOCK):
             stop = min(start + _BLOCK, spec.size)
             block = read.block(name, start, stop)
             hasher.update(np.ascontiguousarray(block).data)
             if np.issubdtype(spec.dtype, np.floating):
-                theirs = None if base is None else base.flat(name)[start:stop]
-                squares += exact.squared_distance(block, theirs)
+                squares += exact.squared_distance(block, None if theirs is None else theirs.block(name, start, stop))
             passed += (stop - start) * spec.dtype.itemsize
             if passed >= _RESIDENT:
                 passed = 0

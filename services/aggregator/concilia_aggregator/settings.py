@@ -22,6 +22,14 @@ class AggregatorSettings(ServiceSettings):
     artifacts_url: str = Field(
         default="", description="file:///… where the artifact store is mounted read-only; empty: over the model service"
     )
+    sealing_key_file: str = Field(
+        default="",
+        description="file with the key that the artifact store's files are sealed with, and this service's own; empty: "
+        "what it writes lies as it is",
+    )
+    sealing_keys_before: str = Field(
+        default="", description="files with older keys that files may be sealed with, separated by commas"
+    )
     keystore: Path = Field(description="keystore v3 of the aggregator's own address, a coordinator on the contract")
     password_file: Path = Field(description="file with the keystore's password")
     directory: Path = Field(description="folder for models being folded and downloads being screened")

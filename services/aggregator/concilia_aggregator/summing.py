@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celery import Celery
-from concilia_kit import digests, logs
+from concilia_kit import logs
 from concilia_kit.digests import Digest
 from concilia_kit.problems import Problem
+from concilia_kit.sealing import NO_KEYS, Keyring, SealingKeyUnknown
+from concilia_kit.storedfile import digest_of
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.chain import LedgerRound
@@ -56,8 +58,9 @@ class Ahead:
 class Summing:
     """Asks for sums and finds them, in a folder that all who make them share."""
 
-    def __init__(self, broker: Celery, folder: Path) -> None:
+    def __init__(self, broker: Celery, folder: Path, keys: Keyring = NO_KEYS) -> None:
         self._broker = broker
+        self._keys = keys
         self._folder = folder
         self._asked: OrderedDict[str, None] = OrderedDict()
 
@@ -88,8 +91,8 @@ class Summing:
             if not partials.is_there(self._folder, name):
                 continue
             try:
-                partial = Partial.open(self._folder, name)
-            except (MalformedFile, OSError) as error:
+                partial = Partial.open(self._folder, name, self._keys)
+            except (MalformedFile, SealingKeyUnknown, OSError) as error:
                 _log.warning("partial sum left aside", name=name, error=str(error))
                 continue
             if partial.samples == sum(each.samples for each in group):
@@ -129,7 +132,9 @@ def make(task: SumTask, artifacts: Artifacts, folder: Path) -> bool:
     began = time.monotonic()
     try:
         files = [_sound(artifacts, each.digest) for each in members]
-        partials.make(files, [each.samples for each in members], _sound(artifacts, task.base), folder, name)
+        partials.make(
+            files, [each.samples for each in members], _sound(artifacts, task.base), folder, name, artifacts.keys
+        )
     except (Problem, OSError, ValueError) as error:
         _log.warning("partial sum not made", name=name, error=f"{type(error).__name__}: {error}")
         return False
@@ -143,6 +148,6 @@ def make(task: SumTask, artifacts: Artifacts, folder: Path) -> bool:
 def _sound(artifacts: Artifacts, digest: str) -> TensorFile:
     """An artifact whose bytes are those of its digest: what is wrong in a sum nobody sees before a verification."""
     path = artifacts.fetch(digest)
-    if digests.of_file(path) != digest:
+    if digest_of(path, artifacts.keys) != digest:
         raise ValueError(f"the bytes of {digest[:12]}… are others")
-    return TensorFile.open(path)
+    return TensorFile.open(path, artifacts.keys)

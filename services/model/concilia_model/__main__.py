@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from concilia_kit import database, logs, serving, web
 from concilia_kit.keystore import KeystoreError
+from concilia_kit.sealing import KeyFileError
 from concilia_kit.settings import read
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -27,7 +28,7 @@ def main() -> None:
         _give_up(f"CONCILIA_MODEL_DATABASE_URL: the database does not answer: {error.orig}")
     except ArgumentError as error:
         _give_up(f"CONCILIA_MODEL_DATABASE_URL: {error}")
-    except (KeystoreError, OSError) as error:
+    except (KeystoreError, KeyFileError, OSError) as error:
         _give_up(str(error))
     web.run(app, settings)
 

@@ -40,6 +40,7 @@ from concilia_model.errors import (
     NoSpace,
     NotPublished,
     RangeNotSatisfiable,
+    SealingKeyUnknown,
     UploadInterrupted,
     UploadStalled,
     WeightsDoNotFit,
@@ -124,16 +125,16 @@ async def put_artifact(
         410: {
             "description": "`artifact_removed`: its file was deleted by policy, `removed_at`; `artifact` is its record"
         },
-        **problems(RangeNotSatisfiable),
+        **problems(RangeNotSatisfiable, SealingKeyUnknown),
     },
     tags=["artifacts"],
 )
 def get_artifact(digest: Digest, request: Request, using: Using, caller: Reader) -> Response:
     """An artifact's bytes; `Range` and `If-None-Match` are honoured."""
-    path = using.artifacts.path(digest, caller)
+    using.artifacts.info(digest, caller)
     if bodies.is_held(request, digest):
         return Response(status_code=304, headers=bodies.validators(digest))
-    return bodies.ArtifactResponse(path, digest, using.artifacts.sent)
+    return bodies.ArtifactResponse(digest, using.artifacts.files.open, using.artifacts.sent)
 
 
 @router.get("/artifacts/{digest}/info", tags=["artifacts"], responses=problems(*_ABSENT))
@@ -142,7 +143,7 @@ def get_artifact_info(digest: Digest, using: Using, caller: Reader) -> Artifact:
     return using.artifacts.info(digest, caller)
 
 
-@router.post("/artifacts/{digest}/check", tags=["artifacts"], responses=problems(*_ABSENT))
+@router.post("/artifacts/{digest}/check", tags=["artifacts"], responses=problems(*_ABSENT, SealingKeyUnknown))
 async def check_artifact(digest: Digest, using: Using, caller: Reader) -> ArtifactCheck:
     """Hash an artifact's file again, for whoever was given other bytes. One that has changed is put aside: this answer
     says so once, from then on the artifact is 404 `artifact_quarantined` until somebody brings it again."""
@@ -165,7 +166,7 @@ def get_storage(
     "/initial-models",
     status_code=201,
     tags=["models"],
-    responses=problems(*_ABSENT, WeightsDoNotFit, WeightsUnavailable, NoSpace),
+    responses=problems(*_ABSENT, WeightsDoNotFit, WeightsUnavailable, NoSpace, SealingKeyUnknown),
 )
 def make_initial_model(asked: InitialModelRequest, using: Using, caller: Maker) -> InitialModel:
     """Make initial weights; the same request gives the same bytes."""
@@ -176,7 +177,7 @@ def make_initial_model(asked: InitialModelRequest, using: Using, caller: Maker) 
     "/models",
     status_code=201,
     tags=["models"],
-    responses=problems(*_ABSENT, NotPublished, AlreadyRegistered, WeightsDoNotFit),
+    responses=problems(*_ABSENT, NotPublished, AlreadyRegistered, WeightsDoNotFit, SealingKeyUnknown),
 )
 def register_model(asked: ModelRegistration, using: Using, caller: Coordinator) -> ModelVersion:
     """Register the model that a job published on the ledger."""
@@ -200,7 +201,15 @@ def get_model(digest: Digest, using: Using) -> ModelVersion:
     openapi_extra={"requestBody": {"required": True, "content": _PICTURE}},
     dependencies=[Depends(require(Role.CLINICIAN, Role.ADMIN, Role.AUDITOR, Role.HOSPITAL))],
     tags=["predictions"],
-    responses=problems(NoModel, ArtifactRemoved, ImageTooLarge, ImageUnreadable, ArtifactCorrupt, NetworksUnavailable),
+    responses=problems(
+        NoModel,
+        ArtifactRemoved,
+        ImageTooLarge,
+        ImageUnreadable,
+        ArtifactCorrupt,
+        NetworksUnavailable,
+        SealingKeyUnknown,
+    ),
 )
 async def predict(request: Request, using: Using, model: Digest | None = None, attention: bool = False) -> Prediction:
     """Seven probabilities for a dermoscopic picture, by the newest model or the one named; where the network looked for

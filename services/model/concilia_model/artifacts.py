@@ -3,7 +3,7 @@
 A file is hashed while it is written, under a temporary name in the same directory, and appears under its digest all at
 once. Whatever goes wrong before leaves nothing behind; what a killed process left is swept at the next start. The part
 of a resumable upload that has come stays in `<directory>/uploads` until the upload ends. How files leave again is in
-`upkeep`.
+`upkeep`. Where there is a key, all of it is sealed (`concilia_kit.sealing`); sizes are those of what came.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import Protocol, Self
 
+from concilia_kit.sealing import NO_KEYS, Keyring
+from concilia_kit.storedfile import StoredFile, carried_on, size_of
 from concilia_kit.tensorheader import RawHeader
 
 from concilia_model.errors import ArtifactTooLarge, NoSpace
@@ -69,17 +71,17 @@ class ArtifactStore(Protocol):
         """Where a file may be made that is then adopted; what is not is gone after the context."""
 
     def adopt(self, path: Path, digest: str) -> None:
-        """Take in a file that was made in `scratch`, is on the disk and hashes to `digest`. Raises `ArtifactTooLarge`
-        and `NoSpace`."""
+        """Take in a file that was made in `scratch`, sealed where the store's are, is on the disk and hashes to
+        `digest`. Raises `ArtifactTooLarge` and `NoSpace`."""
 
     def exists(self, digest: str) -> bool:
         """Whether an artifact is there."""
 
     def path(self, digest: str) -> Path:
-        """A local file with the artifact's bytes. Raises `FileNotFoundError`."""
+        """A local file with the artifact's bytes, which may be sealed. Raises `FileNotFoundError`."""
 
-    def open(self, digest: str) -> BinaryIO:
-        """The artifact's bytes from the start. Raises `FileNotFoundError`."""
+    def open(self, digest: str) -> StoredFile:
+        """The artifact's bytes. Raises `FileNotFoundError` and `SealingKeyUnknown`."""
 
     def check(self) -> None:
         """Raise `OSError` or `NoSpace` where nothing can be written."""
@@ -107,8 +109,9 @@ class PartialStore(Protocol):
 class DirectoryStore:
     """Artifacts in a directory of one file system, which several processes may share; both protocols above."""
 
-    def __init__(self, directory: Path, max_bytes: int, reserve_bytes: int) -> None:
+    def __init__(self, directory: Path, max_bytes: int, reserve_bytes: int, keys: Keyring = NO_KEYS) -> None:
         self._directory = directory
+        self._keys = keys
         self._incoming = directory / INCOMING
         self._uploads = directory / UPLOADS
         self._max_bytes = max_bytes
@@ -128,7 +131,7 @@ class DirectoryStore:
         """See `ArtifactStore.create`."""
         self._admit(announced, announced)
         path = self._incoming / secrets.token_hex(16)
-        return IncomingFile(path, place=self._place, admit=self._admit, flusher=self._flusher)
+        return IncomingFile(path, place=self._place, admit=self._admit, flusher=self._flusher, keys=self._keys)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -141,7 +144,7 @@ class DirectoryStore:
 
     def adopt(self, path: Path, digest: str) -> None:
         """See `ArtifactStore.adopt`."""
-        self._admit(path.stat().st_size, 0)
+        self._admit(size_of(path), 0)
         with full_disk_is_no_space():
             settle(path, self._place(digest))
 
@@ -155,9 +158,9 @@ class DirectoryStore:
             raise FileNotFoundError(digest)
         return self._place(digest)
 
-    def open(self, digest: str) -> BinaryIO:
+    def open(self, digest: str) -> StoredFile:
         """See `ArtifactStore.open`."""
-        return self._place(digest).open("rb")
+        return StoredFile.open(self._place(digest), self._keys)
 
     def check(self) -> None:
         """See `ArtifactStore.check`."""
@@ -171,9 +174,11 @@ class DirectoryStore:
     def received(self, upload: str) -> int:
         """See `PartialStore.received`."""
         try:
-            return (self._uploads / upload).stat().st_size
+            with (self._uploads / upload).open("rb", buffering=0) as file:
+                here = carried_on(file.fileno(), self._keys)
         except FileNotFoundError:
             return 0
+        return 0 if here is None else here[1]
 
     def resume(self, upload: str) -> Incoming:
         """See `PartialStore.resume`. Where this process wrote last, what it hashed then is not read again."""
@@ -184,6 +189,7 @@ class DirectoryStore:
             place=self._place,
             admit=self._admit,
             flusher=self._flusher,
+            keys=self._keys,
             kept=True,
             known=known,
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import anyio
 import anyio.to_thread
 from concilia_kit.serving import ZERO_COPY
+from concilia_kit.storedfile import StoredFile
 from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -31,45 +32,56 @@ _OVERHEAD = 16 * 2**10  # multipart's own bytes around one file
 
 class ArtifactResponse(FileResponse):
     """A stored artifact, whole or in the ranges asked for (RFC 9110, section 14); one whole or one range is sent by the
-    kernel where the server can do that.
+    kernel where the server can do that and the file is not sealed.
 
     `sent` is told how many bytes went out, as they go. Raises `RangeNotSatisfiable` for a `Range` that is malformed or
-    outside the file, and `ArtifactNotFound` for a file that was there a moment ago.
+    outside the file, `ArtifactNotFound` for a file that was there a moment ago, and `SealingKeyUnknown`.
     """
 
     chunk_size = 2**20
 
-    def __init__(self, path: Path, digest: str, sent: Callable[[int], None]) -> None:
+    def __init__(self, digest: str, opened: Callable[[str], StoredFile], sent: Callable[[int], None]) -> None:
+        """`opened` opens the artifact of a digest."""
+        self._opened = lambda: opened(digest)
         self._sent = sent
         self._kernel_sends = False
-        super().__init__(path, headers=validators(digest), media_type="application/octet-stream")
+        super().__init__(digest, headers=validators(digest), media_type="application/octet-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it; a refusal of the range becomes a problem like any other."""
-        self._kernel_sends = ZERO_COPY in scope.get("extensions", {})
-        began = False
+        try:
+            self._file = await anyio.to_thread.run_sync(self._opened)
+        except FileNotFoundError as error:
+            raise ArtifactNotFound("the artifact was removed in this moment") from error
+        try:
+            self._kernel_sends = self._file.seal is None and ZERO_COPY in scope.get("extensions", {})
+            found = self._file.stat
+            self.stat_result = os.stat_result((*found[:6], self._file.size, *found[7:]))
+            self.set_stat_headers(self.stat_result)
+            await self._answer(scope, receive, send)
+        finally:
+            self._file.close()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
 
         async def send_unless_refused(message: Message) -> None:
-            nonlocal began
             if message["type"] == "http.response.start" and message["status"] in (400, 416):
                 raise RangeNotSatisfiable(
                     "the artifact does not have the range asked for",
                     headers={"Content-Range": f"bytes */{self.headers['content-length']}"},
                 )
-            began = True
             await send(message)
             self._sent(message["count"] if message["type"] == ZERO_COPY else len(message.get("body", b"")))
 
-        try:
-            self.stat_result = await anyio.to_thread.run_sync(os.stat, self.path)
-            self.set_stat_headers(self.stat_result)
-            await super().__call__(scope, receive, send_unless_refused)
-        except FileNotFoundError as error:
-            if began:
-                raise
-            raise ArtifactNotFound("the artifact was removed in this moment") from error
+        await super().__call__(scope, receive, send_unless_refused)
 
-    # FileResponse hands the file on in these two, in chunks that it reads.
+    # FileResponse hands the file on in chunks that it reads from this.
+
+    @asynccontextmanager
+    async def _open_file(self) -> AsyncIterator[_Reading]:  # type: ignore[override]
+        yield _Reading(self._file)
+
+    # But for these two, where the kernel does it.
 
     async def _handle_simple(self, send: Send, send_header_only: bool, send_pathsend: bool) -> None:
         size = int(self.headers["content-length"])
@@ -92,16 +104,31 @@ class ArtifactResponse(FileResponse):
     async def _hand_over(
         self, send: Send, status: int, headers: list[tuple[bytes, bytes]], start: int, end: int
     ) -> None:
-        async with self._open_file() as file:
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            descriptor = file.wrapped.fileno()
-            while start < end:
-                count = min(_SPLICE, end - start)
-                # What is not in the page cache is read by another thread, not by the loop that waits for the kernel.
-                await anyio.to_thread.run_sync(os.posix_fadvise, descriptor, start, count, os.POSIX_FADV_WILLNEED)
-                await send({"type": ZERO_COPY, "file": descriptor, "offset": start, "count": count, "more_body": True})
-                start += count
-            await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        descriptor = self._file.descriptor
+        while start < end:
+            count = min(_SPLICE, end - start)
+            # What is not in the page cache is read by another thread, not by the loop that waits for the kernel.
+            await anyio.to_thread.run_sync(os.posix_fadvise, descriptor, start, count, os.POSIX_FADV_WILLNEED)
+            await send({"type": ZERO_COPY, "file": descriptor, "offset": start, "count": count, "more_body": True})
+            start += count
+        await send({"type": "http.response.body", "body": b""})
+
+
+class _Reading:
+    """An open artifact as `FileResponse` reads it: another thread reads, and decrypts, a chunk at a time."""
+
+    def __init__(self, file: StoredFile) -> None:
+        self._file = file
+        self._at = 0
+
+    async def seek(self, offset: int) -> None:
+        self._at = offset
+
+    async def read(self, count: int) -> bytes:
+        chunk = await anyio.to_thread.run_sync(self._file.read, self._at, count)
+        self._at += len(chunk)
+        return chunk
 
 
 def validators(digest: str) -> dict[str, str]:

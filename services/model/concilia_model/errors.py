@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concilia_kit.problems import Conflict, NotFound, Problem, Unavailable, Unprocessable
+from concilia_kit.sealing import SealingKeyUnknown as SealingKeyUnknown
 
 
 class ArtifactTooLarge(Problem):

@@ -1,4 +1,5 @@
 """A file on its way into the artifact store: hashed as it is written, and on its way to the disk before it is whole.
+Where the store has a key it is sealed as it is written; all sizes and offsets are those of what came.
 
 Every `FLUSH_BYTES` the kernel is told to write out what came so far, in a thread, while the rest arrives: the last
 flush is short, and a disk that does not keep up slows the writer down before it fills the memory.
@@ -18,6 +19,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from concilia_kit import tensorheader
+from concilia_kit.sealing import OVERHEAD, Keyring, Seal
+from concilia_kit.storedfile import carried_on
 
 from concilia_model.errors import ArtifactMalformed, NoSpace, UploadLocked, UploadNotFound
 
@@ -53,11 +56,13 @@ class IncomingFile:
         place: Callable[[str], Path],
         admit: Callable[[int, int], None],
         flusher: Executor,
+        keys: Keyring,
         kept: bool = False,
         known: tuple[int, Hasher] | None = None,
     ) -> None:
         """`known` are a size and the hasher that took that many bytes; where the file has another size, it is read
-        once. Raises `UploadLocked` where another process writes to it, and `NoSpace`."""
+        once. What cannot be gone on with (`carried_on`) is begun anew. Raises `UploadLocked` where another process
+        writes to it, and `NoSpace`."""
         self._path = path
         self._place = place
         self._admit = admit
@@ -70,12 +75,15 @@ class IncomingFile:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | new, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.size = os.fstat(self._descriptor).st_size
+            self._seal, self.size = carried_on(self._descriptor, keys) or self._begin(keys)
+            self._content = 0 if self._seal is None else OVERHEAD
             self.hasher = known[1] if known is not None and known[0] == self.size else self._read_again()
         except BlockingIOError as error:
             os.close(self._descriptor)
             raise UploadLocked("another process is writing to this upload; try again") from error
         except BaseException:
+            if not kept:
+                path.unlink(missing_ok=True)
             os.close(self._descriptor)
             raise
         self._flushed = self.size
@@ -95,9 +103,7 @@ class IncomingFile:
         self._admit(self.size + more, more)
         with full_disk_is_no_space():
             for view in views:
-                left = view
-                while left:
-                    left = left[os.write(self._descriptor, left) :]
+                self._append(view if self._seal is None else memoryview(self._seal.at(self.size)(view)))
                 self.hasher.update(view)
                 self.size += len(view)  # what was written in part counts as not hashed
             if self.size - self._flushed >= FLUSH_BYTES:
@@ -119,8 +125,8 @@ class IncomingFile:
     def header(self) -> tensorheader.RawHeader:
         """The header of what was written. Raises `ArtifactMalformed`."""
         try:
-            start = os.pread(self._descriptor, 8, 0)
-            start += os.pread(self._descriptor, tensorheader.header_length(start, self.size), 8)
+            start = self._read(0, 8)
+            start += self._read(8, tensorheader.header_length(start, self.size))
             return tensorheader.parse(start, self.size)
         except tensorheader.MalformedFile as error:
             raise ArtifactMalformed(f"no acceptable safetensors file: {error}") from error
@@ -147,18 +153,31 @@ class IncomingFile:
         finally:
             os.close(self._descriptor)
 
+    def _begin(self, keys: Keyring) -> tuple[Seal | None, int]:
+        os.ftruncate(self._descriptor, 0)
+        if (seal := keys.seal()) is not None:
+            with full_disk_is_no_space():
+                self._append(memoryview(seal.header))
+        return seal, 0
+
+    def _append(self, left: memoryview) -> None:
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+
+    def _read(self, offset: int, count: int) -> bytes:
+        found = os.pread(self._descriptor, count, self._content + offset)
+        return found if self._seal is None else self._seal.at(offset)(found)
+
     def _await_flush(self) -> None:
         if self._flush is not None:
             self._flush.result()
             self._flush = None
 
     def _read_again(self) -> Hasher:
-        hasher = hashlib.sha256()
-        buffer = bytearray(min(_READ, self.size))
-        view, position = memoryview(buffer), 0
-        while taken := os.preadv(self._descriptor, [buffer], position) if buffer else 0:
-            hasher.update(view[:taken])
-            position += taken
+        hasher, position = hashlib.sha256(), 0
+        while piece := self._read(position, _READ):
+            hasher.update(piece)
+            position += len(piece)
         return hasher
 
 

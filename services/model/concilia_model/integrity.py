@@ -2,7 +2,9 @@
 
 A disk may flip a bit or lose a sector long after a file was written and hashed. Such a file is put aside and its
 artifact is told to be so, so that nobody is given other bytes and whoever has the right ones may bring them again. It
-is found by who was given it and asks for a look, and by the scrub, which reads one file after another, slowly.
+is found by who was given it and asks for a look, and by the scrub, which reads one file after another, slowly. What it
+finds plain or under an older key, where the store has a newer one, it seals anew. A file under a key that is not there
+says nothing of its bytes and stays where it is.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import anyio
 import anyio.to_thread
 from concilia_kit import logs
 from concilia_kit.problems import Problem
+from concilia_kit.sealing import SealingKeyUnknown
 from concilia_kit.wire.models import ArtifactCheck
 
 from concilia_model.artifacts import ArtifactStore
@@ -89,7 +92,8 @@ class Integrity:
     def inspect(self, digest: str, found: Found, pace: Pace = lambda _size: None) -> bool:
         """Hash an artifact's file, and put it aside if it has other bytes than it is named after; whether it has not.
 
-        Raises `ArtifactNotFound`, `ArtifactRemoved` and `ArtifactQuarantined` where there is no file.
+        Raises `ArtifactNotFound`, `ArtifactRemoved` and `ArtifactQuarantined` where there is no file, and
+        `SealingKeyUnknown`.
         """
         while True:
             try:
@@ -118,17 +122,24 @@ class Integrity:
         return False
 
     def scrub(self) -> bool:
-        """Look at the file that was hashed longest ago, if that is long ago; whether there was one."""
+        """Look at the file that was hashed longest ago, if that is long ago; whether there was one. Raises `OSError`
+        where it is sound and cannot be sealed anew."""
         now = self._clock()
         digest = self._store.checked_longest_ago(now - SCRUB_AGAIN_SECONDS)
         if digest is None:
             return False
         try:
-            self.inspect(digest, Found.SCRUB, self._pace())
+            pace = self._pace()
+            if self.inspect(digest, Found.SCRUB, pace) and self._upkeep.reseal(digest, pace):
+                self._metrics.resealed.inc()
+                _log.info("artifact sealed anew", artifact=digest)
         except ArtifactNotFound:
             self._store.checked(digest, now)  # not to be asked for at once again
             _log.error("artifact without its file", artifact=digest)
-        except (ArtifactRemoved, ArtifactQuarantined):
+        except SealingKeyUnknown as problem:
+            self._store.checked(digest, now)
+            _log.error("artifact sealed under an unknown key", artifact=digest, key=problem.extra["key"])
+        except (ArtifactRemoved, ArtifactQuarantined, FileNotFoundError):
             pass
         return True
 

@@ -10,8 +10,10 @@ from typing import Any
 import anyio
 import sqlalchemy as sa
 from concilia_kit import database, health, http, keystore, metrics, web
+from concilia_kit.sealing import Keyring
+from concilia_kit.sessions import SessionsEnded
 from concilia_kit.standing import CurrentRoll
-from concilia_kit.tokens import Standing, TokenVerifier
+from concilia_kit.tokens import Ended, Standing, TokenVerifier
 from concilia_kit.wire.auth import Audience
 from fastapi import FastAPI
 
@@ -36,7 +38,7 @@ from concilia_model.uploads import UploadService
 def build(settings: ModelSettings) -> FastAPI:
     """The service as it runs, beside the auth and chain services.
 
-    Raises `KeystoreError`, `OSError` for the artifact folder, and `sqlalchemy.exc.SQLAlchemyError`.
+    Raises `KeystoreError`, `KeyFileError`, `OSError` for the artifact folder, and `sqlalchemy.exc.SQLAlchemyError`.
     """
     account = keystore.load(settings.keystore, settings.password_file)
     auth = http.client(settings.auth_url)
@@ -49,6 +51,7 @@ def build(settings: ModelSettings) -> FastAPI:
         max_pixels=settings.max_image_pixels,
         at_once=settings.predictions_at_once,
         idle_seconds=settings.networks_idle_seconds,
+        sealing=(settings.sealing_key_file, settings.sealing_keys_before),
     )
 
     def keys() -> dict[str, Any]:
@@ -63,6 +66,7 @@ def build(settings: ModelSettings) -> FastAPI:
         releases=Releases(downloads, networks.release),
         fetch_keys=keys,
         standing=CurrentRoll(chain),
+        ended=SessionsEnded(auth),
         ready={"auth": keys, "chain": lambda: http.call(chain, "GET", "/healthz", retry_seconds=0)},
         closing=[networks.close, *(client.close for client in (auth, chain, ledger, downloads))],
     )
@@ -77,18 +81,20 @@ def assemble(
     releases: Releases,
     fetch_keys: Callable[[], dict[str, Any]],
     standing: Standing | None = None,
+    ended: Ended | None = None,
     ready: dict[str, health.Check],
     closing: list[Callable[[], None]],
 ) -> FastAPI:
     """The service on its own disk and database, with what it needs of others given."""
     engine: sa.Engine = database.engine(settings.database_url)
-    files = DirectoryStore(settings.directory, settings.max_artifact_bytes, settings.reserve_bytes)
+    sealing = Keyring.read(settings.sealing_key_file, settings.sealing_keys_before)
+    files = DirectoryStore(settings.directory, settings.max_artifact_bytes, settings.reserve_bytes, sealing)
     files.prepare()
     database.migrate(engine, MIGRATIONS)
 
     registry = metrics.registry()
     measured = ModelMetrics(registry)
-    store, upkeep, references = Store(engine), DirectoryUpkeep(settings.directory), References(engine)
+    store, upkeep, references = Store(engine), DirectoryUpkeep(settings.directory, sealing), References(engine)
     artifacts = ArtifactService(files, store, metrics=measured)
     uploads = UploadService(
         artifacts, files, at_once=settings.uploads_at_once, keep_seconds=settings.upload_keep_seconds
@@ -125,7 +131,7 @@ def assemble(
     app = web.application(
         "Concilia model",
         ready={"database": lambda: database.answer(engine), "disk": files.check, "networks": networks.ready, **ready},
-        verifier=TokenVerifier(Audience.MODEL, fetch_keys, standing=standing),
+        verifier=TokenVerifier(Audience.MODEL, fetch_keys, standing=standing, ended=ended),
         lifespan=lifespan,
         streamed=("/v1/artifacts/", "/v1/uploads", "/v1/predictions"),
         registry=registry,

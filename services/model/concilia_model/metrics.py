@@ -54,6 +54,11 @@ class ModelMetrics:
         for found in FOUND:  # so that the first one is seen to be one more than none
             self.corrupt.labels(found)
         self.scrubbed = Counter("concilia_scrubbed_bytes", "Bytes of artifacts hashed by the scrub.", registry=registry)
+        self.resealed = Counter(
+            "concilia_artifacts_resealed",
+            "Files of artifacts that lay plain or under an older key and were sealed anew.",
+            registry=registry,
+        )
         self.predictions = Counter(
             "concilia_predictions",
             "Pictures that reached the model: 'ok', or why there is no answer.",

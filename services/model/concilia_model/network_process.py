@@ -53,10 +53,25 @@ class NetworkProcess:
     """
 
     def __init__(
-        self, *, threads: int, models_in_memory: int, max_pixels: int, at_once: int, idle_seconds: float
+        self,
+        *,
+        threads: int,
+        models_in_memory: int,
+        max_pixels: int,
+        at_once: int,
+        idle_seconds: float,
+        sealing: tuple[str, str] = ("", ""),
     ) -> None:
-        """`threads` of one prediction, `at_once` calls at one time; after `idle_seconds` without one it ends."""
-        self._options = {"threads": threads, "models": models_in_memory, "pixels": max_pixels, "at-once": at_once}
+        """`threads` of one prediction, `at_once` calls at one time; after `idle_seconds` without one it ends. `sealing`
+        names the store's key files, as `Keyring.read` takes them."""
+        self._options: dict[str, int | str] = {
+            "threads": threads,
+            "models": models_in_memory,
+            "pixels": max_pixels,
+            "at-once": at_once,
+            "sealing-key-file": sealing[0],
+            "sealing-keys-before": sealing[1],
+        }
         self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
@@ -162,10 +177,10 @@ class NetworkProcess:
 class _Worker:
     """One process and the thread that reads what it says."""
 
-    def __init__(self, options: dict[str, int]) -> None:
+    def __init__(self, options: dict[str, int | str]) -> None:
         self._line, theirs = socket.socketpair()
         with theirs:
-            words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+            words = [f"--{name}={value}" for name, value in options.items()]
             self._process = subprocess.Popen(  # noqa: S603 - this very program
                 [sys.executable, "-m", "concilia_model.network_worker", "--descriptor", str(theirs.fileno()), *words],
                 pass_fds=(theirs.fileno(),),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from concilia_kit.problems import Problem
+from concilia_kit.sealing import Keyring
 from concilia_kit.wire.training import Architecture
 
 from concilia_model import frames
@@ -89,11 +90,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("descriptor", "threads", "models", "pixels", "at-once"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    for name in ("sealing-key-file", "sealing-keys-before"):
+        parser.add_argument(f"--{name}", required=True)
     given = parser.parse_args()
     # Ctrl-C goes to the whole group: the service decides when this ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=given.descriptor) as line:
-        serve(line, Calls(Networks(given.threads, given.models, given.pixels)), given.at_once)
+        keys = Keyring.read(given.sealing_key_file, given.sealing_keys_before)
+        serve(line, Calls(Networks(given.threads, given.models, given.pixels, keys)), given.at_once)
 
 
 if __name__ == "__main__":

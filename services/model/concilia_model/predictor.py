@@ -1,6 +1,7 @@
 """Loaded models, and probabilities from them.
 
-A model is loaded once, its tensors mapped from its file; the least recently used one goes when there are too many.
+A model is loaded once, its tensors mapped from its file, or decrypted into memory where that is sealed; the least
+recently used one goes when there are too many.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from concilia_kit import digests
+from concilia_kit.sealing import NO_KEYS, Keyring
+from concilia_kit.storedfile import digest_of
+from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.training import Architecture
 
 from concilia_model import architectures, attention
@@ -21,15 +24,17 @@ from concilia_model.errors import ArtifactCorrupt
 class Predictor:
     """Classifies prepared pictures with models from files that are named by their digest. Thread-safe."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, keys: Keyring = NO_KEYS) -> None:
         self._capacity = capacity
+        self._keys = keys
         self._lock = threading.Lock()
         self._models: OrderedDict[str, torch.nn.Module] = OrderedDict()
 
     def probabilities(self, digest: str, path: Path, architecture: Architecture, batch: torch.Tensor) -> list[float]:
         """Class probabilities of one picture, in the order of `concilia_kit.lesions.CLASSES`; they sum to one.
 
-        `batch` has shape (1, 3, side, side). Raises `ArtifactCorrupt` and `FileNotFoundError`.
+        `batch` has shape (1, 3, side, side). Raises `ArtifactCorrupt`, `FileNotFoundError` and
+        `SealingKeyUnknown`.
         """
         model = self._model(digest, path, architecture)
         with torch.inference_mode():
@@ -59,8 +64,14 @@ class Predictor:
             return model
 
     def _load(self, digest: str, path: Path, architecture: Architecture) -> torch.nn.Module:
-        if digests.of_file(path) != digest:
+        if digest_of(path, self._keys) != digest:
             raise ArtifactCorrupt(f"the stored file of model {digest} no longer has this digest; restore it")
         model = architectures.empty(architecture)
-        model.load_state_dict(safetensors.torch.load_file(path), strict=True, assign=True)
+        model.load_state_dict(self._state(path), strict=True, assign=True)
         return model
+
+    def _state(self, path: Path) -> dict[str, torch.Tensor]:
+        file = TensorFile.open(path, self._keys)
+        if not file.is_sealed:
+            return safetensors.torch.load_file(path)
+        return {name: torch.from_numpy(file.tensor(name).copy()) for name in file}

@@ -18,6 +18,12 @@ class ModelSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="CONCILIA_MODEL_", extra="ignore", frozen=True)
 
     directory: Path = Field(description="folder of the artifact store")
+    sealing_key_file: str = Field(
+        default="", description="file with the key that stored files are sealed with; empty: they lie as they are"
+    )
+    sealing_keys_before: str = Field(
+        default="", description="files with older keys that stored files may be sealed with, separated by commas"
+    )
     database_url: str = Field(description="SQLAlchemy URL of the model service's own database")
     auth_url: str = Field(description="auth service")
     chain_url: str = Field(description="chain service")

@@ -45,7 +45,9 @@ async def test_holders_are_those_of_the_roll(consortium: Any) -> None:
     told = Holders.model_validate_json(answer.content)
     assert told.addresses == tuple(sorted((each.address for each in hospitals), key=lambda each: int(each, 16)))
     headers = {**consortium.headers(Role.AUDITOR), "If-None-Match": answer.headers["ETag"]}
-    assert (await consortium.http.get(path, headers=headers)).status_code == 304
+    same = await consortium.http.get(path, headers=headers)
+    assert same.status_code == 304
+    assert (answer.headers["Cache-Control"], same.headers["Cache-Control"]) == ("no-store", "no-store")
 
 
 async def test_a_rounds_standing_counts_as_the_contract_does(consortium: Any) -> None:

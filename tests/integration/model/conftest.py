@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,9 +33,18 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     return folder / "key.json", folder / "password", account.address
 
 
+@pytest.fixture(params=["plain", "sealed"])
+def sealing(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The file with the store's key; empty: its files lie as they are."""
+    if request.param == "plain":
+        return ""
+    (tmp_path / "sealing").write_text(secrets.token_hex(32))
+    return str(tmp_path / "sealing")
+
+
 @pytest.fixture
 def environment(
-    tmp_path: Path, peers: tuple[Peers, str], key: tuple[Path, Path, str], free_port: Callable[[], int]
+    tmp_path: Path, peers: tuple[Peers, str], key: tuple[Path, Path, str], free_port: Callable[[], int], sealing: str
 ) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("CONCILIA_")},
@@ -47,6 +57,7 @@ def environment(
         "CONCILIA_MODEL_PASSWORD_FILE": str(key[1]),
         "CONCILIA_MODEL_RESERVE_BYTES": "0",
         "CONCILIA_MODEL_THREADS": "1",
+        "CONCILIA_MODEL_SEALING_KEY_FILE": sealing,
     }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from concilia_kit import tensorfile, web
 from concilia_kit.problems import Forbidden, NotFound
 from concilia_kit.roles import Role
+from concilia_kit.sealing import Keyring
 from concilia_kit.tokens import ISSUER, TokenVerifier
 from concilia_kit.wire.auth import AccessToken, Audience, Challenge, ChallengeRequest, Session, SignIn, TokenRequest
 from concilia_kit.wire.chain import EventPage, LedgerJob, RecordedEvent, Roll
@@ -99,6 +100,7 @@ class Running:
     def __init__(self, environment: dict[str, str]) -> None:
         self.port = int(environment["CONCILIA_MODEL_PORT"])
         self.directory = Path(environment["CONCILIA_MODEL_DIRECTORY"])
+        self.keys = Keyring.read(environment["CONCILIA_MODEL_SEALING_KEY_FILE"])
         self.process = subprocess.Popen(
             [sys.executable, "-m", "concilia_model"], env=environment, stderr=subprocess.PIPE, text=True
         )

@@ -49,6 +49,7 @@ def test_from_upload_to_prediction(
     start: Callable[[], Running], peers: tuple[Peers, str], key: tuple[Path, Path, str]
 ) -> None:
     told, _ = peers
+    told.readers.clear()
     service = start()
     hospital = told.headers(ALICE, Role.HOSPITAL)
     coordinator = told.headers(CAROL, Role.COORDINATOR)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from concilia_kit import digests, http, transfer
+from concilia_kit import digests, http, storedfile, transfer
 from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.roles import Role
+from concilia_kit.sealing import MAGIC, OVERHEAD, Keyring, StoreKey
 
 from .breaking_line import BreakingLine
 from .model_process import Peers, Running, tensor_file
@@ -97,7 +98,32 @@ def test_a_service_that_is_killed_in_the_middle_goes_on_where_it_was(
     assert sent.breaks >= 1
     assert sent.again <= CHUNK
     assert service.files() == [service.directory / digest[:2] / digest]
-    assert digests.of_file(service.files()[0]) == digest
+    assert storedfile.digest_of(service.files()[0], service.keys) == digest
+
+
+def test_files_that_are_sealed_on_this_side_come_and_go_over_a_line_that_breaks(
+    start: Start, peers: tuple[Peers, str], file: tuple[str, Path], tmp_path: Path
+) -> None:
+    service, (digest, path) = start(), file
+    content, keys = path.read_bytes(), Keyring(StoreKey.new())
+    seal = keys.seal()
+    assert seal is not None
+    path.write_bytes(seal.header + seal.at(0)(content))
+    target, partial = tmp_path / "got", tmp_path / "got.partial"
+    with BreakingLine(service.port, rate=20e6, reset_bytes=3 * 2**20) as line, hospital(peers, line.url) as client:
+        sent = transfer.upload(client, digest, path, chunk=CHUNK, keys=keys)
+        assert line.resets >= 5
+        assert sent.size == len(content)
+        partial.write_bytes(content[: 2**20])  # what came before there was a key is fetched again, and sealed
+        got = transfer.download(client, digest, target, keys=keys)
+        assert (got.size, got.moved, got.again) == (len(content), len(content), 0)
+        assert target.read_bytes().startswith(MAGIC)
+        assert storedfile.digest_of(target, keys) == digest
+        partial.write_bytes(target.read_bytes()[: 5 * 2**20])
+        target.unlink()
+        got = transfer.download(client, digest, target, keys=keys)
+        assert got.moved == len(content) - 5 * 2**20 + OVERHEAD
+        assert storedfile.digest_of(target, keys) == digest
 
 
 def test_a_later_call_goes_on_where_an_earlier_one_gave_up(

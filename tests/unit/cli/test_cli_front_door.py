@@ -103,6 +103,7 @@ class Upstream:
             "body": body.decode(),
         }
         answer = JSONResponse(told, headers={"Keep-Alive": "timeout=5", "X-Request-ID": "as-the-service-says"})
+        answer.headers["Clear-Site-Data"] = '"cache", "storage"'
         answer.set_cookie("__Host-concilia", "s", secure=True)
         return answer
 
@@ -287,6 +288,7 @@ def test_a_request_as_its_service_gets_it(door: Door) -> None:
     assert {name: answer.headers[name] for name in API_HEADERS} == API_HEADERS
     assert "keep-alive" not in answer.headers
     assert answer.headers["X-Request-ID"] == "as-the-service-says"
+    assert answer.headers["Clear-Site-Data"] == '"cache", "storage"'
 
 
 def test_hidden_names_of_a_service_are_its_own(door: Door) -> None:

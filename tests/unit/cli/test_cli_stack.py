@@ -14,6 +14,7 @@ from concilia.stack.front_door.settings import FrontSettings
 from concilia.stack.layout import Layout, Process, Site
 from concilia_kit import keystore
 from concilia_kit.roles import Role
+from concilia_kit.sealing import StoreKey
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
@@ -37,6 +38,19 @@ def test_every_port_is_somebodys_and_known(tmp_path: Path, pages: Path | None) -
     assert sorted([*ports(started), layout.port_of("redis")]) == sorted(known)
     assert len(known) == 7 + (pages is not None)
     assert ("front" in known.values()) is ("front-door" in started) is (pages is not None)
+
+
+def test_the_store_of_a_sealed_stack_has_a_key_that_no_other_process_is_told(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "demo", 9000, sealed=True)
+    make_keys(layout, len(SITES))
+    assert layout.sealing_key.stat().st_mode & 0o777 == 0o600
+    key = StoreKey.read(layout.sealing_key).id
+    make_keys(layout, len(SITES))
+    assert StoreKey.read(layout.sealing_key).id == key  # never another one over a store
+    told = {each.name for each in processes(layout).values() if str(layout.sealing_key) in each.environment.values()}
+    assert told == {"model", "aggregator"}
+    plain = processes(Layout(tmp_path, 9000)).values()
+    assert not [name for each in plain for name in each.environment if "SEALING" in name]
 
 
 def test_without_pages_people_sign_in_at_auth(tmp_path: Path) -> None:

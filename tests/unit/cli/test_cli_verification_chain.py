@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from concilia.verification.node import Node, NodeProblem
 from concilia_aggregator.verification.roles import RoleChanged, RoleHistory
 from concilia_aggregator.verification.sources import FolderSource
 from concilia_kit import keystore
+from concilia_kit.sealing import StoreKey
 from concilia_kit.wire.verification import Verdict
 from eth_account import Account
 from hypothesis import given
@@ -209,6 +211,41 @@ def test_the_command_ends_with_1_where_a_file_is_not_what_was_signed(run: Any, f
     assert "its file cannot be had" in told.output
 
 
+def test_a_folder_of_sealed_files_is_not_taken_for_one_of_changed_files(
+    run: Any, finished: Any, tmp_path: Path
+) -> None:
+    """Neither is it bundled."""
+    secret = os.urandom(32)
+    key = StoreKey(secret)
+    for path in finished.store.rglob("*"):
+        if path.is_file():
+            seal = key.seal(bytes(16))
+            there = tmp_path / "sealed" / path.relative_to(finished.store)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_bytes(seal.header + seal.at(0)(path.read_bytes()))
+    asked = [finished.job, "--rpc", "http://node", "--artifacts", tmp_path / "sealed"]
+    (tmp_path / "key").write_text(secret.hex())
+    (tmp_path / "other").write_text(os.urandom(32).hex())
+    out = tmp_path / "bundle.zip"
+    assert run(*asked, "--sealing-key", tmp_path / "key").exit_code == 0
+    made = CliRunner().invoke(
+        app, ["bundle", *map(str, asked), "--sealing-key", f"{tmp_path / 'key'}", "--out", f"{out}"]
+    )
+    assert made.exit_code == 0, made.output
+    assert CliRunner().invoke(app, ["verify", "--offline", str(out)]).exit_code == 0
+    out.unlink()
+    assert "sealing_key_unknown" in run(*asked, "--sealing-key", tmp_path / "other").output
+    assert run(*asked, "--sealing-key", tmp_path / "none").exit_code == 2
+    assert run(finished.job, "--rpc", "http://node", "--sealing-key", tmp_path / "key").exit_code == 2
+    for told in (run(*asked), CliRunner().invoke(app, ["bundle", *map(str, asked), "--out", str(out)])):
+        assert told.exit_code == 1
+        assert "sealing_key_unknown" in told.output
+        assert key.id.hex() in told.output
+        assert "the model service, which has it, gives the files" in " ".join(told.output.split())
+        assert "another digest" not in told.output
+    assert not out.exists()
+
+
 def test_files_may_come_from_a_model_service(
     run: Any, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,8 +263,8 @@ def test_files_may_come_from_a_model_service(
 
         def log_message(self, *_: object) -> None: ...
 
-    def client(url: str, auth: httpx.Auth | None = None) -> httpx.Client:
-        del auth  # signing in has tests of its own
+    def client(url: str, auth: httpx.Auth | None = None, authorities: object = None) -> httpx.Client:
+        del auth, authorities  # signing in and trust have tests of their own
         return httpx.Client(base_url=url)
 
     monkeypatch.setattr("concilia.connection.http.client", client)

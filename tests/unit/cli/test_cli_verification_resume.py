@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 COMMAND = """
 import httpx
 from concilia import connection
-connection.http.client = lambda url, auth=None: httpx.Client(base_url=url)  # signing in has tests of its own
+connection.http.client = lambda url, auth=None, authorities=None: httpx.Client(base_url=url)  # signing in has tests of its own
 from concilia.app import main
 main()
 """
@@ -347,7 +347,7 @@ def test_a_fold_that_was_done_is_remembered_by_what_went_into_it(
     assert first.ok
     calls: list[Any] = []
 
-    def fold(*given: Any) -> str:
+    def fold(*given: Any, **_: Any) -> str:
         calls.append(given)
         return "0" * 64
 

@@ -89,7 +89,7 @@ def entry(begin: int, end: int, shape: list[Any] | None = None, dtype: str = "F3
         (header({"a": entry(0, 8), "b": entry(4, 12)}, data=12), "hole"),
         (header({"a": entry(0, 8), "b": entry(12, 16)}, data=16), "hole"),
         (header({"a": entry(0, 8, shape=[3])}, data=8), "fit its shape"),
-        (header({"a": entry(0, 8, shape=[-2])}, data=8), "malformed shape"),
+        (header({"a": entry(0, 8, shape=[-2])}, data=8), "below 0"),
         (header({"a": entry(0, 8, shape=[True, 2])}, data=8), "malformed shape"),
         (header({"a": entry(0, 8, shape=[2**60, 2**60])}, data=8), "malformed shape"),
         (header({"a": entry(0, 8, shape=[1] * 9)}, data=8), "malformed shape"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import resource
+import secrets
 import shutil
 import subprocess
 import time
@@ -22,7 +23,9 @@ from asgi_lifespan import LifespanManager
 from concilia_kit import tensorfile
 from concilia_kit.problems import NotFound, Unavailable
 from concilia_kit.roles import Role
+from concilia_kit.sealing import Keyring
 from concilia_kit.signing import Update
+from concilia_kit.storedfile import StoredFile
 from concilia_kit.tokens import ISSUER
 from concilia_kit.wire.chain import EventPage, LedgerJob, LedgerRound, LedgerUpdate, Reason, RecordedEvent, RoundStatus
 from concilia_model import main
@@ -174,11 +177,28 @@ def issuer() -> Issuer:
     return Issuer()
 
 
+@pytest.fixture(scope="session", params=["plain", "sealed"])
+def sealing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The key files of the store under test, as `Keyring.read` takes them: everything holds with and without."""
+    if request.param == "plain":
+        return "", ""
+    file = tmp_path_factory.mktemp("keys") / "sealing"
+    file.write_text(secrets.token_hex(32))
+    return str(file), ""
+
+
+@pytest.fixture(scope="session")
+def keys(sealing: tuple[str, str]) -> Keyring:
+    return Keyring.read(*sealing)
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> ModelSettings:
+def settings(tmp_path: Path, sealing: tuple[str, str]) -> ModelSettings:
     return ModelSettings(
         port=1,
         directory=tmp_path / "artifacts",
+        sealing_key_file=sealing[0],
+        sealing_keys_before=sealing[1],
         database_url=f"sqlite:///{tmp_path / 'model.db'}",
         auth_url="http://auth.invalid",
         chain_url="http://chain.invalid",
@@ -212,6 +232,15 @@ class Service:
     async def put(self, digest: str, content: bytes, who: dict[str, str]) -> httpx.Response:
         return await self.http.put(f"/v1/artifacts/{digest}", content=content, headers=who)
 
+    @property
+    def keys(self) -> Keyring:
+        return Keyring.read(self.settings.sealing_key_file, self.settings.sealing_keys_before)
+
+    def content(self, path: Path) -> bytes:
+        """What a file of the store holds, sealed or not."""
+        with StoredFile.open(path, self.keys) as file:
+            return b"".join(file.pieces())
+
     def files(self) -> list[Path]:
         """Every file in the store, finished or not."""
         return [path for path in self.settings.directory.rglob("*") if path.is_file()]
@@ -236,9 +265,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def networks() -> Iterator[NetworkProcess]:
+def networks(sealing: tuple[str, str]) -> Iterator[NetworkProcess]:
     """The process that holds torch: one for all tests, since it takes seconds to begin."""
-    made = NetworkProcess(threads=1, models_in_memory=4, max_pixels=4_000_000, at_once=2, idle_seconds=600)
+    made = NetworkProcess(
+        threads=1, models_in_memory=4, max_pixels=4_000_000, at_once=2, idle_seconds=600, sealing=sealing
+    )
     yield made
     made.close()
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from concilia_kit import database
+from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.wire.models import Artifact
 from concilia_model.artifacts import DirectoryStore
 from concilia_model.errors import ArtifactQuarantined
@@ -167,12 +168,12 @@ async def test_a_file_that_goes_between_the_look_and_the_answer(
 class Bench:
     """A store to look after, on a clock that is told the time."""
 
-    def __init__(self, folder: Path, engine: Any, rate: float = 1000) -> None:
+    def __init__(self, folder: Path, engine: Any, rate: float = 1000, keys: Keyring = NO_KEYS) -> None:
         self.now = 1000.0
         self.folder = folder
-        self.files = DirectoryStore(folder, 2**30, 0)
+        self.files = DirectoryStore(folder, 2**30, 0, keys)
         self.files.prepare()
-        self.upkeep = DirectoryUpkeep(folder)
+        self.upkeep = DirectoryUpkeep(folder, keys)
         self.store = Store(engine)
         self.integrity = Integrity(self.files, self.upkeep, self.store, scrub_rate=rate, clock=lambda: self.now)
 
@@ -185,6 +186,10 @@ class Bench:
         self.store.record(artifact, shared=False, now=self.now)
         return self.files.path(digest)
 
+    def content(self, digest: str) -> bytes:
+        with self.files.open(digest) as file:
+            return b"".join(file.pieces())
+
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Any]:
@@ -195,8 +200,8 @@ def engine(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, engine: Any) -> Bench:
-    return Bench(tmp_path / "store", engine)
+def bench(tmp_path: Path, engine: Any, keys: Keyring) -> Bench:
+    return Bench(tmp_path / "store", engine, keys=keys)
 
 
 def test_the_scrub_takes_every_file_once_a_day_and_finds_what_changed(bench: Bench, safetensors: Make) -> None:
@@ -271,7 +276,7 @@ def test_bytes_brought_while_the_broken_ones_are_hashed_stay(
 
     monkeypatch.setattr(bench.upkeep, "hash", hashed)
     assert bench.integrity.inspect(digest, Found.ASKED)
-    assert bench.files.path(digest).read_bytes() == content
+    assert bench.content(digest) == content
     assert (bench.store.removed(digest), bench.upkeep.quarantined().files) == (None, 0)
 
 
@@ -290,5 +295,5 @@ def test_bytes_brought_before_the_record_is_marked_stay(
 
     monkeypatch.setattr(bench.store, "remove", remove)
     assert not bench.integrity.inspect(digest, Found.ASKED)
-    assert bench.files.path(digest).read_bytes() == content
+    assert bench.content(digest) == content
     assert bench.store.removed(digest) is None

@@ -64,6 +64,9 @@ def run(
     pages: Annotated[
         Path | None, typer.Option(help="folder of the built pages, to serve them and the services at one address")
     ] = None,
+    plain_store: Annotated[
+        bool, typer.Option("--plain-store", help="keep updates and models as they are, and not encrypted")
+    ] = False,
     directory: Directory = DEFAULT_DIRECTORY,
     as_json: Json = False,
 ) -> None:
@@ -96,6 +99,7 @@ def run(
             threads=threads,
             keep=keep,
             pages=pages,
+            sealed=not plain_store,
             console=output.err if as_json else output.out,
         )
     try:

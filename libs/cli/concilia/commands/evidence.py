@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple
 import typer
 from concilia_aggregator.verification.sources import FolderSource
 from concilia_aggregator.verification.verifier import ArtifactSource
+from concilia_kit.sealing import KeyFileError, Keyring, StoreKey
 from eth_utils.address import is_address
 
 from concilia import output
@@ -22,7 +23,7 @@ from concilia.verification import chain, leaves, services
 from concilia.verification.evidence import Evidence
 from concilia.verification.kept import Kept, KeptNode, KeptSource
 from concilia.verification.node import Node
-from concilia.verification.sources import ServiceSource
+from concilia.verification.sources import SealedFolderSource, ServiceSource
 
 Job = Annotated[str, typer.Argument(help="the job's id; its beginning or 'latest' where the services are asked")]
 Rpc = Annotated[
@@ -50,6 +51,10 @@ Artifacts = Annotated[
         help="the artifact store's folder, or a model service's address; the connection's own if not given",
     ),
 ]
+SealingKey = Annotated[
+    Path | None,
+    typer.Option("--sealing-key", help="with a folder of --artifacts whose files are encrypted: the store's key"),
+]
 Without = Annotated[bool, typer.Option("--without-artifacts", help="do without the model files: digests only")]
 
 
@@ -64,6 +69,7 @@ class Question(NamedTuple):
     artifacts: str | None
     without_artifacts: bool
     config: Path
+    sealing_key: Path | None = None
 
 
 def asked(
@@ -72,7 +78,7 @@ def asked(
     """A job's evidence from the chain or from the services, and its files. Raises `UsageError`, `Problem`."""
     if question.artifacts is not None and question.without_artifacts:
         raise UsageError("--artifacts and --without-artifacts exclude each other")
-    source = source_of(question.artifacts, question.config)
+    source = source_of(question)
     if question.rpc is not None:
         if source is None and not question.without_artifacts:
             check_chain(question.job, question.rpc, question.contract)
@@ -109,16 +115,25 @@ def with_leaves(evidence: Evidence, where: str | None) -> Evidence:
     return evidence.with_leaves(document)
 
 
-def source_of(artifacts: str | None, config: Path) -> ArtifactSource | None:
+def source_of(question: Question) -> ArtifactSource | None:
     """The files that --artifacts names. Raises `UsageError`."""
+    artifacts, key = question.artifacts, question.sealing_key
+    is_folder = artifacts is not None and not re.match(r"https?://", artifacts)
+    if key is not None and not is_folder:
+        raise UsageError("--sealing-key goes with a folder of --artifacts; the model service has the key itself")
     if artifacts is None:
         return None
-    if re.match(r"https?://", artifacts):
-        endpoints = Endpoints.read(config).model_copy(update={"model_url": artifacts})
+    if not is_folder:
+        endpoints = Endpoints.read(question.config).model_copy(update={"model_url": artifacts})
         return ServiceSource(Client(Connection(endpoints)))
     if not Path(artifacts).is_dir():
         raise UsageError(f"{artifacts} is no folder")
-    return FolderSource(Path(artifacts))
+    if key is None:
+        return FolderSource(Path(artifacts))
+    try:
+        return SealedFolderSource(Path(artifacts), Keyring(StoreKey.read(key)))
+    except KeyFileError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_chain(job: str, rpc: str, contract: str | None) -> None:

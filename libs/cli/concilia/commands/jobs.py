@@ -186,7 +186,7 @@ def list_jobs(config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
                 item.id[:12],
                 item.spec.name,
                 item.spec.architecture.value,
-                item.spec.strategy.name.value,
+                str(item.spec.strategy.name),
                 str(item.spec.encoding),
                 item.phase.value,
                 f"{item.round}/{item.spec.rounds}",

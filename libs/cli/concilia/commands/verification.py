@@ -25,6 +25,7 @@ from concilia.commands.evidence import (
     LeavesOption,
     Question,
     Rpc,
+    SealingKey,
     Without,
     asked,
     source_of,
@@ -50,6 +51,7 @@ def verify(
     leaves: LeavesOption = None,
     artifacts: Artifacts = None,
     without_artifacts: Without = False,
+    sealing_key: SealingKey = None,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -81,7 +83,7 @@ def verify(
     Exit code 1 where anything disagrees, 2 where it cannot be asked so or a bundle is damaged.
     """
     account = _account(report_file, keystore_file, password_file)
-    question = Question(job, rpc, contract, from_block, leaves, artifacts, without_artifacts, config)
+    question = Question(job, rpc, contract, from_block, leaves, artifacts, without_artifacts, config, sealing_key)
     with ExitStack() as opened:
         kept = None if resume is None else opened.enter_context(Kept(resume))
         if offline is not None:
@@ -112,6 +114,7 @@ def bundle(
     leaves: LeavesOption = None,
     artifacts: Artifacts = None,
     without_artifacts: Without = False,
+    sealing_key: SealingKey = None,
     config: Config = DEFAULT_CONFIG,
 ) -> None:
     """Put all that 'concilia verify --offline' needs of a job into one file.
@@ -120,7 +123,7 @@ def bundle(
     """
     if not out.absolute().parent.is_dir():
         raise UsageError(f"{out.parent} is no folder")
-    question = Question(job, rpc, contract, from_block, leaves, artifacts, without_artifacts, config)
+    question = Question(job, rpc, contract, from_block, leaves, artifacts, without_artifacts, config, sealing_key)
     evidence, source = asked(question, blocks=True)
     try:
         with output.fraction("bundling") as progress:
@@ -209,7 +212,7 @@ def _offline(path: Path, question: Question, kept: Kept | None) -> tuple[Evidenc
         if question.job != "latest" and not evidence.job.startswith(question.job):
             raise UsageError(f"{path} is of job {evidence.job}")
         evidence = with_leaves(evidence, question.leaves)
-        source = source_of(question.artifacts, question.config) or opened.source
+        source = source_of(question) or opened.source
         if kept is not None and isinstance(source, ServiceSource):
             source = KeptSource(source, kept)
         verdict = _examined(evidence, None if question.without_artifacts else source, kept, offline=True)

@@ -61,6 +61,8 @@ class Plan:
     keep: bool
     pages: Path | None
     """Folder of the built pages, None for a stack without."""
+    sealed: bool
+    """Whether the artifact store is encrypted."""
     console: Console
     """Where results are printed for people."""
 
@@ -109,7 +111,7 @@ class Result:
 def run(plan: Plan) -> Result:
     """Run the demo. Raises `UsageError` for what the caller can put right, `StartFailed`, `DemoFailed`, `Problem`."""
     started = time.monotonic()
-    layout = Layout(plan.directory.resolve(), plan.port, plan.pages)
+    layout = Layout(plan.directory.resolve(), plan.port, plan.pages, plan.sealed)
     _require_pages(layout)
     named = dataset.locate(plan.data)
     check_weights(plan.weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Sequence
 
@@ -16,7 +17,12 @@ SIGNATURE_SECONDS = 600
 
 
 def make_keys(layout: Layout, nodes: int) -> dict[str, str]:
-    """Make a key for everybody; returns addresses by name. Raises `KeystoreError`."""
+    """Make a key for everybody, and one for the artifact store where it is sealed; returns addresses by name. Raises
+    `KeystoreError`, `OSError`."""
+    if layout.sealed and not layout.sealing_key.exists():
+        layout.sealing_key.parent.mkdir(parents=True, exist_ok=True)
+        layout.sealing_key.touch(mode=0o600)
+        layout.sealing_key.write_text(secrets.token_hex(32) + "\n")
     people, services = ("admin", "clinician", "auditor"), ("chain", "aggregator", "model")
     names = [*people, *services, *(f"node-{index}" for index in range(nodes))]
     return {

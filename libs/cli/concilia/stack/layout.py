@@ -39,11 +39,13 @@ class Process:
 
 @dataclass(frozen=True)
 class Layout:
-    """A stack's folder and ports; with built pages, one address for them and the services (see `front_door`)."""
+    """A stack's folder and ports; with built pages, one address for them and the services (see `front_door`). The
+    artifact store of a `sealed` one is encrypted, under the key in `sealing_key`."""
 
     directory: Path
     port: int
     pages: Path | None = None
+    sealed: bool = False
 
     def port_of(self, name: str) -> int:
         """A process's port; nodes are `node-0`, `node-1` …"""
@@ -58,6 +60,11 @@ class Layout:
     def keystore(self, who: str) -> Path:
         """Where an identity's keystore lies; its password lies beside it."""
         return self.directory / "keys" / f"{who}.json"
+
+    @property
+    def sealing_key(self) -> Path:
+        """Where the artifact store's key lies."""
+        return self.directory / "keys" / "sealing"
 
     @property
     def connection_file(self) -> Path:
@@ -91,7 +98,7 @@ class Layout:
                 KEY_DIRECTORY=str(self.directory / "auth-keys"),
                 **urls,
             ),
-            self._service("model", DIRECTORY=str(self.artifacts), **urls),
+            self._service("model", DIRECTORY=str(self.artifacts), **self._sealing(), **urls),
             self._aggregator(redis_url, urls),
         ]
         nodes = [self._node(index, site, redis_url, urls, data, threads) for index, site in enumerate(sites)]
@@ -110,6 +117,9 @@ class Layout:
     def _root_path(self, service: str) -> dict[str, str]:
         """Where the front door shows a service, for the links in its /docs."""
         return {"ROOT_PATH": f"/api/{service}"} if self.pages else {}
+
+    def _sealing(self) -> dict[str, str]:
+        return {"SEALING_KEY_FILE": str(self.sealing_key)} if self.sealed else {}
 
     def _front_door(self, pages: Path, urls: Mapping[str, str]) -> Process:
         settings = {
@@ -131,6 +141,7 @@ class Layout:
             "REDIS_URL": redis_url,
             "ARTIFACTS_URL": self.artifacts.resolve().as_uri(),
             "DIRECTORY": str(self.directory / "aggregator"),
+            **self._sealing(),
             **self._root_path("aggregator"),
             **urls,
         }

@@ -93,7 +93,7 @@ class StoredArrays:
                 f"{name!r} is {found.dtype} {list(found.shape)} where its encoding has {np.dtype(dtype)} {list(shape)}"
             )
         self._left.discard(name)
-        return _Stored(self._file.flat(name))
+        return _Stored(self._file, name)
 
     def length(self, name: str) -> int:
         """Elements of a tensor whose length the encoding leaves open; 0 where there is none."""
@@ -107,11 +107,13 @@ class StoredArrays:
 
 
 class _Stored:
-    def __init__(self, flat: npt.NDArray[Any]) -> None:
-        self._flat = flat
+    def __init__(self, file: TensorFile, name: str) -> None:
+        self._file = file
+        self._spec = file.header.tensors[name]
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        return self._flat[start:stop]
+        begin, size = self._spec.begin, self._spec.dtype.itemsize
+        return self._file.piece(self._spec.dtype, begin + start * size, begin + stop * size)
 
 
 class Decoder(Protocol):

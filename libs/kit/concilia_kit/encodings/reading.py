@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from concilia_kit.encodings.base import SCALES, Array, Arrays, Decoder, Floats, Plain, Reader, StoredArrays
+from concilia_kit.encodings.base import SCALES, Array, Arrays, Decoder, Plain, Reader, StoredArrays
 from concilia_kit.encodings.codecs import codec_of
 from concilia_kit.encodings.zstd import CompressedArrays
 from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec
@@ -73,7 +73,8 @@ class _Decoding:
         arrays: Arrays = CompressedArrays(update) if encoding.zstd else StoredArrays(update)
         self._specs = base.header.tensors
         self._exact: dict[str, Array] = {}
-        self._decoders: dict[str, tuple[Floats, Decoder]] = {}
+        self._decoders: dict[str, Decoder] = {}
+        self._base = Plain(base)
         codecs = {name: codec_of(encoding, spec) for name, spec in self._specs.items()}
         counts = {name: codec.scales(self._specs[name].shape) for name, codec in codecs.items() if codec is not None}
         total = sum(counts.values())
@@ -85,7 +86,7 @@ class _Decoding:
                 self._exact[name] = arrays.claim(name, spec.dtype, spec.shape)
             else:
                 own = scales[at : at + counts[name]]
-                self._decoders[name] = base.flat(name), codec.decoder(name, spec, arrays, own)
+                self._decoders[name] = codec.decoder(name, spec, arrays, own)
                 at += counts[name]
         arrays.finish()
 
@@ -102,6 +103,6 @@ class _Decoding:
             return np.empty(0, spec.dtype)
         if name in self._exact:
             return self._exact[name].read(start, stop)
-        base, decoder = self._decoders[name]
+        base = self._base.block(name, start, stop)
         with np.errstate(over="ignore", invalid="ignore"):  # whether all is finite, screening says
-            return decoder.added(base[start:stop], start, stop)
+            return self._decoders[name].added(base, start, stop)

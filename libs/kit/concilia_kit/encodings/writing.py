@@ -41,7 +41,8 @@ def encode(
     left: Path | None = None,
     staleness: int = 0,
 ) -> Written:
-    """Write an update, tensor by tensor, each hashed while it is written.
+    """Write an update, tensor by tensor, each hashed while it is written. It may be gone after a power cut: whoever
+    keeps it sees to it that it lasts.
 
     With `before`, what earlier updates left out is added to the difference first. With `left`, what this one leaves
     out, `trained + before - decoded`, is written there: F32 tensors by name, of those that are not sent exactly.
@@ -57,7 +58,8 @@ def encode(
     plain = sum(spec.nbytes for spec in specs.values())
     late = {STALENESS: str(staleness)} if staleness else {}
     if encoding.plain:
-        return Written(tensorfile.write(path, tensors, late), path.stat().st_size, plain)
+        digest = tensorfile.write(path, tensors, late, lasting=False)
+        return Written(digest, path.stat().st_size, plain)
     codecs = {name: codec for name, spec in specs.items() if (codec := codec_of(encoding, spec)) is not None}
     lossy = {name: TensorSpec(specs[name].dtype, specs[name].shape) for name in codecs}
     scales: list[Floats] = []
@@ -165,7 +167,7 @@ class _Spool:
         """All of them as a safetensors file; its SHA-256. Raises `OSError`."""
         self._file.flush()
         data = np.memmap(self._file, np.uint8, mode="r") if self._at else np.empty(0, np.uint8)
-        with TensorWriter(path, self._specs, metadata) as writer:
+        with TensorWriter(path, self._specs, metadata, lasting=False) as writer:
             for name in writer.order:
                 writer.append(data[self._specs[name].begin : self._specs[name].end])
         return writer.digest

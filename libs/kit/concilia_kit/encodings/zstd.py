@@ -56,7 +56,7 @@ class CompressedArrays:
             return self._stored.claim(name, dtype, shape)
         count = -(-size // PIECE)
         length = self._stored.length(name)
-        data = self._stored.claim(name, np.uint8, (length,)).read(0, length)
+        data = self._stored.claim(name, np.uint8, (length,))
         frames = self._stored.claim(f"{name}##frames", np.int64, (count + 1,)).read(0, count + 1)
         if frames[0] != 0 or frames[-1] != length or (frames[1:] <= frames[:-1]).any():
             raise MalformedFile(f"{name!r} has frames that do not add up")
@@ -81,7 +81,7 @@ class _Compressed:
         name: str,
         dtype: np.dtype[Any],
         size: int,
-        data: npt.NDArray[np.uint8],
+        data: Array,
         frames: npt.NDArray[np.int64],
         pieces: _Pieces,
     ) -> None:
@@ -114,7 +114,7 @@ class _Compressed:
         return piece
 
     def _decompress(self, number: int) -> bytes:
-        frame = self._data[self._frames[number] : self._frames[number + 1]].data
+        frame = self._data.read(int(self._frames[number]), int(self._frames[number + 1])).data
         size = min(PIECE, self._size - number * PIECE)
         try:
             said = zstandard.get_frame_parameters(frame)

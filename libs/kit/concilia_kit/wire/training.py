@@ -34,6 +34,16 @@ _OfClasses = Annotated[tuple[_Item, ...], Field(min_length=len(CLASSES), max_len
 _OfBins = Annotated[tuple[_Item, ...], Field(min_length=SCORE_BINS, max_length=SCORE_BINS)]
 
 
+STATE = "concilia.state"
+"""In a global model's file: digest of the artifact with what its strategy remembers, where it does. Tensors by
+`state_name`, float32, in the shapes of the model's floating ones."""
+
+
+def state_name(what: str, tensor: str) -> str:
+    """The name under which something is remembered of a tensor."""
+    return f"{what}:{tensor}"
+
+
 OWN_QUEUE = "tasks"
 """A node's task queue as the node itself names it: under a prefix of its own."""
 
@@ -65,6 +75,15 @@ class Balance(StrEnum):
     NONE = "none"
 
 
+class Personal(StrEnum):
+    """Tensors that a hospital keeps to itself and goes on with from round to round: none, those of batch normalisation
+    (FedBN), or those of the last layer (FedRep)."""
+
+    NOTHING = "nothing"
+    NORMALISATION = "normalisation"
+    HEAD = "head"
+
+
 class LocalTraining(Wire):
     """Hyperparameters of one hospital's part of a round."""
 
@@ -80,6 +99,20 @@ class LocalTraining(Wire):
     balance: Balance = Balance.LOSS
     augment: Truth = True
     proximal_mu: Number = Field(default=0.0, ge=0, le=100, description="FedProx's mu; set by the strategy")
+    # Left out where they say nothing: jobs from before there were such keep their ids.
+    control: Truth = Field(
+        default=False, exclude_if=lambda control: not control, description="SCAFFOLD's variates; set by the strategy"
+    )
+    personal: Personal = Field(
+        default=Personal.NOTHING,
+        exclude_if=lambda personal: personal is Personal.NOTHING,
+        description="which tensors stay a hospital's own; set by the strategy",
+    )
+    first_loss: Truth = Field(
+        default=False,
+        exclude_if=lambda first: not first,
+        description="measure the model's loss before training it; set by the strategy",
+    )
 
 
 class Evaluation(Wire):
@@ -106,7 +139,8 @@ class TrainTask(Wire):
 
 
 class EvaluateTask(Wire):
-    """Evaluate a model on a node's held-out lesions. Round 0 is the initial model."""
+    """Evaluate a model on a node's held-out lesions, with what the hospital keeps to itself. Round 0 is the initial
+    model."""
 
     job: JobId
     round: int = Field(ge=0)
@@ -115,6 +149,7 @@ class EvaluateTask(Wire):
     seed: int = Field(ge=0, lt=2**63)
     image_size: int = Field(ge=32, le=1024)
     evaluation: Evaluation
+    personal: Personal = Field(default=Personal.NOTHING, exclude_if=lambda personal: personal is Personal.NOTHING)
 
 
 Task = TrainTask | EvaluateTask
@@ -152,6 +187,17 @@ class UpdateMetrics(Wire):
     encoded: Encoded | None = Field(default=None, exclude_if=lambda encoded: encoded is None)
     # Rounds since the one that was trained for, as the update's file says too. Likewise left out where there are none.
     staleness: Count = Field(default=0, exclude_if=lambda staleness: not staleness)
+    # What strategies go by that look at more than samples; left out where a node does not say it.
+    reach: Finite | None = Field(
+        default=None,
+        exclude_if=lambda reach: reach is None,
+        description="the sum of what each gradient's weight came to: for plain SGD, steps times learning rate",
+    )
+    first_loss: Finite | None = Field(
+        default=None,
+        exclude_if=lambda loss: loss is None,
+        description="of the base on the hospital's training images, before it trained",
+    )
 
 
 class EvaluationReport(Wire):

@@ -16,6 +16,7 @@ from typing import Protocol
 import redis
 from concilia_kit import logs, signing
 from concilia_kit.problems import Problem
+from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, RecordedEvent
 from concilia_kit.wire.verification import Verdict
 
@@ -69,13 +70,16 @@ class Examiner(threading.Thread):
         source: ArtifactSource,
         client: redis.Redis,
         directory: Path,
+        keys: Keyring = NO_KEYS,
     ) -> None:
+        """`keys` are those that the source's files may be sealed under."""
         super().__init__(name="examiner", daemon=True)
         self._verifications = verifications
         self._ledger = ledger
         self._source = source
         self._redis = client
         self._directory = directory
+        self._keys = keys
         self._ending = threading.Event()
 
     def check(self) -> None:
@@ -144,5 +148,5 @@ class Examiner(threading.Thread):
         progress(0.0, "reading the ledger")
         events, signed = self._ledger.events(row.job), self._ledger.signed(row.job)
         history = roles.history(self._ledger.role_events())  # read last: it reaches as far as the job's events do
-        verifier = Verifier(self._ledger.domain(), self._source, progress, folder)
+        verifier = Verifier(self._ledger.domain(), self._source, progress, folder, keys=self._keys)
         return verifier.verify(row.job, events, signed, roles=history)

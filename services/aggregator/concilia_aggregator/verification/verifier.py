@@ -21,6 +21,8 @@ from concilia_kit import digests, signing
 from concilia_kit.digests import Contribution, in_order, of_contributions
 from concilia_kit.encodings import encoding_of, staleness_of
 from concilia_kit.problems import Problem
+from concilia_kit.sealing import NO_KEYS, Keyring
+from concilia_kit.storedfile import digest_of, size_of
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, Reason
 from concilia_kit.wire.verification import Finding, Verdict
@@ -77,7 +79,7 @@ class Verifier:
     """Checks one job. What must lie on disk meanwhile lies below `folder` (the system's own place where it is None).
 
     Without a `source` no file is checked and nothing folded: the verdict counts no round. What `folds` recalls is not
-    folded again; all files are hashed in any case.
+    folded again; all files are hashed in any case. With `keys` they may be sealed.
     """
 
     def __init__(
@@ -87,7 +89,9 @@ class Verifier:
         progress: Progress,
         folder: Path | None = None,
         folds: Folds | None = None,
+        keys: Keyring | None = None,
     ) -> None:
+        self._keys = keys
         self._domain = domain
         self._source = source
         self._tell = progress
@@ -287,7 +291,7 @@ class Verifier:
         )
         if self._folds is not None and (known := self._folds.recall(key)) is not None:
             return known
-        again = fold(files, [each.samples for each in contributions], recipe, target, base)
+        again = fold(files, [each.samples for each in contributions], recipe, target, base, keys=self._keys or NO_KEYS)
         if self._folds is not None:
             self._folds.remember(key, again)
         return again
@@ -297,13 +301,13 @@ class Verifier:
         assert self._source is not None, "callers look first"
         try:
             path = self._source.fetch(digest, folder)
-            actual = digests.of_file(path)
+            actual = digest_of(path, self._keys)
         except (Problem, OSError) as error:
             if isinstance(error, Problem) and error.problem_status >= 500:
                 raise
             self._find(round_, hospital, digest, f"its file cannot be had: {error}")
             return None
-        self._tally.bytes_read += path.stat().st_size
+        self._tally.bytes_read += size_of(path)
         if actual != digest:
             self._find(round_, hospital, digest, f"its stored file has another digest: {actual}")
             return None
@@ -311,7 +315,7 @@ class Verifier:
 
     def _open(self, round_: int, hospital: str | None, digest: str, path: Path, into: list[TensorFile]) -> None:
         try:
-            into.append(TensorFile.open(path))
+            into.append(TensorFile.open(path, self._keys))
         except MalformedFile as error:
             self._find(round_, hospital, digest, f"its file is malformed: {error}")
 
