@@ -119,6 +119,19 @@ test-chain-faults: $(VENV)/.ready-dev contracts/node_modules/.ready ## break cha
 test-security: $(VENV)/.ready-dev ## attack what must hold: sign-ins, the broker, hostile files, every route's schema (SCHEMA_EXAMPLES= for longer)
 	@$(if $(SCHEMA_EXAMPLES),SCHEMA_EXAMPLES=$(SCHEMA_EXAMPLES)) $(BIN)/pytest tests/security -n 2 --dist loadfile -q
 
+oracles := var/oracles/.ready
+
+$(oracles): tests/strategies/oracles.txt $(VENV)/.ready-dev
+	@rm -rf var/oracles; $(BIN)/python -m venv var/oracles
+	@echo "import site; site.addsitedir('$(abspath $(VENV))/lib/$$(ls $(VENV)/lib)/site-packages')" \
+		>var/oracles/lib/$$(ls var/oracles/lib)/site-packages/ours.pth
+	@var/oracles/bin/python -m pip install -q $(PIP_FLAGS) --no-deps $(if $(filter 0,$(LOCKED)),-r $(<:.txt=.in),--require-hashes -r $<) >var/oracles/pip.log 2>&1 || { cat var/oracles/pip.log >&2; exit 1; }
+	@touch $@
+
+.PHONY: test-strategies
+test-strategies: $(oracles) ## every strategy beside ByzFL and Flower on 1,000 drawn rounds, in an environment of their own
+	@var/oracles/bin/python -m pytest tests/strategies -q -W ignore::DeprecationWarning
+
 .PHONY: test-chaos
 test-chaos: $(VENV)/.ready-dev benchmarks/node_modules/.ready ## kill processes at a sample of a round's steps (CHAOS=), break lines and disks
 	@$(with_npm); $(BIN)/pytest tests/chaos/test_lines.py tests/chaos/test_disks.py tests/chaos/test_chaos.py -q
@@ -191,6 +204,10 @@ bench-scale: $(VENV)/.ready-dev contracts/node_modules/.ready ## rounds of 10 to
 .PHONY: bench-load
 bench-load: $(VENV)/.ready-dev ## every public route under 200 clients: latency, 5xx that nobody meant, memory (BENCH_FLAGS=)
 	@$(BIN)/python -m benchmarks.load $(BENCH_FLAGS)
+
+.PHONY: bench-sealing
+bench-sealing: $(VENV)/.ready-dev ## what encryption at rest costs uploads, downloads and folds (BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.sealing $(BENCH_FLAGS)
 
 .PHONY: bench-floor
 bench-floor: $(VENV)/.ready-dev ## what this machine's memory, disk, loopback and SHA-256 allow

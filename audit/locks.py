@@ -23,6 +23,8 @@ from packaging.utils import canonicalize_name
 
 LOCKS = ("build", "light", "torch", "dev", "node")
 BUILD = ("pip", "setuptools", "wheel", "ziglang")
+ORACLES = "tests/strategies/oracles"
+"""What the strategies' tests compare with: an environment of its own, locked by itself."""
 _TORCH = {"torch", "torchvision"}
 _HEAD = "# Written by `make lock` from constraints.txt; the hashes are of the files that PyPI has of these versions.\n"
 _ENTRY = re.compile(
@@ -172,14 +174,18 @@ def write(root: Path) -> None:
     """Resolve anew, by uv. Asks the package index that uv is set up for."""
     (root / "locks").mkdir(exist_ok=True)
     for name, needed in wanted(root).items():
-        command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--generate-hashes"]
-        command += ["--universal", "--python-version", "3.11", "--constraint", "constraints.txt"]
-        command += ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "-"]
-        text = "\n".join(sorted(needed))
-        done = subprocess.run(command, cwd=root, input=text, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"locks/{name}.txt: {done.stderr.strip()}")
-        (root / "locks" / f"{name}.txt").write_text(_HEAD + done.stdout)
+        _compile(root, root / "locks" / f"{name}.txt", "\n".join(sorted(needed)), "--constraint", "constraints.txt")
+    _compile(root, root / f"{ORACLES}.txt", (root / f"{ORACLES}.in").read_text(), "--no-deps")
+
+
+def _compile(root: Path, lock: Path, needed: str, *how: str) -> None:
+    command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--generate-hashes"]
+    command += ["--universal", "--python-version", "3.11", *how]
+    command += ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "-"]
+    done = subprocess.run(command, cwd=root, input=needed, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{lock.relative_to(root)}: {done.stderr.strip()}")
+    lock.write_text(_HEAD + done.stdout)
 
 
 if __name__ == "__main__":

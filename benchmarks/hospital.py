@@ -20,7 +20,7 @@ from concilia_client_node.consortium import Consortium
 from concilia_client_node.presence import Heartbeat, ProgressReporter
 from concilia_client_node.service import Hospital
 from concilia_client_node.store import NodeFolder
-from concilia_client_node.trainer import Check, Counts, Outcome, Tensors
+from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Outcome, Tensors
 from concilia_kit import http, keystore, logs, queue
 from concilia_kit.lesions import CLASSES
 from concilia_kit.tensorfile import TensorFile
@@ -31,6 +31,7 @@ from concilia_kit.wire.training import (
     Evaluation,
     LocalTraining,
     NodeRegistration,
+    Personal,
     queue_of,
 )
 
@@ -55,13 +56,25 @@ class Constant:
         seed: int,
         progress: Callable[[float], None],
         check: Check,
+        carried: Carried = NOTHING,
     ) -> tuple[Outcome, Tensors]:
         """The base, each value a constant higher."""
         file = TensorFile.open(base)
         return Outcome(0.0, 0.0, IMAGES, IMAGES), {name: file.tensor(name) + STEP for name in file}
 
+    def personal(self, architecture: Architecture, which: Personal) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
     def evaluate(
-        self, architecture: Architecture, model: Path, image_size: int, limits: Evaluation, seed: int, check: Check
+        self,
+        architecture: Architecture,
+        model: Path,
+        image_size: int,
+        limits: Evaluation,
+        seed: int,
+        check: Check,
+        carried: Carried = NOTHING,
     ) -> tuple[Counts, int]:
         """No lesion was looked at."""
         rows = ((0,) * len(CLASSES),) * len(CLASSES)

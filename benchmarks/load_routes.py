@@ -26,6 +26,7 @@ from benchmarks.scale_services import Services
 
 _TOKEN_SECONDS = 3000
 _BESIDE = ("/metrics", "/openapi.json")  # are in no document
+_SIGNING = (("POST", "/v1/sessions"), ("DELETE", "/v1/sessions"))  # take no access token
 _OCTETS = "application/octet-stream"
 _PART = "application/offset+octet-stream"
 _PICTURE = (
@@ -86,6 +87,7 @@ def request(services: Services, route: Route, state: State) -> bytes:
         "address": state.caller,
         "hospital": state.caller,
         "role": Role.HOSPITAL.value,
+        "session": secrets.token_hex(32),
         "upload": secrets.token_hex(16),
         "verification": secrets.token_hex(16),
     }
@@ -93,7 +95,8 @@ def request(services: Services, route: Route, state: State) -> bytes:
     if (route.service, route.path) == ("chain", "/v1/members"):
         path += f"?role={Role.HOSPITAL}"
     headers, body = _body(route, state)
-    if route.path.startswith("/v1/") and route.path not in {"/v1/sessions", "/v1/session", "/v1/challenges"}:
+    signs_in = route.path in {"/v1/session", "/v1/challenges"} or (route.method, route.path) in _SIGNING
+    if route.path.startswith("/v1/") and not signs_in:
         caller = ISSUER if route.path == "/v1/signatures" else state.caller
         headers["Authorization"] = f"Bearer {token(services, Audience(route.service), caller)}"
     if body or route.method not in {"GET", "HEAD", "OPTIONS"}:

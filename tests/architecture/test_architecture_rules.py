@@ -25,6 +25,7 @@ PUBLIC = {
     ("POST", "/v1/browser-sessions"): "carries a signature instead",
     ("POST", "/v1/csp-reports"): "browsers report of whatever page they are on, signed in or not",
     ("GET", "/.well-known/jwks.json"): "public keys",
+    ("GET", "/v1/ended-sessions"): "ids, which open nothing; services ask it before they trust a token",
     ("GET", "/v1/contract"): "where to read what is public on the chain",
     ("GET", "/v1/members/{address}"): "what is public on the chain; auth asks it before anybody has a token",
     ("GET", "/v1/members/{address}/roles"): "what is public on the chain; services ask it before they trust a token",

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from celery import Celery, signals
 from concilia_kit import database, health
+from concilia_kit.sealing import KeyFileError, Keyring
 from concilia_kit.settings import read
 
 from concilia_aggregator.main import MIGRATIONS, build_api, build_both, build_partials, build_worker
@@ -25,6 +26,10 @@ def main() -> None:
     if sys.argv[1:] not in (["api"], ["worker"], ["both"], ["partials"]):
         sys.exit("usage: python -m concilia_aggregator api|worker|both|partials")
     settings, part = read(AggregatorSettings), sys.argv[1]
+    try:
+        Keyring.read(settings.sealing_key_file, settings.sealing_keys_before)
+    except KeyFileError as error:
+        sys.exit(f"concilia-aggregator: {error}")
     if part == "partials":
         _make_partials(settings)
         return

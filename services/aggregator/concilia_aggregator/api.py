@@ -32,6 +32,7 @@ from concilia_aggregator.errors import (
     NotYours,
     ReportMismatch,
     RoundNotFound,
+    StrategyMissing,
     TooManyStreams,
     VerificationNotFound,
 )
@@ -104,7 +105,7 @@ async def _feed(
 Watching = Annotated[Feed, Depends(_feed)]
 
 
-@router.post("/jobs", status_code=201, responses=problems(KeyReused, InitialMissing))
+@router.post("/jobs", status_code=201, responses=problems(KeyReused, InitialMissing, StrategyMissing))
 def create_job(
     spec: JobSpec,
     caller: Admin,

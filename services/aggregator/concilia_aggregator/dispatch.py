@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from concilia_kit.wire.jobs import JobSpec, Phase
-from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, Task, TrainTask
+from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, LocalTraining, Personal, Task, TrainTask
 
 from concilia_aggregator import rounds, strategies
 from concilia_aggregator.rounds import JobState
@@ -64,7 +64,7 @@ def _training(job: str, spec: JobSpec, state: JobState) -> TrainTask:
         base=state.head,
         seed=spec.seed,
         deadline=rounds.state_deadline(state),
-        local=strategies.make(spec.strategy).local(spec.local),
+        local=strategies.make(spec.strategy, strategies.Setting(spec.local)).local(_own(spec.local)),
         asynchronous=spec.strategy.asynchronous,
     )
 
@@ -78,4 +78,10 @@ def _evaluation(job: str, spec: JobSpec, state: JobState) -> EvaluateTask:
         seed=spec.seed,
         image_size=spec.local.image_size,
         evaluation=spec.evaluation,
+        personal=strategies.make(spec.strategy).local(_own(spec.local)).personal,
     )
+
+
+def _own(local: LocalTraining) -> LocalTraining:
+    """Without what strategies set, whatever a job's author wrote there."""
+    return local.model_copy(update={"control": False, "personal": Personal.NOTHING, "first_loss": False})

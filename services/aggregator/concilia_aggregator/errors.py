@@ -35,6 +35,12 @@ class InitialMissing(Unprocessable):
     code = "initial_missing"
 
 
+class StrategyMissing(Unprocessable):
+    """No package here brings the job's strategy, or it does not take the job's parameters."""
+
+    code = "strategy_unknown"
+
+
 class NotYours(Forbidden):
     """A node may speak for its own address only."""
 

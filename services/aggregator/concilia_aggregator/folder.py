@@ -5,29 +5,32 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from concilia_kit import digests, logs
+from concilia_kit import logs
 from concilia_kit.digests import Contribution, in_order
 from concilia_kit.encodings import expect
 from concilia_kit.problems import Unavailable
+from concilia_kit.storedfile import digest_of, size_of
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import LedgerRound, LedgerUpdate, Reason, Rejection, RoundStatus
 from concilia_kit.wire.encoding import PLAIN, Encoding
 from concilia_kit.wire.jobs import JobSpec
+from concilia_kit.wire.training import STATE
 
 from concilia_aggregator import staleness, strategies
 from concilia_aggregator.artifacts import ArtifactNotFound, Artifacts
 from concilia_aggregator.errors import UpdateChanged
-from concilia_aggregator.folding import Recipe, fold
+from concilia_aggregator.facts import RoundFacts
+from concilia_aggregator.folding import Recipe, fold, remember
 from concilia_aggregator.ledger import Ledger
 from concilia_aggregator.metrics import RoundMetrics
 from concilia_aggregator.partials import Member
 from concilia_aggregator.screening import Base, Limits, screen
-from concilia_aggregator.strategies import Additive
+from concilia_aggregator.strategies import Additive, Blockwise, Stateful
 from concilia_aggregator.summing import Ahead, Summing
 
 _KEPT = 100_000  # verdicts that are remembered
@@ -124,19 +127,30 @@ class Folder:
         )
         self._directory.mkdir(parents=True, exist_ok=True)
         target = self._directory / f"{recorded.job[:16]}-{recorded.round}.safetensors"
-        recipe = Recipe(spec.architecture, recorded.round, spec.strategy)
+        recipe = Recipe(spec.architecture, recorded.round, spec.strategy, facts=_facts(recorded, spec, contributions))
         ahead = self._ahead(recorded, spec)
         direct = [item for item in contributions if Member(item.digest, item.samples) not in ahead.members]
+        state = target.with_suffix(".state")
         try:
-            files = [self._unchanged(item.digest) for item in direct]
-            samples = [item.samples for item in direct]
-            digest = fold(files, samples, recipe, target, self._open(recorded.base), partials=ahead.sums)
+            files, base = [self._unchanged(item.digest) for item in direct], self._open(recorded.base)
+            samples, keys, before = [item.samples for item in direct], self._artifacts.keys, self._before(base)
+            if isinstance(recipe.made(), Stateful):
+                recipe = replace(recipe, state=remember(files, samples, recipe, state, base, before, keys=keys))
+            digest = fold(files, samples, recipe, target, base, partials=ahead.sums, before=before, keys=keys)
             for item in direct:
                 self._unchanged(item.digest)
+            if recipe.state is not None:
+                self._artifacts.put(recipe.state, state)
             self._artifacts.put(digest, target)
         finally:
             target.unlink(missing_ok=True)
+            state.unlink(missing_ok=True)
         return digest
+
+    def _before(self, base: TensorFile) -> TensorFile | None:
+        """What the strategy remembered when it made the base, where it did."""
+        digest = base.header.metadata.get(STATE)
+        return None if digest is None else self._open(digest)
 
     def fold_again(self, recorded: LedgerRound, spec: JobSpec) -> str:
         """Make a closed round's global model once more, whose file was lost; its digest. Raises `UpdateChanged` where
@@ -148,13 +162,13 @@ class Folder:
                 self._files[digest] = _identity(path)
             except (ArtifactNotFound, FileNotFoundError) as error:
                 raise UpdateChanged(f"the file of update {digest[:12]}… is gone") from error
-            if digests.of_file(path) != digest:
+            if digest_of(path, self._artifacts.keys) != digest:
                 raise UpdateChanged(f"the file of update {digest[:12]}… has changed")
         return self.fold(recorded, spec)
 
     def size(self, recorded: LedgerRound) -> int:
         """Bytes of a round's accepted updates, which were folded just now."""
-        return sum(self._artifacts.fetch(item.update.digest).stat().st_size for item in recorded.accepted())
+        return sum(size_of(self._artifacts.fetch(item.update.digest)) for item in recorded.accepted())
 
     def release(self, recorded: LedgerRound) -> None:
         """Let go of local copies of a closed round's files."""
@@ -183,7 +197,7 @@ class Folder:
         return self._summing.ahead(recorded)
 
     def _open(self, digest: str) -> TensorFile:
-        return TensorFile.open(self._artifacts.fetch(digest))
+        return TensorFile.open(self._artifacts.fetch(digest), self._artifacts.keys)
 
     def _screened(
         self, recorded: LedgerRound, registered: Mapping[str, int], encoding: Encoding
@@ -254,10 +268,10 @@ class Folder:
         except (ArtifactNotFound, FileNotFoundError):
             return Reason.ARTIFACT_MISSING, None
         try:
-            update = TensorFile.open(path)
+            update = TensorFile.open(path, self._artifacts.keys)
             expect(update, asked.encoding)
         except MalformedFile:
-            is_other = digests.of_file(path) != asked.digest
+            is_other = digest_of(path, self._artifacts.keys) != asked.digest
             return Reason.DIGEST_MISMATCH if is_other else Reason.MALFORMED_FILE, file
         return screen(update, base, asked.samples, asked.registered, self._limits, asked.digest), file
 
@@ -290,6 +304,18 @@ class Folder:
             hospital=item.update.hospital,
             reason=reason.name.lower(),
         )
+
+
+def _facts(recorded: LedgerRound, spec: JobSpec, contributions: Sequence[Contribution]) -> RoundFacts | None:
+    """What the strategy goes by beside updates and samples, where it does: as the ledger has it, so that a model that
+    was lost is made again to the byte."""
+    if isinstance(strategies.make(spec.strategy), Blockwise):
+        return None
+    told = {item.update.hospital: item.metrics for item in recorded.accepted()}
+    hospitals = [item.hospital for item in contributions]
+    return RoundFacts.of(
+        [told[each] for each in hospitals], hospitals, spec.local, recorded.submitted, spec.strategy.root
+    )
 
 
 def _identity(path: Path) -> _Identity:

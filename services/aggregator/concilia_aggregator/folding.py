@@ -13,19 +13,23 @@ from pathlib import Path
 import numpy as np
 import rfc8785
 from concilia_kit.encodings import staleness_of
+from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.tensorfile import TensorFile, TensorSpec, TensorWriter
 from concilia_kit.wire.jobs import Strategy as StrategySpec
-from concilia_kit.wire.training import Architecture
+from concilia_kit.wire.training import STATE, Architecture, state_name
 
 from concilia_aggregator import strategies
 from concilia_aggregator.exact import is_summed
+from concilia_aggregator.facts import RoundFacts
 from concilia_aggregator.partials import Partial
-from concilia_aggregator.strategies import Additive, fedbuff
+from concilia_aggregator.strategies import Additive, Blockwise, Stateful, Strategy, fedbuff
 from concilia_aggregator.strategies.base import Block, fold_integers
+from concilia_aggregator.whole import Remembering, weighed
 from concilia_aggregator.windows import GROUP, Input, Window, stream
 
 ARCHITECTURE = "concilia.architecture"
 ARITHMETIC = "concilia.arithmetic"
+FACTS = "concilia.facts"
 ROUND = "concilia.round"
 STRATEGY = "concilia.strategy"
 
@@ -43,6 +47,9 @@ class Recipe:
     round: int
     strategy: StrategySpec
     arithmetic: str = EXACT
+    facts: RoundFacts | None = None
+    state: str | None = None
+    """Digest of the artifact with what the strategy remembers after this round."""
 
     def metadata(self) -> dict[str, str]:
         """The recipe as a safetensors file's metadata."""
@@ -51,6 +58,8 @@ class Recipe:
             **({} if self.arithmetic == ORDERED else {ARITHMETIC: self.arithmetic}),
             ROUND: str(self.round),
             STRATEGY: rfc8785.dumps(self.strategy.model_dump(mode="json", exclude_none=True)).decode(),
+            **({} if self.facts is None else {FACTS: self.facts.text()}),
+            **({} if self.state is None else {STATE: self.state}),
         }
 
     @classmethod
@@ -63,12 +72,19 @@ class Recipe:
                 int(metadata[ROUND]),
                 StrategySpec.model_validate_json(metadata[STRATEGY]),
                 metadata.get(ARITHMETIC, ORDERED),
+                RoundFacts.model_validate_json(metadata[FACTS]) if FACTS in metadata else None,
+                metadata.get(STATE),
             )
         except KeyError as error:
             raise ValueError(f"{model.path.name} carries no recipe") from error
         if recipe.arithmetic not in {ORDERED, EXACT}:
             raise ValueError(f"{model.path.name} was made by an arithmetic that this version does not know")
         return recipe
+
+    def made(self) -> Strategy:
+        """The strategy. Raises `StrategyUnknown`."""
+        setting = None if self.facts is None else self.facts.setting(self.round)
+        return strategies.make(self.strategy, setting, ordered=self.arithmetic == ORDERED)
 
 
 def fold(
@@ -79,17 +95,21 @@ def fold(
     base: TensorFile | None = None,
     *,
     partials: Sequence[Partial] = (),
+    before: TensorFile | None = None,
     threads: int | None = None,
+    keys: Keyring = NO_KEYS,
 ) -> str:
-    """Fold updates, given in the order of contributions, into `target`; returns the file's SHA-256. Whoever keeps the
-    file sees to it that it lasts: it can be made again.
+    """Fold updates, given in the order of contributions, into `target`; returns the SHA-256 of its content, which is
+    sealed where `keys` have a current one. Whoever keeps the file sees to it that it lasts: it can be made again.
 
     `base` is the model that they update, which encoded ones are read with, and which is averaged with late ones. Names,
     shapes and dtypes must agree (see `screening`). `partials` hold what other updates come to, for strategies that are
-    `Additive`; `threads`: how many compute, one a processor by default. Neither changes a bit.
+    `Additive`; `before` is what a `Stateful` one remembered after the last round. `threads`: how many compute, one a
+    processor by default. Neither parts nor threads change a bit.
 
-    Raises `ValueError` for no updates, for an encoded or late one without its base and for values that are not finite,
-    `KeyError`, `MalformedFile`, `OSError`.
+    Raises `ValueError` for no updates, for an encoded or late one without its base, for a strategy that goes by more
+    than its updates without it, and for values that are not finite, `StrategyUnknown`, `KeyError`, `MalformedFile`,
+    `OSError`.
     """
     if not updates and not partials:
         raise ValueError("nothing to fold")
@@ -99,8 +119,8 @@ def fold(
             raise ValueError("sums by samples say nothing of updates that are weighed by their staleness")
         inputs, samples = _buffered(inputs, base)
     specs = inputs[0].reader.tensors if inputs else partials[0].tensors
-    with TensorWriter(target, specs, recipe.metadata(), lasting=False) as writer:
-        for block in blocks(inputs, samples, recipe, specs, writer.order, partials, threads):
+    with TensorWriter(target, specs, recipe.metadata(), lasting=False, keys=keys) as writer:
+        for block in blocks(inputs, samples, recipe, specs, writer.order, partials, threads, base=base, before=before):
             writer.append(block)  # hashed and written while the next ones are computed
     if base is not None:
         base.forget()
@@ -118,6 +138,36 @@ def _buffered(inputs: list[Input], base: TensorFile | None) -> tuple[list[Input]
     return [*inputs, Input.open(base, base)], [*weights, rest]
 
 
+def remember(
+    updates: Sequence[TensorFile],
+    samples: Sequence[int],
+    recipe: Recipe,
+    target: Path,
+    base: TensorFile,
+    before: TensorFile | None = None,
+    *,
+    threads: int | None = None,
+    keys: Keyring = NO_KEYS,
+) -> str:
+    """Write what a `Stateful` strategy remembers after a round into `target`; the SHA-256 of its content. As `fold`."""
+    strategy, inputs = recipe.made(), [Input.open(update, base) for update in updates]
+    if not isinstance(strategy, Stateful):
+        raise ValueError(f"{recipe.strategy.name} remembers nothing")
+    round_ = Remembering(strategy, inputs, samples, recipe.facts, recipe.round, base, before)
+    specs = {
+        state_name(what, name): TensorSpec(np.dtype(np.float32), spec.shape)
+        for name, spec in round_.floating.items()
+        for what in strategy.state
+    }
+    with TensorWriter(target, specs, {ROUND: str(recipe.round)}, lasting=False, keys=keys) as writer:
+        # One thing after another, in the order of the file; each goes over the updates once more.
+        for at, what in sorted(enumerate(strategy.state), key=lambda item: item[1]):
+            del what
+            for block in round_.kept(at, threads):
+                writer.append(block)
+    return writer.digest
+
+
 def blocks(
     inputs: Sequence[Input],
     samples: Sequence[int],
@@ -126,9 +176,32 @@ def blocks(
     order: Sequence[str],
     partials: Sequence[Partial] = (),
     threads: int | None = None,
+    *,
+    base: TensorFile | None = None,
+    before: TensorFile | None = None,
 ) -> Iterator[Block]:
     """The new model's tensors in this order, block by block; else as `fold`."""
-    strategy = strategies.make(recipe.strategy, ordered=recipe.arithmetic == ORDERED)
+    strategy = recipe.made()
+    if isinstance(strategy, Blockwise):
+        return _blockwise(strategy, inputs, samples, specs, order, partials, threads)
+    if partials:
+        raise ValueError("only of sums are there parts")
+    if base is None or not inputs:
+        raise ValueError(f"{recipe.strategy.name} goes by what updates change of their base")
+    if isinstance(strategy, Stateful):
+        return Remembering(strategy, inputs, samples, recipe.facts, recipe.round, base, before).models(order, threads)
+    return weighed(strategy, inputs, samples, recipe.facts, specs, order, base, threads)
+
+
+def _blockwise(
+    strategy: Blockwise,
+    inputs: Sequence[Input],
+    samples: Sequence[int],
+    specs: Mapping[str, TensorSpec],
+    order: Sequence[str],
+    partials: Sequence[Partial],
+    threads: int | None,
+) -> Iterator[Block]:
     if partials and not isinstance(strategy, Additive):
         raise ValueError("only of sums are there parts")
 

@@ -22,10 +22,10 @@ from concilia_kit.wire.jobs import (
 )
 from concilia_kit.wire.training import EvaluationReport, Progress
 
-from concilia_aggregator import rounds
+from concilia_aggregator import rounds, strategies
 from concilia_aggregator.artifacts import Artifacts
 from concilia_aggregator.changes import Tell, nobody
-from concilia_aggregator.errors import InitialMissing, JobEnded, KeyReused, ReportMismatch
+from concilia_aggregator.errors import InitialMissing, JobEnded, KeyReused, ReportMismatch, StrategyMissing
 from concilia_aggregator.rounds import JobState
 from concilia_aggregator.store import KeyTaken, StaleState, Store, spec_of, state_of
 from concilia_aggregator.tables import JobRow, OutboxRow, RoundRow
@@ -44,12 +44,17 @@ class Jobs:
 
     def create(self, spec: JobSpec, creator: str, key: str | None = None) -> str:
         """Start a job; returns its id, which is its manifest's. With the key of a job that the creator started before,
-        that one's. Raises `InitialMissing`, and `KeyReused` where that one is another.
+        that one's. Raises `StrategyMissing`, `InitialMissing`, and `KeyReused` where that one is
+        another.
 
         Source of keys: draft-ietf-httpapi-idempotency-key-header-07.
         """
         if key is not None and (before := self._store.created(creator, key)) is not None:
             return _same(before, spec)
+        try:
+            strategies.make(spec.strategy)
+        except strategies.StrategyUnknown as error:
+            raise StrategyMissing(str(error)) from error
         if not self._artifacts.exists(spec.initial):
             raise InitialMissing(f"no artifact {spec.initial[:12]}…: upload the initial weights first")
         manifest = JobManifest(

@@ -21,7 +21,7 @@ from concilia_kit.tensorfile import TensorFile, TensorSpec
 
 MAPPED, DECODED = 16 << 20, 12 << 20
 """Bytes of updates that are worked at at a time, over all threads and updates: where all are mapped, and where some are
-encoded, whose blocks take memory of this process."""
+encoded or sealed, whose blocks take memory of this process."""
 
 GROUP = 64
 """Updates that are added up at a time."""
@@ -127,13 +127,16 @@ class _Behind:
         self._begin = last
 
 
-def windows(specs: Mapping[str, TensorSpec], order: Sequence[str], size: int) -> Iterator[Window]:
-    """All elements of all tensors in this order, `size` at a time; fewer at the end, and before another dtype."""
+def windows(
+    specs: Mapping[str, TensorSpec], order: Sequence[str], size: int, *, apart: bool = False
+) -> Iterator[Window]:
+    """All elements of all tensors in this order, `size` at a time; fewer at the end, and before another dtype, or
+    before each tensor where they are kept `apart`."""
     window: list[Stretch] = []
     room = size
     for name in order:
         spec = specs[name]
-        if window and spec.dtype != specs[window[0].name].dtype:
+        if window and (apart or spec.dtype != specs[window[0].name].dtype):
             yield tuple(window)
             window, room = [], size
         start = 0
@@ -156,22 +159,26 @@ def stream(
     work: Callable[[Window], T],
     threads: int | None = None,
     together: int | None = None,
+    multiple: int | None = None,
 ) -> Iterator[T]:
     """What `work` makes of each window, in order, while the next ones are under way in threads (one a processor).
 
     `specs`: the tensors that all inputs stand for. `together`: of how many inputs `work` holds blocks at a time, all of
-    them by default. Results are taken meanwhile. What `work` raises is raised.
+    them by default. `multiple`: windows are of one tensor each, and begin at a multiple of so many of its elements.
+    Results are taken meanwhile. What `work` raises is raised.
     """
     together = together or len(inputs)
     threads = threads or len(os.sched_getaffinity(0))
-    is_mapped = all(isinstance(each.reader, Plain) for each in inputs)
+    is_mapped = all(isinstance(each.reader, Plain) and not each.file.is_sealed for each in inputs)
     room = MAPPED if is_mapped else DECODED
     least = _LEAST_OF_GROUP if is_mapped and together <= GROUP else _LEAST
     size = min(max(room // (threads * together * 4), least), _MOST)
+    if multiple is not None:
+        size = max(size // multiple, 1) * multiple
     behind = _Behind.of(inputs)
     with _Workers(work, threads) as workers:
         ahead: deque[Window] = deque()
-        for window in windows(specs, order, size):
+        for window in windows(specs, order, size, apart=multiple is not None):
             workers.put(window)
             ahead.append(window)
             if len(ahead) > threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from concilia_kit import tensorfile
 from concilia_kit.lesions import CLASSES
 from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec
-from concilia_kit.wire.training import Architecture
+from concilia_kit.wire.training import Architecture, Personal
 from torch import nn
 from torchvision.models import get_model
 
@@ -24,8 +25,9 @@ def build(architecture: Architecture) -> nn.Module:
     return network
 
 
-def load(architecture: Architecture, path: Path) -> nn.Module:
-    """A network with the weights of a file, which must have exactly its tensors. Raises `WeightsError`."""
+def load(architecture: Architecture, path: Path, instead: Mapping[str, npt.NDArray[Any]] | None = None) -> nn.Module:
+    """A network with the weights of a file, which must have exactly its tensors, but for those of `instead`, which take
+    their places where they have their shapes. Raises `WeightsError`."""
     try:
         file = TensorFile.open(path)
     except (MalformedFile, OSError) as error:
@@ -44,10 +46,26 @@ def load(architecture: Architecture, path: Path) -> nn.Module:
                 f"{list(wanted.shape)}"
             )
     state = {name: torch.from_numpy(np.array(file.tensor(name))) for name in file}
+    for name, tensor in (instead or {}).items():
+        if (wanted := expected.get(name)) is not None and (wanted.shape, wanted.dtype) == (tensor.shape, tensor.dtype):
+            state[name] = torch.from_numpy(np.array(tensor))
     network.load_state_dict(state, strict=True, assign=True)
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     return network
+
+
+def personal(architecture: Architecture, which: Personal) -> frozenset[str]:
+    """Names of the tensors that a hospital keeps to itself: of batch normalisation, or of the last linear layer."""
+    if which is Personal.NOTHING:
+        return frozenset()
+    with torch.device("meta"):
+        network = build(architecture)
+    if which is Personal.NORMALISATION:
+        found = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    else:
+        found = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
+    return frozenset(name for name in network.state_dict() if name.rpartition(".")[0] in found)
 
 
 def tensors(network: nn.Module) -> dict[str, npt.NDArray[Any]]:

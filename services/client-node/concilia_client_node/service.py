@@ -23,18 +23,28 @@ from functools import partial
 from concilia_kit import digests, encodings, logs, merkle, signing
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
-from concilia_kit.wire.chain import Acknowledgement, LedgerRound, RoundStatus, UpdateSubmission
+from concilia_kit.wire.chain import Acknowledgement, LedgerRound, UpdateSubmission
 from concilia_kit.wire.encoding import Encoded
-from concilia_kit.wire.training import EvaluateTask, EvaluationReport, Progress, Stage, Task, TrainTask, UpdateMetrics
+from concilia_kit.wire.training import (
+    EvaluateTask,
+    EvaluationReport,
+    Personal,
+    Progress,
+    Stage,
+    Task,
+    TrainTask,
+    UpdateMetrics,
+)
 from eth_account.signers.local import LocalAccount
 
 from concilia_client_node import late, orders
+from concilia_client_node.carrying import Luggage
 from concilia_client_node.consortium import BASE_CHANGED, Consortium, transient
 from concilia_client_node.errors import NodeError, Over, Refused, Stopped, WeightsError
 from concilia_client_node.metrics import EVALUATE, RETRIED, STOPPED, TRAIN, NodeMetrics
 from concilia_client_node.presence import ProgressReporter
-from concilia_client_node.store import NodeFolder, Trained
-from concilia_client_node.trainer import Tensors, Trainer, mix
+from concilia_client_node.store import Kind, NodeFolder, Trained
+from concilia_client_node.trainer import Carried, Tensors, Trainer, mix
 
 _log = logs.get(__name__)
 _REMEMBERED = 256  # ended tasks
@@ -157,6 +167,11 @@ class Hospital:
     def _see_open(self, task: TrainTask) -> LedgerRound:
         return orders.see_open(self.consortium, task, self.account.address, self.clock())
 
+    @property
+    def _luggage(self) -> Luggage:
+        address = self.account.address
+        return Luggage(self.folder, address, lambda job, number: self.consortium.round(job, number, address))
+
     def _round(self, task: TrainTask, number: int) -> LedgerRound:
         return self.consortium.round(task.job, number, self.account.address)
 
@@ -193,7 +208,8 @@ class Hospital:
         check = self._check if task.asynchronous else self._check_until(task.deadline)
         self.trainer.prepare(task.local.image_size, check)
         seconds_download, bytes_download = self._fetch(task, task.base, check)
-        before = self._left_before(task) if task.encoding.feedback else None
+        before = self._luggage.rest(task.job, task.round) if task.encoding.feedback else None
+        carried = self._luggage.into(task, lambda digest: self._fetch(task, digest, check))
         self._tell(task, Stage.TRAINING, 0.0)
         began = time.monotonic()
         outcome, tensors = self.trainer.train(
@@ -203,10 +219,13 @@ class Hospital:
             mix(task.seed, task.round, self.account.address),
             progress=lambda fraction: self._tell(task, Stage.TRAINING, fraction),
             check=check,
+            carried=carried,
         )
         seconds_training = time.monotonic() - began
         self.metrics.training_seconds.observe(seconds_training)
         self.metrics.images.inc(outcome.images)
+        own = self.trainer.personal(task.architecture, task.local.personal)
+        tensors = self._luggage.keep(task, tensors, own, outcome.reach, carried)
         written, encoded = self._write(task, tensors, before)
         record = Trained(
             base=task.base,
@@ -222,6 +241,8 @@ class Hospital:
             seconds_training=seconds_training,
             bytes_download=bytes_download,
             encoded=encoded,
+            reach=outcome.reach,
+            first_loss=outcome.first_loss,
         )
         self.folder.keep_trained(task.job, task.round, record)
         _log.info("trained", job=task.job, round=task.round, seconds=round(seconds_training, 1), images=outcome.images)
@@ -240,7 +261,7 @@ class Hospital:
                 tensors,
                 TensorFile.open(self.folder.base(task.base)),
                 before,
-                self.folder.left(task.job, number) if encoding.feedback else None,
+                self.folder.beside(Kind.LEFT, task.job, number) if encoding.feedback else None,
                 staleness,
             )
         except encodings.NotEncodable as error:
@@ -249,33 +270,6 @@ class Hospital:
             return written, None
         seconds = time.monotonic() - began
         return written, Encoded(encoding=encoding, bytes=written.size, bytes_plain=written.size_plain, seconds=seconds)
-
-    def _left_before(self, task: TrainTask) -> TensorFile | None:
-        """What the last update that counted left out, which this one adds.
-
-        An update that did not count told nobody anything: what it left out belongs to a training that is lost, and what
-        the one before it left out is still to be told. Raises `Problem` where the ledger does not answer.
-        """
-        found = None
-        for number in self.folder.earlier_left(task.job, task.round):
-            if found is None and self._counted(task.job, number):
-                found = self.folder.open_left(task.job, number)
-            else:
-                self.folder.left(task.job, number).unlink(missing_ok=True)
-        return found
-
-    def _counted(self, job: str, number: int) -> bool:
-        """Whether this hospital's update of an earlier round went into its model."""
-        kept = self.folder.trained(job, number)
-        found = self.consortium.round(job, number, self.account.address)
-        return (
-            kept is not None
-            and found.status is RoundStatus.CLOSED
-            and any(
-                (item.update.hospital, item.update.digest) == (self.account.address, kept.digest)
-                for item in found.accepted()
-            )
-        )
 
     def _upload(self, task: TrainTask, kept: Trained) -> UpdateMetrics:
         self._tell(task, Stage.UPLOADING, 0.0)
@@ -338,8 +332,9 @@ class Hospital:
         # The seed leaves the round out: every round is measured on the same images.
         seed = mix(task.seed, self.account.address)
         model = self.folder.base(task.model)
+        own = Carried({} if task.personal is Personal.NOTHING else self._luggage.personal(task.job, task.round + 1))
         counts, overlapping = self.trainer.evaluate(
-            task.architecture, model, task.image_size, task.evaluation, seed, self._check
+            task.architecture, model, task.image_size, task.evaluation, seed, self._check, own
         )
         report = EvaluationReport(
             job=task.job,

@@ -1,7 +1,8 @@
 """The node's own folder: base models by digest, and the updates it made by job and round.
 
-What an update's encoding left out lies beside it, to go into the next one: a round's training only ever reads what an
-earlier round left, and writes its own, so that a task that is tried again adds nothing twice.
+What an update's encoding left out lies beside it, to go into the next one, and so does what the hospital keeps to
+itself: a round's training only ever reads what an earlier round left, and writes its own, so that a task that is tried
+again adds nothing twice.
 
 An update is written in two steps, so that a crash costs no work that was finished: `trained.json` beside the tensors
 when training ended, `metrics.json` when they were uploaded. What is there is sent again byte for byte, not made again.
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,10 +34,19 @@ from concilia_client_node.locks import FileLock
 
 BASES_KEPT = 3
 UPDATES_KEPT = 3  # whole, with tensors; records of a few hundred bytes stay
-LEFT_KEPT = 4  # what encodings left out, over all jobs
+LEFT_KEPT = 4  # of each kind, over all jobs
 _LOCK_SECONDS = 0.1
 
 _Record = TypeVar("_Record", bound=BaseModel)
+
+
+class Kind(StrEnum):
+    """What a round leaves to later ones: what its update's encoding left out, tensors that are the hospital's own, and
+    its control variate."""
+
+    LEFT = "left"
+    PERSONAL = "personal"
+    CONTROL = "control"
 
 
 class Trained(BaseModel):
@@ -57,6 +68,8 @@ class Trained(BaseModel):
     bytes_download: int
     encoded: Encoded | None = None
     staleness: int = 0  # rounds by which it is late in this one
+    reach: float | None = None
+    first_loss: float | None = None
 
 
 class NodeFolder:
@@ -131,19 +144,19 @@ class NodeFolder:
         with self.update(job, number).open("rb") as file:
             os.fsync(file.fileno())
 
-    def left(self, job: str, number: int) -> Path:
-        """Where is kept what the update's encoding left out; makes its folder."""
-        return self._update(job, number) / "left.safetensors"
+    def beside(self, kind: Kind, job: str, number: int) -> Path:
+        """Where something is kept that a round leaves to later ones; makes its folder."""
+        return self._update(job, number) / f"{kind}.safetensors"
 
-    def earlier_left(self, job: str, number: int) -> list[int]:
-        """Rounds of the job before that one which left something out, the latest first."""
-        rounds = [int(path.parent.name) for path in (self._updates() / job).glob("*/left.safetensors")]
+    def earlier(self, kind: Kind, job: str, number: int) -> list[int]:
+        """Rounds of the job before that one which left such a thing, the latest first."""
+        rounds = [int(path.parent.name) for path in (self._updates() / job).glob(f"*/{kind}.safetensors")]
         return sorted((earlier for earlier in rounds if earlier < number), reverse=True)
 
-    def open_left(self, job: str, number: int) -> TensorFile | None:
-        """What an earlier round left out, if it can be read."""
+    def open_beside(self, kind: Kind, job: str, number: int) -> TensorFile | None:
+        """What an earlier round left, if it can be read."""
         try:
-            return TensorFile.open(self.left(job, number))
+            return TensorFile.open(self.beside(kind, job, number))
         except (FileNotFoundError, MalformedFile):
             return None
 
@@ -164,8 +177,9 @@ class NodeFolder:
         """Record that training ended; metrics of an earlier attempt on another base go."""
         (self._update(job, number) / "metrics.json").unlink(missing_ok=True)
         _write(self._update(job, number) / "trained.json", record)
-        for path in _oldest(self._updates().glob("*/*/left.safetensors"), LEFT_KEPT):
-            path.unlink(missing_ok=True)
+        for kind in Kind:
+            for path in _oldest(self._updates().glob(f"*/*/{kind}.safetensors"), LEFT_KEPT):
+                path.unlink(missing_ok=True)
         for path in _oldest(self._updates().glob("*/*/update.safetensors"), UPDATES_KEPT):
             lock = FileLock(path.with_name("lock"))
             if lock.take():  # no sibling is sending it

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
+from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal
 
 from concilia_client_node import evaluation, networks, training
 from concilia_client_node.local_data import LocalData
-from concilia_client_node.trainer import Check, Counts, Outcome, Tensors
+from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Outcome, Tensors
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,43 @@ class TorchTrainer:
         seed: int,
         progress: Callable[[float], None],
         check: Check,
+        carried: Carried = NOTHING,
     ) -> tuple[Outcome, Tensors]:
         """See `Trainer`."""
         # OpenMP keeps the number of threads a thread, so it is set by the one that works.
         torch.set_num_threads(self.threads)
         pictures = self.data.at(local.image_size, check)
-        network = networks.load(architecture, base)
-        outcome = training.train(network, pictures.training, local, seed, self.device, progress=progress, check=check)
+        network = networks.load(architecture, base, carried.personal)
+        outcome = training.train(
+            network,
+            pictures.training,
+            local,
+            seed,
+            self.device,
+            progress=progress,
+            check=check,
+            correction=carried.correction,
+        )
         return outcome, networks.tensors(network)
 
+    def personal(self, architecture: Architecture, which: Personal) -> frozenset[str]:
+        """See `Trainer`."""
+        return networks.personal(architecture, which)
+
     def evaluate(
-        self, architecture: Architecture, model: Path, image_size: int, limits: Evaluation, seed: int, check: Check
+        self,
+        architecture: Architecture,
+        model: Path,
+        image_size: int,
+        limits: Evaluation,
+        seed: int,
+        check: Check,
+        carried: Carried = NOTHING,
     ) -> tuple[Counts, int]:
         """See `Trainer`."""
         torch.set_num_threads(self.threads)
         pictures = self.data.at(image_size, check)
-        network = networks.load(architecture, model)
+        network = networks.load(architecture, model, carried.personal)
         counts = evaluation.evaluate(
             network, pictures.held_out, limits.batch_size, limits.max_images, seed, self.device, check
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
-from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
+from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal
 
 Rows = tuple[tuple[int, ...], ...]
 Check = Callable[[], None]
@@ -26,6 +26,22 @@ class Outcome:
     accuracy: float
     images: int
     lesions: int
+    reach: float | None = None
+    """The sum of what each gradient's weight came to in the difference; for plain steps, steps times learning rate."""
+    first_loss: float | None = None
+    """The base's loss on what was trained on, where it was asked for."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a hospital carries from round to round into its next training: tensors of its own that take the place of the
+    base's, and what is added to the gradients of the parameters that have these names (SCAFFOLD's c - c_i)."""
+
+    personal: Tensors = field(default_factory=dict)
+    correction: Tensors = field(default_factory=dict)
+
+
+NOTHING = Carried()
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,7 @@ class Trainer(Protocol):
         seed: int,
         progress: Callable[[float], None],
         check: Check,
+        carried: Carried = NOTHING,
     ) -> tuple[Outcome, Tensors]:
         """Train from a base file; the tensors have exactly its names, shapes and dtypes. `progress` takes fractions.
 
@@ -67,8 +84,19 @@ class Trainer(Protocol):
         """
         ...
 
+    def personal(self, architecture: Architecture, which: Personal) -> frozenset[str]:
+        """Names of the tensors that a hospital keeps to itself."""
+        ...
+
     def evaluate(
-        self, architecture: Architecture, model: Path, image_size: int, limits: Evaluation, seed: int, check: Check
+        self,
+        architecture: Architecture,
+        model: Path,
+        image_size: int,
+        limits: Evaluation,
+        seed: int,
+        check: Check,
+        carried: Carried = NOTHING,
     ) -> tuple[Counts, int]:
         """A model file on the held-out lesions, and how many of them are among the training lesions too (none should).
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 from concilia_kit.lesions import CLASSES
 from concilia_kit.wire.training import Balance, LocalTraining
@@ -19,7 +20,7 @@ from concilia_client_node.augmentation import as_input, as_training_input
 from concilia_client_node.errors import Refused
 from concilia_client_node.pictures import Pictures
 from concilia_client_node.split import stratified_cap
-from concilia_client_node.trainer import Outcome
+from concilia_client_node.trainer import Outcome, Tensors
 
 PROGRESS_SECONDS = 0.5
 REPETITION = 0.99  # b: after about a hundred images of a class, another one adds little
@@ -59,8 +60,10 @@ def train(
     device: torch.device,
     progress: Callable[[float], None] = lambda _fraction: None,
     check: Callable[[], None] = lambda: None,
+    correction: Tensors | None = None,
 ) -> Outcome:
-    """Train `network` in place. `check` is called before each batch and may raise to stop.
+    """Train `network` in place. `check` is called before each batch and may raise to stop. `correction` is added to the
+    gradients of the parameters that have its names.
 
     Raises `Refused` where fewer than two images are there (batch normalisation needs two) or the loss is not finite.
     """
@@ -75,6 +78,9 @@ def train(
     network.to(device).train()
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     anchors = [parameter.detach().clone() for parameter in parameters] if local.proximal_mu > 0 else []
+    corrections = _matching(network, correction or {}, device)
+    first_loss = mean_loss(network, images, labels, local.batch_size, device, check) if local.first_loss else None
+    reach, lasting = 0.0, 0.0
     optimizer = torch.optim.SGD(
         parameters, lr=local.learning_rate, momentum=local.momentum, weight_decay=local.weight_decay
     )
@@ -87,8 +93,12 @@ def train(
             order = _order(labels, local.balance, generator)
             for batch in torch.tensor_split(order, batches):
                 check()
+                rate = local.learning_rate * _cosine(step / steps)
                 for group in optimizer.param_groups:
-                    group["lr"] = local.learning_rate * _cosine(step / steps)
+                    group["lr"] = rate
+                # This step moves by this gradient and by what momentum keeps of those before.
+                lasting = local.momentum * lasting + 1.0
+                reach += rate * lasting
                 inputs = images[batch].to(device)
                 inputs = as_training_input(inputs, generator) if local.augment else as_input(inputs)
                 targets = labels[batch].to(device)
@@ -97,6 +107,9 @@ def train(
                 loss = loss_of(logits, targets)
                 loss.backward()
                 add_proximal_gradient(parameters if anchors else (), anchors, local.proximal_mu)
+                for parameter, added in corrections:
+                    if parameter.grad is not None:
+                        parameter.grad.add_(added)
                 optimizer.step()
                 loss_sum += loss.item() * len(batch)
                 correct += int((logits.argmax(1) == targets).sum())
@@ -109,7 +122,37 @@ def train(
         raise Refused("training diverged: its loss is not finite; the job needs a lower learning rate")
     estimate_statistics(network, images, local.batch_size, device, check)
     progress(1.0)
-    return Outcome(loss_sum / seen, correct / seen, len(chosen), len({pictures.lesions[i] for i in chosen}))
+    lesions = len({pictures.lesions[position] for position in chosen})
+    return Outcome(loss_sum / seen, correct / seen, len(chosen), lesions, reach, first_loss)
+
+
+def mean_loss(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    device: torch.device,
+    check: Callable[[], None] = lambda: None,
+) -> float:
+    """The network's mean cross-entropy in nats, unweighted, as evaluation would find it; it is left training."""
+    network.eval()
+    total = 0.0
+    with torch.no_grad():
+        for batch in torch.split(torch.arange(len(images)), batch_size):
+            check()
+            logits = network(as_input(images[batch].to(device)))
+            total += float(nn.functional.cross_entropy(logits, labels[batch].to(device), reduction="sum"))
+    network.train()
+    return total / len(images)
+
+
+def _matching(network: nn.Module, tensors: Tensors, device: torch.device) -> list[tuple[nn.Parameter, Tensor]]:
+    """Parameters with the tensors that have their names and shapes."""
+    return [
+        (parameter, torch.from_numpy(np.array(tensors[name], np.float32)).to(device))
+        for name, parameter in network.named_parameters()
+        if name in tensors and tensors[name].shape == tuple(parameter.shape)
+    ]
 
 
 def estimate_statistics(

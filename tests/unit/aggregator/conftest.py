@@ -14,7 +14,9 @@ import safetensors.numpy
 from concilia_aggregator.artifacts import ArtifactNotFound
 from concilia_kit import digests, merkle
 from concilia_kit.problems import Conflict, NotFound
+from concilia_kit.sealing import NO_KEYS, Keyring, StoreKey
 from concilia_kit.signing import Update
+from concilia_kit.storedfile import StoredFile, digest_of
 from concilia_kit.wire.chain import (
     LedgerRound,
     LedgerUpdate,
@@ -206,6 +208,7 @@ class FolderArtifacts:
     directory: Path
     registered: list[ModelRegistration] = field(default_factory=list)
     put_aside: set[str] = field(default_factory=set)
+    keys: Keyring = NO_KEYS
 
     def exists(self, digest: str) -> bool:
         return (self.directory / digest).exists()
@@ -219,9 +222,11 @@ class FolderArtifacts:
         """Kept."""
 
     def put(self, digest: str, path: Path) -> None:
-        data = path.read_bytes()
+        with StoredFile.open(path, self.keys) as file:
+            assert (file.seal is None) == (self.keys.current is None)
+            data = b"".join(file.pieces())
         assert hashlib.sha256(data).hexdigest() == digest
-        (self.directory / digest).write_bytes(data)
+        self._store(digest, data)
         self.put_aside.discard(digest)
 
     def is_put_aside(self, digest: str) -> bool:
@@ -230,8 +235,7 @@ class FolderArtifacts:
     def is_intact(self, digest: str) -> bool:
         if digest in self.put_aside:
             return False
-        data = self.fetch(digest).read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
+        if digest_of(self.fetch(digest), self.keys) != digest:
             self.put_aside.add(digest)
             (self.directory / digest).unlink()
         return digest not in self.put_aside
@@ -243,8 +247,16 @@ class FolderArtifacts:
         data = safetensors.numpy.save(tensors)
         digest = hashlib.sha256(data).hexdigest()
         if not self.exists(digest):  # the store leaves a file as it is that it has
-            (self.directory / digest).write_bytes(data)
+            self._store(digest, data)
         return digest
+
+    def content(self, digest: str) -> bytes:
+        with StoredFile.open(self.fetch(digest), self.keys) as file:
+            return b"".join(file.pieces())
+
+    def _store(self, digest: str, data: bytes) -> None:
+        seal = self.keys.seal()
+        (self.directory / digest).write_bytes(data if seal is None else seal.header + seal.at(0)(data))
 
 
 @pytest.fixture
@@ -252,10 +264,11 @@ def ledger() -> MemoryLedger:
     return MemoryLedger()
 
 
-@pytest.fixture
-def artifacts(tmp_path: Path) -> FolderArtifacts:
+@pytest.fixture(params=["plain", "sealed"])
+def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> FolderArtifacts:
     (tmp_path / "artifacts").mkdir()
-    return FolderArtifacts(tmp_path / "artifacts")
+    keys = Keyring(StoreKey.new()) if request.param == "sealed" else NO_KEYS
+    return FolderArtifacts(tmp_path / "artifacts", keys=keys)
 
 
 def model(seed: int, scale: float = 1.0) -> dict[str, Any]:

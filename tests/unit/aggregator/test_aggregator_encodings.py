@@ -35,11 +35,11 @@ def opened(world: World, **encoding: Any) -> str:
 
 def hand_in(world: World, job: str, hospital: str, text: str, tensors: dict[str, Any], folder: Path) -> TensorFile:
     """Submit an update in an encoding; its file."""
-    base = TensorFile.open(world.artifacts.fetch(state_of(world.store.job(job)).head))
+    base = TensorFile.open(world.artifacts.fetch(state_of(world.store.job(job)).head), world.artifacts.keys)
     digest = encodings.encode(folder / "update", Encoding.parse(text), tensors, base).digest
     (folder / "update").replace(world.artifacts.directory / digest)
     world.ledger.submit(job, 1, hospital, digest)
-    return TensorFile.open(world.artifacts.fetch(digest))
+    return TensorFile.open(world.artifacts.fetch(digest), world.artifacts.keys)
 
 
 def test_nodes_that_can_are_asked_to_and_the_others_send_plain(there: World) -> None:
@@ -58,7 +58,7 @@ def test_nodes_that_can_are_asked_to_and_the_others_send_plain(there: World) -> 
 
 def test_encoded_and_plain_updates_are_folded_as_what_they_stand_for(there: World, tmp_path: Path) -> None:
     job = opened(there, name="int8", zstd=True)
-    base = TensorFile.open(there.artifacts.fetch(state_of(there.store.job(job)).head))
+    base = TensorFile.open(there.artifacts.fetch(state_of(there.store.job(job)).head), there.artifacts.keys)
     files = [
         hand_in(there, job, HOSPITALS[0], "int8+zstd", near(3), tmp_path),
         hand_in(there, job, HOSPITALS[1], "none", near(5), tmp_path),
@@ -66,7 +66,7 @@ def test_encoded_and_plain_updates_are_folded_as_what_they_stand_for(there: Worl
     there.submit(job, 1, {HOSPITALS[2]: near(7)})
     closed = there.ledger.rounds[job, 1]
     assert (closed.status, closed.rejected) == (RoundStatus.CLOSED, 0)
-    folded = TensorFile.open(there.artifacts.fetch(closed.global_digest or ""))
+    folded = TensorFile.open(there.artifacts.fetch(closed.global_digest or ""), there.artifacts.keys)
     readers = [encodings.reader(file, base) for file in files]
     for name, spec in base.header.tensors.items():
         if spec.dtype != np.float32:
@@ -90,7 +90,7 @@ def test_an_update_in_another_encoding_is_left_out(there: World, tmp_path: Path,
 
 def test_an_encoded_update_with_a_broken_block_is_left_out(there: World, tmp_path: Path) -> None:
     job = opened(there, name="topk", share=0.5)
-    base = TensorFile.open(there.artifacts.fetch(state_of(there.store.job(job)).head))
+    base = TensorFile.open(there.artifacts.fetch(state_of(there.store.job(job)).head), there.artifacts.keys)
     encodings.encode(tmp_path / "sound", Encoding.parse("topk:0.5"), near(3), base)
     sound = TensorFile.open(tmp_path / "sound")
     arrays = {name: sound.tensor(name) for name in sound}

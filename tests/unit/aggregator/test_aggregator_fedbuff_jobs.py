@@ -70,7 +70,7 @@ class Consortium(World):
     def global_model(self, job: str, number: int) -> TensorFile:
         digest = self.ledger.rounds[job, number].global_digest
         assert digest is not None
-        return TensorFile.open(self.artifacts.fetch(digest))
+        return TensorFile.open(self.artifacts.fetch(digest), self.artifacts.keys)
 
     def verify(self, job: str, change: Any = lambda item: item) -> Verdict:
         events: list[LedgerEvent] = []
@@ -118,7 +118,7 @@ class Consortium(World):
                 count=len(found.accepted()),
             )
         emit(EventName.MODEL_PUBLISHED, numbers[-1], digest=self.ledger.published[job])
-        return Verifier(DOMAIN, self, lambda *_: None).verify(job, events, signed)
+        return Verifier(DOMAIN, self, lambda *_: None, keys=self.artifacts.keys).verify(job, events, signed)
 
     def fetch(self, digest: str, folder: Path) -> Path:
         """See `verifier.ArtifactSource`."""
@@ -198,7 +198,9 @@ def test_a_model_that_weighed_late_work_like_any_other_is_found(
 ) -> None:
     job = finished(world)
     found = world.ledger.rounds[job, 2]
-    files = [TensorFile.open(world.artifacts.fetch(item.update.digest)) for item in found.accepted()]
+    files = [
+        TensorFile.open(world.artifacts.fetch(item.update.digest), world.artifacts.keys) for item in found.accepted()
+    ]
     target = world.artifacts.directory / "wrong"
     monkeypatch.setattr("concilia_aggregator.folding.staleness_of", lambda _: 0)
     digest = fold(files, [10, 10], Recipe(Architecture.RESNET18, 2, FEDBUFF), target)

@@ -199,12 +199,12 @@ def test_other_bytes_than_the_store_vouches_for_are_nobodys_fault(
 def test_a_global_model_that_was_lost_is_made_again_to_the_same_bytes(world: World) -> None:
     recorded = world.screen()
     digest = world.folder.fold(recorded, world.spec)
-    content = (world.artifacts.directory / digest).read_bytes()
+    content = world.artifacts.content(digest)
     spoil(world.artifacts.directory / digest)
     assert not world.artifacts.is_intact(digest)
     other = Folder(world.artifacts, world.ledger, world.artifacts.directory.parent / "other", Limits(1000, 10.0))
     assert other.fold_again(recorded, world.spec) == digest
-    assert (world.artifacts.directory / digest).read_bytes() == content
+    assert world.artifacts.content(digest) == content
     spoil(world.artifacts.directory / recorded.updates[2].update.digest)
     with pytest.raises(UpdateChanged):
         other.fold_again(recorded, world.spec)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
-from concilia_aggregator.folding import Recipe, fold
+from concilia_aggregator import strategies
+from concilia_aggregator.facts import RoundFacts
+from concilia_aggregator.folding import Recipe, fold, remember
+from concilia_aggregator.strategies import Blockwise, Stateful
 from concilia_aggregator.verification.lineage import BrokenLineage, rebuild
 from concilia_aggregator.verification.roles import RoleChanged, RoleHistory
 from concilia_aggregator.verification.sources import FolderSource
@@ -21,8 +24,8 @@ from concilia_kit.signing import Domain, Update
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import EventName, LedgerEvent, LedgerUpdate
 from concilia_kit.wire.encoding import Encoding
-from concilia_kit.wire.jobs import Strategy
-from concilia_kit.wire.training import Architecture
+from concilia_kit.wire.jobs import Strategy, StrategyName
+from concilia_kit.wire.training import STATE, Architecture, LocalTraining
 from concilia_kit.wire.verification import Verdict
 from eth_account import Account
 from hypothesis import HealthCheck, given, settings
@@ -98,7 +101,20 @@ def encoded(job: Job, text: str, update: bytes, base: str) -> bytes:
         return (Path(folder) / "u").read_bytes()
 
 
-def finished(store: Path, merkle_rounds: frozenset[int] = frozenset(), encoding: str = "none") -> Job:
+def facts_of(job: Job, round_: int, ordered: list[Contribution], strategy: Strategy) -> RoundFacts | None:
+    if isinstance(strategies.make(strategy), Blockwise):
+        return None
+    told = {each.update.hospital: each.metrics for each in job.signed if each.update.round == round_}
+    hospitals = [each.hospital for each in ordered]
+    return RoundFacts.of([told[each] for each in hospitals], hospitals, LocalTraining(), len(KEYS), strategy.root)
+
+
+def finished(
+    store: Path,
+    merkle_rounds: frozenset[int] = frozenset(),
+    encoding: str = "none",
+    strategy: Strategy = Strategy(),  # noqa: B008 - frozen
+) -> Job:
     job = Job(store)
     base = job.put(tensors(0))
     for round_, who, rejected in ((1, KEYS, KEYS[1]), (2, KEYS[:2], None)):
@@ -110,6 +126,9 @@ def finished(store: Path, merkle_rounds: frozenset[int] = frozenset(), encoding:
         for index, key in enumerate(who):
             made = tensors(10 * round_ + index)
             digest = job.put(made if encoding == "none" else encoded(job, encoding, made, base))
+            metrics = METRICS
+            if strategy.name is not StrategyName.FEDAVG:
+                metrics = METRICS.model_copy(update={"reach": 0.1 * (index + 1), "first_loss": 1.0 + index})
             update = Update(
                 hospital=key.address,
                 job=JOB,
@@ -117,12 +136,12 @@ def finished(store: Path, merkle_rounds: frozenset[int] = frozenset(), encoding:
                 base=base,
                 digest=digest,
                 samples=10 + index,
-                metrics=digests.of_json(METRICS.model_dump(mode="json")),
+                metrics=digests.of_json(metrics.model_dump(mode="json")),
             )
             handed_in = LedgerUpdate(
                 update=update,
                 signature=signing.sign(update, DOMAIN, key),
-                metrics=METRICS,
+                metrics=metrics,
                 reason=None,
                 transaction="0x",
                 block=1,
@@ -147,14 +166,20 @@ def finished(store: Path, merkle_rounds: frozenset[int] = frozenset(), encoding:
             job.commit(round_, collected, KEYS[1].address if rejected else None)
         target = store / "folded"
         ordered = in_order(contributions)
-        recipe = Recipe(Architecture.RESNET18, round_, Strategy())
-        fold(
-            [TensorFile.open(job.path(item.digest)) for item in ordered],
-            [item.samples for item in ordered],
-            recipe,
-            target,
-            TensorFile.open(job.path(base)),
+        made_by = strategies.make(strategy)
+        recipe = Recipe(Architecture.RESNET18, round_, strategy, facts=facts_of(job, round_, ordered, strategy))
+        files, samples = (
+            [TensorFile.open(job.path(each.digest)) for each in ordered],
+            [each.samples for each in ordered],
         )
+        start = TensorFile.open(job.path(base))
+        known = start.header.metadata.get(STATE)
+        before = None if known is None else TensorFile.open(job.path(known))
+        if isinstance(made_by, Stateful):
+            digest = remember(files, samples, recipe, store / "state", start, before)
+            assert job.put((store / "state").read_bytes()) == digest
+            recipe = replace(recipe, state=digest)
+        fold(files, samples, recipe, target, start, before=before)
         base = job.put(target.read_bytes())
         target.unlink()
         job.emit(
@@ -182,6 +207,52 @@ def test_a_job_with_encoded_updates_verifies_and_its_base_counts(tmp_path: Path,
     base = next(each.update.base for each in job.signed if each.update.round == 2)
     job.path(base).unlink()
     assert {(each.round, each.digest) for each in job.verify().findings} >= {(2, base)}
+
+
+WHOLE = [
+    *({"name": name} for name in ("fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fednova", "qfedavg")),
+    *({"name": name} for name in ("norm_clipping", "geometric_median", "krum", "multi_krum", "bulyan")),
+    *({"name": "centred_clipping"}, {"name": "fltrust", "root": KEYS[0].address}),
+    *({"name": "median", "mixing": mixing} for mixing in ("nearest_neighbours", "bucketing")),
+    {"name": "multi_krum", "mixing": "nearest_neighbours", "hostile": 0.4},
+]
+
+
+@pytest.mark.parametrize("spec", WHOLE, ids=lambda spec: "+".join(map(str, spec.values()))[:40])
+def test_a_job_verifies_whatever_its_strategy(tmp_path: Path, spec: dict[str, Any]) -> None:
+    job = finished(tmp_path, strategy=Strategy.model_validate(spec))
+    verdict = job.verify()
+    assert verdict.ok, verdict.findings
+    # The model says what it was made of, and the base was read for it.
+    second = next(each.update.base for each in job.signed if each.update.round == 2)
+    job.path(second).unlink()
+    assert {(each.round, each.digest) for each in job.verify().findings} >= {(2, second)}
+
+
+def test_what_a_strategy_remembers_is_verified_too(tmp_path: Path) -> None:
+    job = finished(tmp_path, strategy=Strategy(name=StrategyName.FEDADAM))
+    first = TensorFile.open(job.path(str(job.events[3 + 2].arguments["globalDigest"])))
+    state = job.path(first.header.metadata[STATE])
+    content = bytearray(state.read_bytes())
+    content[-1] ^= 1
+    state.write_bytes(content)
+    assert {each.round for each in job.verify().findings} == {2}
+    state.unlink()
+    assert {each.round for each in job.verify().findings} == {2}
+
+
+def test_facts_that_nobody_signed_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator who gives one hospital more weight than its own word does."""
+    true_of = RoundFacts.of
+
+    def favouring(*given: Any) -> RoundFacts:
+        made = true_of(*given)
+        return made.model_copy(update={"reach": (made.reach[0] / 5, *made.reach[1:])})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundFacts, "of", favouring)
+        job = finished(tmp_path, strategy=Strategy(name=StrategyName.FEDNOVA))
+    assert ["other facts" in each.what for each in job.verify().findings] == [True, True]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

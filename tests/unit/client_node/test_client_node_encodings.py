@@ -17,15 +17,15 @@ import torch
 from concilia_client_node.consortium import Consortium
 from concilia_client_node.presence import ProgressReporter
 from concilia_client_node.service import Hospital
-from concilia_client_node.store import NodeFolder
-from concilia_client_node.trainer import Check, Counts, Outcome, Tensors
+from concilia_client_node.store import Kind, NodeFolder
+from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Outcome, Tensors
 from concilia_kit import digests, encodings, http, tensorfile
 from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.chain import Reason, RoundStatus, UpdateSubmission
 from concilia_kit.wire.encoding import Encoding
-from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Stage, TrainTask
+from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal, Stage, TrainTask
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
@@ -53,6 +53,7 @@ class Walk:
         seed: int,
         progress: Callable[[float], None],
         check: Check,
+        carried: Carried = NOTHING,
     ) -> tuple[Outcome, Tensors]:
         file = TensorFile.open(base)
         rng = np.random.default_rng(seed)
@@ -64,8 +65,18 @@ class Walk:
         progress(1.0)
         return Outcome(0.5, 0.75, 40, 30), made | {"n": file.tensor("n") + 1}
 
+    def personal(self, architecture: Architecture, which: Personal) -> frozenset[str]:
+        return frozenset()
+
     def evaluate(
-        self, architecture: Architecture, model: Path, image_size: int, limits: Evaluation, seed: int, check: Check
+        self,
+        architecture: Architecture,
+        model: Path,
+        image_size: int,
+        limits: Evaluation,
+        seed: int,
+        check: Check,
+        carried: Carried = NOTHING,
     ) -> tuple[Counts, int]:
         raise NotImplementedError
 
@@ -158,7 +169,7 @@ def test_the_encoding_its_bytes_and_the_digest_are_signed(
 def test_a_plain_update_says_nothing_of_encodings(consortium: Any, hospital: Hospital, base: str) -> None:
     consortium.ask(hospital, task(consortium, 1, base, "none"))
     assert b"encoded" not in consortium.submissions[-1]
-    assert not list((hospital.folder.left(JOB, 1)).parent.glob("left*"))
+    assert not list((hospital.folder.beside(Kind.LEFT, JOB, 1)).parent.glob("left*"))
 
 
 def test_top_k_chooses_what_torch_chooses(consortium: Any, hospital: Hospital, base: str, tmp_path: Path) -> None:
@@ -181,7 +192,7 @@ def test_what_a_round_left_out_goes_into_the_next_one(
     again = replace(hospital, folder=NodeFolder(tmp_path / "node"))  # another process, after a restart
     consortium.ask(again, task(consortium, 2, base, text))
     second = decoded(consortium, base, tmp_path)
-    left = TensorFile.open(hospital.folder.left(JOB, 2))
+    left = TensorFile.open(hospital.folder.beside(Kind.LEFT, JOB, 2))
     steps = hospital.trainer.steps  # type: ignore[attr-defined]
     for name in SHAPES:
         meant = steps[0][name].astype(np.float64) + steps[1][name]
@@ -217,15 +228,15 @@ def test_what_an_update_that_did_not_count_left_out_is_forgotten_and_what_came_b
     close(consortium, 1)
     consortium.ask(hospital, task(consortium, 2, base, "int8"))
     close(consortium, 2, reason, status)
-    before = TensorFile.open(hospital.folder.left(JOB, 1))
+    before = TensorFile.open(hospital.folder.beside(Kind.LEFT, JOB, 1))
     kept = {name: np.array(before.tensor(name)) for name in before}
     consortium.ask(hospital, task(consortium, 3, base, "int8"))
     start, third = start_of(consortium, base, tmp_path), decoded(consortium, base, tmp_path)
-    left, step = TensorFile.open(hospital.folder.left(JOB, 3)), hospital.trainer.steps[2]  # type: ignore[attr-defined]
+    left, step = TensorFile.open(hospital.folder.beside(Kind.LEFT, JOB, 3)), hospital.trainer.steps[2]  # type: ignore[attr-defined]
     for name in SHAPES:
         told = (third[name].astype(np.float64) - start[name]) + left.tensor(name)
         np.testing.assert_allclose(told, step[name].astype(np.float64) + kept[name], atol=1e-6)
-    assert hospital.folder.earlier_left(JOB, 4) == [3, 1]
+    assert hospital.folder.earlier(Kind.LEFT, JOB, 4) == [3, 1]
 
 
 def test_only_the_last_round_that_counted_and_the_newest_are_kept(
@@ -234,13 +245,13 @@ def test_only_the_last_round_that_counted_and_the_newest_are_kept(
     for number in range(1, 5):
         consortium.ask(hospital, task(consortium, number, base, "int8"))
         close(consortium, number)
-    assert hospital.folder.earlier_left(JOB, 9) == [4, 3]
+    assert hospital.folder.earlier(Kind.LEFT, JOB, 9) == [4, 3]
 
 
 def test_a_damaged_rest_is_left_alone(consortium: Any, hospital: Hospital, base: str, tmp_path: Path) -> None:
     consortium.ask(hospital, task(consortium, 1, base, "int8"))
     close(consortium, 1)
-    hospital.folder.left(JOB, 1).write_bytes(b"nonsense")
+    hospital.folder.beside(Kind.LEFT, JOB, 1).write_bytes(b"nonsense")
     consortium.ask(hospital, task(consortium, 2, base, "int8"))
     assert hospital.reporter.flush(10)
     assert consortium.progress[-1].stage is Stage.SUBMITTED

@@ -19,7 +19,7 @@ from concilia_client_node.errors import Stopped
 from concilia_client_node.presence import ProgressReporter
 from concilia_client_node.service import Hospital
 from concilia_client_node.store import NodeFolder
-from concilia_client_node.trainer import Check, Counts, Outcome, Tensors
+from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Outcome, Tensors
 from concilia_kit import digests, encodings, http, tensorfile
 from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.tensorfile import TensorFile
@@ -33,6 +33,7 @@ from concilia_kit.wire.training import (
     Assignment,
     Evaluation,
     LocalTraining,
+    Personal,
     Stage,
     TrainTask,
 )
@@ -64,6 +65,7 @@ class Pace:
         seed: int,
         progress: Callable[[float], None],
         check: Check,
+        carried: Carried = NOTHING,
     ) -> tuple[Outcome, Tensors]:
         file = TensorFile.open(base)
         self.trained += 1
@@ -78,8 +80,18 @@ class Pace:
             "n": made["n"] + 3,
         }
 
+    def personal(self, architecture: Architecture, which: Personal) -> frozenset[str]:
+        return frozenset()
+
     def evaluate(
-        self, architecture: Architecture, model: Path, image_size: int, limits: Evaluation, seed: int, check: Check
+        self,
+        architecture: Architecture,
+        model: Path,
+        image_size: int,
+        limits: Evaluation,
+        seed: int,
+        check: Check,
+        carried: Carried = NOTHING,
     ) -> tuple[Counts, int]:
         raise NotImplementedError
 

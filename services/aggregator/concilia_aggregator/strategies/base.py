@@ -10,13 +10,15 @@ import numpy.typing as npt
 from concilia_kit.wire.training import LocalTraining
 
 from concilia_aggregator.exact import Sum
+from concilia_aggregator.strategies.geometry import Geometry
 
 Block = npt.NDArray[Any]
 """A one-dimensional stretch of a tensor, in the tensor's own dtype."""
 
 
-class Strategy(Protocol):
-    """How local training is configured and how updates become a global model."""
+@runtime_checkable
+class Blockwise(Protocol):
+    """A strategy that sees one block at a time: how local training is configured, and how updates become a model."""
 
     def local(self, local: LocalTraining) -> LocalTraining:
         """The hyperparameters that hospitals are given."""
@@ -31,8 +33,58 @@ class Strategy(Protocol):
         ...
 
 
+class Folding(Protocol):
+    """What a strategy that looked at updates whole does with each block of them."""
+
+    def fold(self, updates: Sequence[Block], base: Block) -> Block:
+        """As `Blockwise.fold`, with the same block of the model that was updated."""
+        ...
+
+
 @runtime_checkable
-class Additive(Strategy, Protocol):
+class Weighing(Protocol):
+    """A strategy that looks at updates whole before it folds them block by block."""
+
+    def local(self, local: LocalTraining) -> LocalTraining:
+        """See `Blockwise.local`."""
+        ...
+
+    def prepare(self, geometry: Geometry) -> Folding:
+        """What to do with each block, of at least one update. Deterministic to the last bit, on any machine."""
+        ...
+
+
+class Stepping(Protocol):
+    """What a strategy that remembers does with each block."""
+
+    def step(self, updates: Sequence[Block], base: Block, state: Sequence[Block]) -> tuple[Block, list[Block]]:
+        """As `Folding.fold`, and the new state from the old one: float32 blocks, in the order of `Stateful.state`."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A strategy that remembers something of each floating tensor from round to round, beginning with zeros."""
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Names of what is remembered."""
+        ...
+
+    def local(self, local: LocalTraining) -> LocalTraining:
+        """See `Blockwise.local`."""
+        ...
+
+    def remember(self, geometry: Geometry, round_: int) -> Stepping:
+        """What to do with each block in a round, counted from 1. Deterministic to the last bit, on any machine."""
+        ...
+
+
+Strategy = Blockwise | Weighing | Stateful
+
+
+@runtime_checkable
+class Additive(Blockwise, Protocol):
     """A strategy whose updates can be added up group by group, on several machines, and give the same bytes."""
 
     def sum(self, updates: Sequence[Block], samples: Sequence[int]) -> Sum:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from concilia_kit.wire.training import LocalTraining
 
-from concilia_aggregator.strategies.base import Block, Strategy, fold_integers
+from concilia_aggregator.strategies.base import Block, Blockwise, fold_integers
 
 
 class Ordered:
     """Another strategy whose mean is summed in float64, in the one order of contributions, rounding as it goes."""
 
-    def __init__(self, strategy: Strategy) -> None:
+    def __init__(self, strategy: Blockwise) -> None:
         self._strategy = strategy
 
     def local(self, local: LocalTraining) -> LocalTraining:

@@ -25,10 +25,13 @@ from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.storedfile import digest_of, size_of
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, Reason
+from concilia_kit.wire.training import STATE
 from concilia_kit.wire.verification import Finding, Verdict
 
 from concilia_aggregator import staleness
-from concilia_aggregator.folding import Recipe, fold
+from concilia_aggregator.facts import is_other
+from concilia_aggregator.folding import Recipe, fold, remember
+from concilia_aggregator.strategies import Blockwise, Stateful
 from concilia_aggregator.verification.commitment import unfold
 from concilia_aggregator.verification.lineage import BrokenLineage, Lineage, RecordedUpdate, Round, rebuild
 from concilia_aggregator.verification.roles import RoleHistory
@@ -182,7 +185,8 @@ class Verifier:
             self._tally.done += len(contributions)
         else:
             with self._place() as place:
-                self._fold(item, contributions, place)
+                told = {each.hospital: signed.get((item.number, each.hospital)) for each in contributions}
+                self._fold(item, contributions, place, told)
         self._tally.done += 1
 
     def _signature(self, job: str, item: Round, update: RecordedUpdate, signed: LedgerUpdate | None) -> None:
@@ -223,7 +227,13 @@ class Verifier:
         if signed.metrics is not None and digests.of_json(signed.metrics.model_dump(mode="json")) != update.metrics:
             self._find(*where, "its metrics are not those that were signed")
 
-    def _fold(self, item: Round, contributions: list[Contribution], folder: Path) -> None:
+    def _fold(
+        self,
+        item: Round,
+        contributions: list[Contribution],
+        folder: Path,
+        told: Mapping[str, LedgerUpdate | None],
+    ) -> None:
         files: list[TensorFile] = []
         for each in contributions:
             self._progress(f"round {item.number}: update of {each.hospital[:10]}…")
@@ -242,14 +252,35 @@ class Verifier:
         try:
             recipe = Recipe.of(models[0])
             is_weighed = recipe.strategy.asynchronous and self._late(item, contributions, files)
+            is_weighed |= not isinstance(recipe.made(), Blockwise)
             base = self._base(item, files, folder, is_weighed)
             more = {} if base is None else {"base": item.base}
-            again = self._folded(files, contributions, recipe, folder / "again", base, more)
+            before = None if base is None else self._before(item, base, folder)
+            hospitals = [each.hospital for each in contributions]
+            words = [None if (known := told[name]) is None else known.metrics for name in hospitals]
+            if is_other(recipe.facts, hospitals, words, recipe.strategy.root):
+                self._find(
+                    item.number, None, item.global_digest, "it was made by other facts than its hospitals signed"
+                )
+            if base is not None and isinstance(recipe.made(), Stateful):
+                samples = [each.samples for each in contributions]
+                state = remember(files, samples, recipe, folder / "state", base, before, keys=self._keys or NO_KEYS)
+                if state != recipe.state:
+                    self._find(item.number, None, item.global_digest, f"what its strategy remembers is {state}")
+            again = self._folded(files, contributions, recipe, folder / "again", base, more, before)
         except (ValueError, KeyError) as error:
             self._find(item.number, None, item.global_digest, f"it cannot be folded again: {error}")
             return
         if again != item.global_digest:
             self._find(item.number, None, item.global_digest, f"folded again it is {again}")
+
+    def _before(self, item: Round, base: TensorFile, folder: Path) -> TensorFile | None:
+        """What the strategy remembered when it made a round's base, where it did."""
+        digest = base.header.metadata.get(STATE)
+        found: list[TensorFile] = []
+        if digest is not None and (path := self._file(item.number, None, digest, folder)) is not None:
+            self._open(item.number, None, digest, path, found)
+        return found[0] if found else None
 
     def _late(self, item: Round, contributions: list[Contribution], files: list[TensorFile]) -> bool:
         """Whether any update of an asynchronous job is late; a finding for each that is later than can be. Raises
@@ -278,6 +309,7 @@ class Verifier:
         target: Path,
         base: TensorFile | None,
         more: Mapping[str, str],
+        before: TensorFile | None = None,
     ) -> str:
         """The digest of a fold: the files are those of the contributions' digests, which was looked at just before.
         `more` is what else it is remembered by."""
@@ -291,7 +323,8 @@ class Verifier:
         )
         if self._folds is not None and (known := self._folds.recall(key)) is not None:
             return known
-        again = fold(files, [each.samples for each in contributions], recipe, target, base, keys=self._keys or NO_KEYS)
+        samples, keys = [each.samples for each in contributions], self._keys or NO_KEYS
+        again = fold(files, samples, recipe, target, base, before=before, keys=keys)
         if self._folds is not None:
             self._folds.remember(key, again)
         return again

@@ -1,0 +1,107 @@
+"""Folding by strategies that look at updates whole, or remember from round to round, with base and state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from concilia_kit.encodings import Plain
+from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec
+from concilia_kit.wire.training import state_name
+
+from concilia_aggregator.facts import RoundFacts
+from concilia_aggregator.measuring import gram
+from concilia_aggregator.strategies.base import Block, Stateful, Weighing
+from concilia_aggregator.strategies.geometry import Fact, Geometry
+from concilia_aggregator.windows import Input, Window, stream
+
+
+def geometry(
+    inputs: Sequence[Input],
+    samples: Sequence[int],
+    facts: RoundFacts | None,
+    specs: Mapping[str, TensorSpec],
+    base: TensorFile,
+    threads: int | None = None,
+) -> Geometry:
+    """How the updates lie to each other, measured where it is asked for. Raises `ValueError`."""
+    told = [Fact(count) for count in samples] if facts is None else facts.facts(samples)
+    start = Input.open(base, base)
+    return Geometry(told, lambda: gram(inputs, start, specs, threads), None if facts is None else facts.root)
+
+
+def weighed(
+    strategy: Weighing,
+    inputs: Sequence[Input],
+    samples: Sequence[int],
+    facts: RoundFacts | None,
+    specs: Mapping[str, TensorSpec],
+    order: Sequence[str],
+    base: TensorFile,
+    threads: int | None = None,
+) -> Iterator[Block]:
+    """The new model's tensors in this order, block by block. Raises `ValueError`, `KeyError`, `MalformedFile`."""
+    start = Input.open(base, base)
+    folding = strategy.prepare(geometry(inputs, samples, facts, specs, base, threads))
+
+    def folded(window: Window) -> Block:
+        return folding.fold([each.block(window) for each in inputs], start.block(window))
+
+    return stream([*inputs, start], specs, order, folded, threads)
+
+
+class Remembering:
+    """A round of a strategy that remembers: the model, and what is remembered after it, each in a pass of its own.
+
+    `before` is the file of what was remembered after the last round; None stands for zeros. Raises `ValueError`,
+    `MalformedFile` where it does not fit.
+    """
+
+    def __init__(
+        self,
+        strategy: Stateful,
+        inputs: Sequence[Input],
+        samples: Sequence[int],
+        facts: RoundFacts | None,
+        number: int,
+        base: TensorFile,
+        before: TensorFile | None,
+    ) -> None:
+        self._base = Input.open(base, base)
+        self._inputs = inputs
+        self._strategy = strategy
+        self.specs = inputs[0].reader.tensors
+        self.floating = {name: each for name, each in self.specs.items() if np.issubdtype(each.dtype, np.floating)}
+        self._before = None if before is None else Input.open(before, before)
+        for name, spec in self.floating.items():
+            for what in strategy.state if before is not None else ():
+                found = before.header.tensors.get(state_name(what, name)) if before is not None else None
+                if found is None or (found.shape, found.dtype) != (spec.shape, np.dtype(np.float32)):
+                    raise MalformedFile(f"what was remembered does not fit the model: {state_name(what, name)}")
+        self._stepping = strategy.remember(geometry(inputs, samples, facts, self.specs, base), number)
+
+    def models(self, order: Sequence[str], threads: int | None = None) -> Iterator[Block]:
+        """The new model's tensors in this order, block by block."""
+        return stream(self._read, self.specs, order, lambda window: self._step(window)[0], threads)
+
+    def kept(self, at: int, threads: int | None = None) -> Iterator[Block]:
+        """One of the things that are remembered, of all floating tensors by name, block by block."""
+        return stream(self._read, self.specs, sorted(self.floating), lambda window: self._step(window)[1][at], threads)
+
+    @property
+    def _read(self) -> list[Input]:
+        return [*self._inputs, self._base]
+
+    def _step(self, window: Window) -> tuple[Block, list[Block]]:
+        base = self._base.block(window)
+        if not np.issubdtype(base.dtype, np.floating):
+            return self._stepping.step([each.block(window) for each in self._inputs], base, [])
+        state = [self._remembered(what, window) for what in self._strategy.state]
+        return self._stepping.step([each.block(window) for each in self._inputs], base, state)
+
+    def _remembered(self, what: str, window: Window) -> Block:
+        if self._before is None:
+            return np.zeros(sum(each.stop - each.start for each in window), np.float32)
+        read = self._before.reader
+        assert isinstance(read, Plain), "it was written so"
+        return np.concatenate([read.block(state_name(what, each.name), each.start, each.stop) for each in window])

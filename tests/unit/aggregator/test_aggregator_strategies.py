@@ -1,0 +1,293 @@
+"""Strategies over files: streamed as in memory, to the bit; strategies of other packages; what a hospital is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from concilia_aggregator import measuring, strategies, windows
+from concilia_aggregator.facts import FAR, RoundFacts
+from concilia_aggregator.folding import Recipe, fold, remember
+from concilia_aggregator.strategies import Blockwise, Setting, Stateful, StrategyUnknown, Weighing, registry
+from concilia_aggregator.strategies.fedopt import FedAvgM, Optimised
+from concilia_aggregator.strategies.geometry import Geometry, gram_of
+from concilia_aggregator.windows import Input
+from concilia_kit import tensorfile
+from concilia_kit.sealing import Keyring, StoreKey
+from concilia_kit.tensorfile import TensorFile
+from concilia_kit.wire.jobs import Mixing, Strategy, StrategyName
+from concilia_kit.wire.training import Architecture, LocalTraining, Personal, state_name
+from pydantic import ValidationError
+
+from .conftest import METRICS
+
+SHAPES = {"a.weight": (70, 130), "a.bias": (70,), "b": (1,), "c.weight": (5000,), "n": ()}
+COUNT = 9
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def model(seed: int, spread: float = 1.0) -> Arrays:
+    rng = np.random.default_rng(seed)
+    made: Arrays = {name: (spread * rng.normal(size=shape)).astype(np.float32) for name, shape in SHAPES.items()}
+    return {**made, "n": np.array(seed, np.int64)}
+
+
+BASE = model(0)
+UPDATES = [{name: BASE[name] + change for name, change in model(10 + at, 0.1).items()} for at in range(COUNT)]
+UPDATES[3] = {name: (-30 * value).astype(value.dtype) for name, value in UPDATES[3].items()}
+SAMPLES = [10 * (at + 1) for at in range(COUNT)]
+FACTS = RoundFacts(
+    learning_rate=0.1,
+    hospitals=12,
+    reach=tuple(0.1 * (at + 1) for at in range(COUNT)),
+    first_loss=tuple(1.0 + at / 10 for at in range(COUNT)),
+    root=1,
+)
+SPECS = [
+    *(Strategy(name=name) for name in StrategyName if name not in {StrategyName.FLTRUST, StrategyName.FEDBUFF}),
+    Strategy(name=StrategyName.FLTRUST, root="0x" + "11" * 20),
+    *(
+        Strategy(name=name, mixing=mixing, hostile=0.3)
+        for mixing in Mixing
+        for name in (StrategyName.MEDIAN, StrategyName.TRIMMED_MEAN, StrategyName.BULYAN, StrategyName.GEOMETRIC_MEDIAN)
+    ),
+]
+
+
+def put(folder: Path, name: str, arrays: Arrays, keys: Keyring | None = None) -> TensorFile:
+    path = folder / name
+    tensorfile.write(path, arrays, keys=keys or Keyring())
+    return TensorFile.open(path, keys or Keyring())
+
+
+def recipe(spec: Strategy, number: int = 2) -> Recipe:
+    is_blockwise = isinstance(strategies.make(spec), Blockwise)
+    return Recipe(Architecture.RESNET18, number, spec, facts=None if is_blockwise else FACTS)
+
+
+def in_memory(spec: Strategy, state: Arrays | None) -> tuple[Arrays, Arrays]:
+    """The model and what is remembered, from whole tensors."""
+    made = strategies.make(spec, FACTS.setting(2))
+    if isinstance(made, Blockwise):
+        return {name: made.fold([each[name].ravel() for each in UPDATES], SAMPLES) for name in SHAPES}, {}
+    floating = sorted(name for name in SHAPES if name != "n")
+
+    def gram() -> Any:
+        total = np.zeros((COUNT, COUNT))
+        for name in floating:
+            start = BASE[name].astype(np.float64).ravel()
+            rows = np.stack([each[name].astype(np.float64).ravel() - start for each in UPDATES])
+            for at in range(0, rows.shape[1], 4096):
+                total += gram_of(rows[:, at : at + 4096])
+        return total
+
+    geometry = Geometry(FACTS.facts(SAMPLES), gram, FACTS.root)
+    if isinstance(made, Weighing):
+        folding = made.prepare(geometry)
+        return {name: folding.fold([each[name].ravel() for each in UPDATES], BASE[name].ravel()) for name in SHAPES}, {}
+    stepping, found, kept = made.remember(geometry, 2), {}, {}
+    for name in SHAPES:
+        names = [state_name(what, name) for what in made.state] if name != "n" else []
+        before = [np.zeros(BASE[name].size, np.float32) if state is None else state[each].ravel() for each in names]
+        found[name], after = stepping.step([each[name].ravel() for each in UPDATES], BASE[name].ravel(), before)
+        kept.update(dict(zip(names, after, strict=True)))
+    return found, kept
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.name}+{spec.mixing}")
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
+def test_streamed_is_as_in_memory_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: Strategy, sealed: bool
+) -> None:
+    keys = Keyring(StoreKey.new() if sealed else None)
+    base = put(tmp_path, "base", BASE, keys)
+    files = [put(tmp_path, str(at), each, keys) for at, each in enumerate(UPDATES)]
+    made, before = recipe(spec), None
+    if isinstance(strategies.make(spec), Stateful):
+        rng = np.random.default_rng(5)
+        names = strategies.make(spec).state  # type: ignore[union-attr]
+        state: Arrays = {
+            state_name(what, name): rng.uniform(0, 1, shape).astype(np.float32)
+            for name, shape in SHAPES.items()
+            for what in names
+            if name != "n"
+        }
+        before = put(tmp_path, "before", state, keys)
+        expected, kept = in_memory(spec, state)
+    else:
+        expected, kept = in_memory(spec, None)
+    digests = set()
+    for threads, room in ((1, 16 << 20), (3, 1 << 17), (2, 1)):
+        monkeypatch.setattr(windows, "MAPPED", room)
+        monkeypatch.setattr(windows, "DECODED", room)
+        monkeypatch.setattr(windows, "_LEAST_OF_GROUP", 1024)
+        monkeypatch.setattr(windows, "_LEAST", 1024)
+        digests.add(fold(files, SAMPLES, made, tmp_path / "folded", base, before=before, threads=threads, keys=keys))
+        if kept:
+            digest = remember(files, SAMPLES, made, tmp_path / "kept", base, before, threads=threads, keys=keys)
+            digests.add("kept " + digest)
+    assert len(digests) == (2 if kept else 1)
+    found = TensorFile.open(tmp_path / "folded", keys)
+    for name, values in expected.items():
+        assert found.tensor(name).ravel().tobytes() == values.tobytes(), name
+    if kept:
+        remembered = TensorFile.open(tmp_path / "kept", keys)
+        assert set(remembered) == set(kept)
+        for name, values in kept.items():
+            assert remembered.tensor(name).ravel().tobytes() == values.tobytes(), name
+
+
+def test_the_gram_matrix_is_that_of_exact_arithmetic(tmp_path: Path) -> None:
+    base = put(tmp_path, "base", BASE)
+    files = [put(tmp_path, str(at), each) for at, each in enumerate(UPDATES)]
+    inputs = [Input.open(each, base) for each in files]
+    found = measuring.gram(inputs, Input.open(base, base), base.header.tensors)
+    rows = np.stack(
+        [
+            np.concatenate([(each[name].astype(np.longdouble) - BASE[name]).ravel() for name in SHAPES if name != "n"])
+            for each in UPDATES
+        ]
+    )
+    true = rows @ rows.T
+    scale = np.sqrt(np.outer(np.diagonal(true), np.diagonal(true)))
+    assert (np.abs(found - true) / scale).max() < 1e-11
+
+
+@pytest.mark.parametrize("name", [StrategyName.KRUM, StrategyName.FEDADAM])
+def test_without_its_base_it_is_said(tmp_path: Path, name: StrategyName) -> None:
+    files = [put(tmp_path, str(at), each) for at, each in enumerate(UPDATES[:3])]
+    with pytest.raises(ValueError, match="goes by what updates change of their base"):
+        fold(files, SAMPLES[:3], recipe(Strategy(name=name)), tmp_path / "folded")
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    base = put(tmp_path, "base", BASE)
+    files = [put(tmp_path, str(at), each) for at, each in enumerate(UPDATES)]
+    state = put(tmp_path, "state", {state_name("m", "a.bias"): np.zeros(3, np.float32)})
+    with pytest.raises(tensorfile.MalformedFile, match="does not fit the model"):
+        fold(files, SAMPLES, recipe(Strategy(name=StrategyName.FEDADAM)), tmp_path / "f", base, before=state)
+
+
+# ------------------------------------------------------------------------------------------------------------ the facts
+
+
+def test_facts_are_bounded_by_the_others() -> None:
+    told = [METRICS.model_copy(update={"reach": reach}) for reach in (1.0, 1.0, 1e9, 1e-9)] + [None]
+    facts = RoundFacts.of(told, list("abcde"), LocalTraining(), 2, "c")
+    assert facts.reach == (1.0, 1.0, FAR, 1 / FAR, 1.0)
+    assert (facts.root, facts.hospitals) == (2, 5)
+    assert RoundFacts.of([None], ["a"], LocalTraining(), 1, "b").reach == (1.0,)
+    assert RoundFacts.of([None], ["a"], LocalTraining(), 1, "b").root is None
+    with pytest.raises(ValueError, match="other updates"):
+        facts.facts([1, 2])
+    assert RoundFacts.model_validate_json(facts.text()) == facts
+
+
+# --------------------------------------------------------------------------------------------------------- the registry
+
+
+def mine(parameters: Mapping[str, float]) -> Optimised:
+    return Optimised(FedAvgM(parameters["rate"], 0.5))
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another package's entry points."""
+    module = __name__
+    found = EntryPoints(
+        EntryPoint(name, f"{module}:{attribute}", registry.GROUP)
+        for name, attribute in (
+            ("acme.mine", "mine"),
+            ("acme.none", "SHAPES"),
+            ("acme.two", "mine"),
+            ("acme.two", "mine"),
+        )
+    )
+
+    def entry_points(**wanted: str) -> EntryPoints:
+        return found.select(**wanted)
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+
+
+@pytest.mark.usefixtures("others")
+def test_another_package_brings_a_strategy(tmp_path: Path) -> None:
+    spec = Strategy(name="acme.mine", parameters={"rate": 1.0})
+    assert strategies.installed() == ["acme.mine", "acme.none", "acme.two"]
+    assert isinstance(strategies.make(spec), Stateful)
+    base = put(tmp_path, "base", BASE)
+    files = [put(tmp_path, str(at), each) for at, each in enumerate(UPDATES)]
+    fold(files, SAMPLES, recipe(spec), tmp_path / "folded", base)
+    again = Recipe.of(TensorFile.open(tmp_path / "folded"))
+    assert again.strategy == spec
+    assert again.facts == FACTS
+
+
+@pytest.mark.usefixtures("others")
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        (Strategy(name="acme.absent"), "0 packages here bring"),
+        (Strategy(name="acme.two"), "2 packages here bring"),
+        (Strategy(name="acme.mine"), "does not take these parameters"),
+        (Strategy(name="acme.none"), "does not take these parameters"),
+    ],
+)
+def test_a_strategy_that_is_not_to_be_had_is_told(spec: Strategy, why: str) -> None:
+    with pytest.raises(StrategyUnknown, match=why):
+        strategies.make(spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "acme"},
+        {"name": "Acme.mine"},
+        {"name": "krum", "parameters": {"a": 1}},
+        {"name": "fltrust"},
+        {"name": "fedavg", "mixing": "bucketing"},
+        {"name": "krum", "hostile": 0.5},
+        {"name": "acme.mine", "parameters": {"a": "1"}},
+        {"name": "acme.mine", "parameters": {"a b": 1}},
+        {"name": "acme.mine", "parameters": {f"a{at}": 1 for at in range(33)}},
+    ],
+)
+def test_a_spec_that_makes_no_sense_is_refused(spec: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Strategy.model_validate(spec)
+
+
+def test_hospitals_are_given_what_the_strategy_needs() -> None:
+    def local(name: StrategyName, **more: Any) -> LocalTraining:
+        return strategies.make(Strategy(name=name, **more), Setting(LocalTraining())).local(LocalTraining())
+
+    assert local(StrategyName.SCAFFOLD).control
+    assert local(StrategyName.FEDBN).personal is Personal.NORMALISATION
+    assert local(StrategyName.FEDREP).personal is Personal.HEAD
+    assert local(StrategyName.QFEDAVG).first_loss
+    assert local(StrategyName.FEDPROX, proximal_mu=0.5).proximal_mu == 0.5
+    assert local(StrategyName.KRUM) == LocalTraining()
+
+
+def test_old_jobs_are_written_as_they_were() -> None:
+    """Their ids and their models' bytes hang on it."""
+    assert Strategy().model_dump(mode="json") == {"name": "fedavg", "proximal_mu": 0.01, "trim": None}
+    assert not {"control", "personal", "first_loss"} & set(LocalTraining().model_dump(mode="json"))
+    assert not {"reach", "first_loss"} & set(METRICS.model_dump(mode="json"))
+    assert set(recipe(Strategy()).metadata()) == {
+        f"concilia.{word}" for word in ("architecture", "arithmetic", "round", "strategy")
+    }
+
+
+def names(of: Sequence[Strategy]) -> set[str]:
+    return {str(each.name) for each in of}
+
+
+def test_every_strategy_is_tried_above() -> None:
+    assert names(SPECS) == {str(name) for name in StrategyName} - {"fedbuff"}  # which has tests of its own
