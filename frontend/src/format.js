@@ -72,13 +72,32 @@ export function encodingSentence({ name = "none", share = null, zstd = false } =
 }
 
 /** How updates become a model, as a job's `strategy` has it. */
-export function strategySentence({ name, proximal_mu }) {
-  const known = {
-    fedavg: "FedAvg",
-    fedprox: `FedProx, mu ${proximal_mu}`,
-    median: "median of each weight",
-    trimmed_mean: "trimmed mean of each weight",
-    fedbuff: "FedBuff: late work counts in a later round, with less weight",
-  };
-  return known[name] ?? name;
+export function strategySentence({ name, proximal_mu, mixing, hostile, q }) {
+  const known = new Map([
+    ["fedavg", "FedAvg"],
+    ["fedprox", `FedProx, mu ${proximal_mu}`],
+    ["fedavgm", "FedAvg with momentum at the centre"],
+    ["fedadam", "FedAdam"],
+    ["fedyogi", "FedYogi"],
+    ["fedadagrad", "FedAdagrad"],
+    ["scaffold", "SCAFFOLD: local steps are corrected"],
+    ["fednova", "FedNova: by how far each hospital trained"],
+    ["qfedavg", `q-FedAvg, q ${q ?? 1}: hospitals count more where the model does badly`],
+    ["fedbn", "FedBN: each hospital keeps its own normalisation"],
+    ["fedrep", "each hospital keeps its own last layer"],
+    ["fedbuff", "FedBuff: late work counts in a later round, with less weight"],
+    ["norm_clipping", "FedAvg of updates of bounded length"],
+    ["median", "median of each weight"],
+    ["trimmed_mean", "trimmed mean of each weight"],
+    ["geometric_median", "geometric median of the updates"],
+    ["centred_clipping", "centred clipping"],
+    ["krum", "Krum: the one update nearest to most others"],
+    ["multi_krum", "Multi-Krum: the mean of updates near to most others"],
+    ["bulyan", "Bulyan"],
+    ["fltrust", "FLTrust: by how much updates agree with a trusted hospital's"],
+  ]);
+  const mixed =
+    { nearest_neighbours: ", of means of nearest updates", bucketing: ", of means of buckets" }[mixing] ?? "";
+  const borne = hostile === undefined ? "" : `, ${Math.round(hostile * 100)} % may be hostile`;
+  return `${known.get(name) ?? name}${mixed}${borne}`;
 }

@@ -111,4 +111,10 @@ test("a strategy is said in words, one of tomorrow by its name", () => {
   assert.equal(strategySentence({ name: "fedprox", proximal_mu: 0.1 }), "FedProx, mu 0.1");
   assert.match(strategySentence({ name: "fedbuff", proximal_mu: 0.01 }), /^FedBuff/);
   assert.equal(strategySentence({ name: "of-tomorrow" }), "of-tomorrow");
+  assert.equal(strategySentence({ name: "constructor" }), "constructor");
+  assert.equal(
+    strategySentence({ name: "median", mixing: "nearest_neighbours", hostile: 0.3 }),
+    "median of each weight, of means of nearest updates, 30 % may be hostile",
+  );
+  assert.match(strategySentence({ name: "qfedavg", q: 2 }), /^q-FedAvg, q 2/);
 });

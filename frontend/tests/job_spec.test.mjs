@@ -34,6 +34,19 @@ test("mu matters with FedProx alone", () => {
   assert.deepEqual(faults(values({ mu: "x", strategy: "fedprox" })), { mu: "That is not a number." });
 });
 
+test("a strategy is described by the fields that it has, and judged by them alone", () => {
+  const of = (changes) => jobSpec(values(changes), "f".repeat(64)).strategy;
+  const odd = { hostile: "30", mixing: "nearest_neighbours", q: "x" };
+  assert.deepEqual(faults(values({ ...odd, strategy: "fedadam" })), {});
+  assert.deepEqual(of({ ...odd, strategy: "fedadam" }), { name: "fedadam" });
+  assert.deepEqual(of({ ...odd, strategy: "median" }), { name: "median", mixing: "nearest_neighbours", hostile: 0.3 });
+  assert.deepEqual(of({ strategy: "krum", hostile: "30" }), { name: "krum", hostile: 0.3 });
+  assert.deepEqual(of({ strategy: "median", mixing: "bucketing" }), { name: "median", mixing: "bucketing" });
+  assert.deepEqual(of({ strategy: "qfedavg", q: "2" }), { name: "qfedavg", q: 2 });
+  assert.deepEqual(faults(values({ strategy: "qfedavg", q: "x" })), { q: "That is not a number." });
+  assert.deepEqual(faults(values({ strategy: "bulyan", hostile: "50" })), { hostile: "At most 49." });
+});
+
 test("what FedBuff cannot be sent as is told before it is asked", () => {
   const chosen = (encoding) => faults(values({ strategy: "fedbuff", encoding }));
   assert.deepEqual(Object.keys(chosen("int8+zstd")), ["encoding"]);

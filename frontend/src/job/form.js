@@ -3,6 +3,7 @@
 import { architecture, brief, count, moment } from "../format.js";
 import { html, nothing } from "../html.js";
 import { MODEL_BYTES, quorumSentence } from "./estimate.js";
+import { strategyFields } from "./spec.js";
 
 /** The form's fields for `{values, faults, models, online}`. */
 export function fields({ values, faults, models, online }) {
@@ -46,16 +47,23 @@ export function fields({ values, faults, models, online }) {
         ${field("quorum", "Quorum", html`So many confirmed updates are enough when the deadline comes. ${online === undefined ? nothing : html`<span class=${quorum.short ? "wrong" : ""}>${quorum.text}</span>`}`, input("quorum", { inputmode: "numeric" }))}
         ${field("deadline", "Deadline in minutes", "From a round's opening; whoever is later is left out of that round.", input("deadline", { inputmode: "decimal" }))}
         ${field("target", "Target in %", "The job ends early once balanced accuracy reaches it. Empty: all rounds are run.", input("target", { inputmode: "decimal" }))}
-        ${field(
-          "strategy",
-          "Strategy",
-          "FedAvg averages updates by their numbers of pictures; FedProx also keeps each hospital near the global model, which helps where data differ; FedBuff closes a round with its first quorum, and takes what comes later in the next one, with less weight.",
-          select("strategy", [
-            ["fedavg", "FedAvg"],
-            ["fedprox", "FedProx"],
-            ["fedbuff", "FedBuff, asynchronous"],
-          ]),
-        )}
+        ${field("strategy", "Strategy", STRATEGY_HELP[strategyGroup(values.strategy)], select("strategy", STRATEGIES))}
+        ${
+          strategyFields(values).mixing
+            ? field(
+                "mixing",
+                "Before it, mix",
+                "Means of some updates in place of each: honest ones come closer together, and who stands out stands out more.",
+                select("mixing", [
+                  ["none", "nothing"],
+                  ["nearest_neighbours", "each with its nearest"],
+                  ["bucketing", "in buckets at random"],
+                ]),
+              )
+            : nothing
+        }
+        ${strategyFields(values).hostile ? field("hostile", "Hostile updates, at most, in %", "So large a part of a round's updates may be wrong or hostile. More than that, and nothing is promised.", input("hostile", { inputmode: "decimal" })) : nothing}
+        ${strategyFields(values).q ? field("q", "Fairness: q", "The larger, the more hospitals count on whose pictures the model does badly; 0 counts all alike.", input("q", { inputmode: "decimal" })) : nothing}
         ${field(
           "recording",
           "How updates are recorded",
@@ -76,7 +84,7 @@ export function fields({ values, faults, models, online }) {
             ["topk:0.01+zstd", "the largest hundredth: some hundredths, learns slower"],
           ]),
         )}
-        ${values.strategy === "fedprox" ? field("mu", "FedProx: mu", "How strongly each hospital is held to the global model; 0 is FedAvg.", input("mu", { inputmode: "decimal" })) : nothing}
+        ${strategyFields(values).mu ? field("mu", "FedProx: mu", "How strongly each hospital is held to the global model; 0 is FedAvg.", input("mu", { inputmode: "decimal" })) : nothing}
       </div>
     </fieldset>
     <fieldset>
@@ -141,6 +149,47 @@ function selectOf(name, values, faults, options) {
   >
     ${options.map(([value, label]) => html`<option value=${value} .selected=${values[name] === value}>${label}</option>`)}
   </select>`;
+}
+
+const STRATEGIES = [
+  ["fedavg", "FedAvg"],
+  ["fedprox", "FedProx"],
+  ["fedavgm", "FedAvg with momentum"],
+  ["fedadam", "FedAdam"],
+  ["fedyogi", "FedYogi"],
+  ["fedadagrad", "FedAdagrad"],
+  ["scaffold", "SCAFFOLD"],
+  ["fednova", "FedNova"],
+  ["qfedavg", "q-FedAvg, fair"],
+  ["fedbn", "FedBN, own normalisation"],
+  ["fedrep", "own last layer"],
+  ["fedbuff", "FedBuff, asynchronous"],
+  ["norm_clipping", "norm clipping"],
+  ["median", "median"],
+  ["trimmed_mean", "trimmed mean"],
+  ["geometric_median", "geometric median"],
+  ["centred_clipping", "centred clipping"],
+  ["krum", "Krum"],
+  ["multi_krum", "Multi-Krum"],
+  ["bulyan", "Bulyan"],
+];
+
+const STRATEGY_HELP = {
+  mean: "Updates are averaged by their numbers of pictures; FedProx also keeps each hospital near the global model, which helps where data differ.",
+  server: "The mean change is a step of an optimiser at the centre, which remembers from round to round.",
+  uneven: "For hospitals that differ: steps are corrected, normalised, or weighed by how badly the model does there.",
+  own: "Each hospital keeps some of its weights to itself and goes on with them from round to round; the rest is averaged.",
+  buffered: "A round closes with its first quorum, and what comes later counts in the next one, with less weight.",
+  robust:
+    "Bears some hospitals that send wrong or hostile updates; who gave how many pictures counts little or nothing.",
+};
+
+function strategyGroup(name) {
+  if (["fedavg", "fedprox"].includes(name)) return "mean";
+  if (["fedavgm", "fedadam", "fedyogi", "fedadagrad"].includes(name)) return "server";
+  if (["scaffold", "fednova", "qfedavg"].includes(name)) return "uneven";
+  if (["fedbn", "fedrep"].includes(name)) return "own";
+  return name === "fedbuff" ? "buffered" : "robust";
 }
 
 const networks = () =>

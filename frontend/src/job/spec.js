@@ -13,6 +13,9 @@ export const DEFAULTS = {
   artifact: "",
   strategy: "fedavg",
   mu: "0.01",
+  mixing: "none",
+  hostile: "20",
+  q: "1",
   rounds: "3",
   quorum: "1",
   deadline: "60",
@@ -33,6 +36,8 @@ export const DEFAULTS = {
 /** Numbers' limits, as the services have them: least, most, whether whole, whether it may be left empty. */
 export const LIMITS = {
   mu: { min: 0, max: 100 },
+  hostile: { min: 0, max: 49 },
+  q: { min: 0, max: 100 },
   rounds: { min: 1, max: 10_000, whole: true },
   quorum: { min: 1, max: 100_000, whole: true },
   deadline: { min: 0.1, max: 43_200 },
@@ -47,6 +52,20 @@ export const LIMITS = {
   seed: { min: 0, max: 2 ** 32 - 1, whole: true },
 };
 
+/** Strategies that bear hostile updates, and may be given means of some updates in place of them. */
+const ROBUST = ["median", "trimmed_mean", "norm_clipping", "geometric_median", "krum", "multi_krum", "bulyan"].concat(
+  "centred_clipping",
+);
+const COUNTING = ["krum", "multi_krum", "bulyan"];
+
+/** Which fields the chosen strategy has beside its name. */
+export const strategyFields = ({ strategy, mixing }) => ({
+  mu: strategy === "fedprox",
+  q: strategy === "qfedavg",
+  mixing: ROBUST.includes(strategy),
+  hostile: COUNTING.includes(strategy) || (ROBUST.includes(strategy) && mixing === "nearest_neighbours"),
+});
+
 /** Where services name a field of the description, and which field of the form that is. */
 const WHERE = {
   name: "name",
@@ -55,6 +74,9 @@ const WHERE = {
   file: "artifact",
   "strategy.name": "strategy",
   "strategy.proximal_mu": "mu",
+  "strategy.mixing": "mixing",
+  "strategy.hostile": "hostile",
+  "strategy.q": "q",
   rounds: "rounds",
   quorum: "quorum",
   deadline_seconds: "deadline",
@@ -79,8 +101,9 @@ export function faults(values) {
   const found = {};
   if (!values.name.trim()) found.name = "Give the job a name.";
   else if (values.name.trim().length > 100) found.name = "At most 100 characters.";
+  const shown = strategyFields(values);
   for (const [field, limits] of Object.entries(LIMITS)) {
-    if (field === "mu" && values.strategy !== "fedprox") continue;
+    if (shown[field] === false) continue;
     const wrong = numberFault(values[field], limits);
     if (wrong) found[field] = wrong;
   }
@@ -122,6 +145,17 @@ export function encoding(text) {
   return { name, ...(share === undefined ? {} : { share: Number(share) }), zstd: wrap === "zstd" };
 }
 
+function strategy(values) {
+  const shown = strategyFields(values);
+  return {
+    name: values.strategy,
+    ...(shown.mu ? { proximal_mu: Number(values.mu) } : {}),
+    ...(shown.q ? { q: Number(values.q) } : {}),
+    ...(shown.mixing && values.mixing !== "none" ? { mixing: values.mixing } : {}),
+    ...(shown.hostile ? { hostile: Number(values.hostile) / 100 } : {}),
+  };
+}
+
 /** The body of `POST /v1/jobs`, from values without faults and the digest of the initial weights. */
 export function jobSpec(values, initial) {
   const optional = (text) => (text.trim() === "" ? null : Number(text));
@@ -130,10 +164,7 @@ export function jobSpec(values, initial) {
     name: values.name.trim(),
     architecture: values.architecture,
     initial,
-    strategy: {
-      name: values.strategy,
-      ...(values.strategy === "fedprox" ? { proximal_mu: Number(values.mu) } : {}),
-    },
+    strategy: strategy(values),
     rounds: Number(values.rounds),
     quorum: Number(values.quorum),
     deadline_seconds: Math.round(Number(values.deadline) * 60),

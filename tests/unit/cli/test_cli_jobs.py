@@ -77,6 +77,9 @@ def test_a_job_that_ended_takes_no_order(aggregator: Aggregator, order: str) -> 
     assert "job_ended" in done.output
 
 
+ROOT = "0x" + "11" * 20
+
+
 class Creating(Aggregator):
     """Takes a job too, and shows what it was asked for."""
 
@@ -116,3 +119,52 @@ def test_a_job_is_created_with_its_encoding_and_shows_it(monkeypatch: pytest.Mon
         done = CliRunner().invoke(app, ["job", "create", "--strategy", "fedbuff", "--quorum", "2"])
         assert done.exit_code == 0, done.output
         assert (double.spec["strategy"]["name"], double.spec["quorum"]) == ("fedbuff", 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--strategy", "krum", "--set", "hostile=0.3"], {"name": "krum", "hostile": 0.3}),
+        (
+            ["--strategy", "median", "--set", "mixing=bucketing", "--set", "bucket=3"],
+            {"mixing": "bucketing", "bucket": 3},
+        ),
+        (["--strategy", "fedprox", "--proximal-mu", "0.5"], {"name": "fedprox", "proximal_mu": 0.5}),
+        (["--strategy", "acme.mine", "--set", "rate=0.1"], {"name": "acme.mine", "parameters": {"rate": 0.1}}),
+        (["--strategy", "fltrust", "--set", f"root={ROOT}"], {"root": ROOT}),
+    ],
+)
+def test_a_strategy_and_its_settings(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], expected: dict[str, Any]
+) -> None:
+    double = Creating()
+    initial = InitialModel(
+        digest="0" * 64, architecture=Architecture.RESNET18, origin="random", loaded_tensors=0, fresh_tensors=1
+    )
+    monkeypatch.setattr(jobs, "initial_weights", lambda *_: initial)
+    with httpx.Client(transport=httpx.MockTransport(double.answer), base_url="http://aggregator") as http:
+
+        class Here:
+            aggregator = http
+
+        monkeypatch.setattr(jobs, "client", lambda _config: Client(Here()))  # type: ignore[arg-type]
+        done = CliRunner().invoke(app, ["job", "create", *words])
+        assert done.exit_code == 0, done.output
+        assert double.spec["strategy"].items() >= expected.items()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--strategy", "krumm"], "--strategy:"),
+        (["--strategy", "fltrust"], "needs a root"),
+        (["--strategy", "krum", "--set", "hostile"], "write KEY=VALUE"),
+        (["--strategy", "krum", "--set", "hostile=0.6"], "--set hostile:"),
+        (["--strategy", "krum", "--set", "hostile=0.1", "--set", "hostile=0.2"], "is set twice"),
+        (["--strategy", "krum", "--set", "hostyle=0.1"], "--set hostyle:"),
+    ],
+)
+def test_a_strategy_that_is_none_is_told_in_a_line(words: list[str], why: str) -> None:
+    done = CliRunner().invoke(app, ["job", "create", *words])
+    assert done.exit_code == 2
+    assert why in " ".join(done.output.split())

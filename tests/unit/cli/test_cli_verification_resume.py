@@ -32,7 +32,8 @@ from hypothesis import strategies as st
 COMMAND = """
 import httpx
 from concilia import connection
-connection.http.client = lambda url, auth=None, authorities=None: httpx.Client(base_url=url)  # signing in has tests of its own
+# Signing in has tests of its own.
+connection.http.client = lambda url, auth=None, authorities=None: httpx.Client(base_url=url)
 from concilia.app import main
 main()
 """

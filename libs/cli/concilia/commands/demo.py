@@ -15,7 +15,7 @@ from concilia_kit.wire.models import Weights
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
 
 from concilia import output
-from concilia.commands.options import RECORDING_HELP, Json, guarded, options_checked
+from concilia.commands.options import RECORDING_HELP, STRATEGY_HELP, Json, guarded, options_checked, strategy_of
 from concilia.stack import demo as stack
 from concilia.stack import refusals
 from concilia.stack.supervisor import StartFailed, stop_kept
@@ -39,7 +39,7 @@ def run(
     ] = None,
     architecture: Annotated[Architecture, typer.Option(help="network")] = Architecture.RESNET50,
     weights: Annotated[str, typer.Option(help="'imagenet', 'random' or a safetensors file")] = "random",
-    strategy: Annotated[StrategyName, typer.Option(help="how updates become a model")] = StrategyName.FEDAVG,
+    strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = StrategyName.FEDAVG.value,
     recording: Annotated[Recording, typer.Option(help=RECORDING_HELP)] = Recording.EACH,
     rounds: Annotated[int, typer.Option(min=1, help="rounds")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="local epochs a round")] = 2,
@@ -83,7 +83,7 @@ def run(
             drawn_images=drawn_images,
             architecture=architecture,
             weights=weights,
-            strategy=strategy,
+            strategy=strategy_of(strategy, ()),
             recording=recording,
             rounds=rounds,
             local=LocalTraining(

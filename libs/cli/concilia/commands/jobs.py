@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
-from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Recording, Strategy, StrategyName
+from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Recording, StrategyName
 from concilia_kit.wire.models import InitialModel, InitialModelRequest, Weights
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
 
@@ -20,12 +20,14 @@ from concilia.commands.options import (
     DEFAULT_CONFIG,
     ENCODING_HELP,
     RECORDING_HELP,
+    STRATEGY_HELP,
     Config,
     Json,
     client,
     encoding_of,
     guarded,
     options_checked,
+    strategy_of,
 )
 from concilia.connection import UsageError
 
@@ -85,7 +87,10 @@ def create(
     name: Annotated[str, typer.Option(help="what people call it")] = "lesions",
     architecture: Annotated[Architecture, typer.Option(help="network")] = Architecture.RESNET50,
     weights: Annotated[str, typer.Option(help="'imagenet', 'random' or a safetensors file")] = "imagenet",
-    strategy: Annotated[StrategyName, typer.Option(help="how updates become a model")] = StrategyName.FEDAVG,
+    strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = StrategyName.FEDAVG.value,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="the strategy's KEY=VALUE, as hostile=0.3 or mixing=bucketing")
+    ] = None,
     proximal_mu: Annotated[float, typer.Option(help="FedProx's mu")] = 0.01,
     rounds: Annotated[int, typer.Option(help="rounds at most")] = 3,
     quorum: Annotated[int, typer.Option(help="updates a round needs")] = 1,
@@ -109,6 +114,8 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Create a job; it starts as soon as enough hospitals are there."""
+    mu = [f"proximal_mu={proximal_mu}"] if strategy == StrategyName.FEDPROX else []
+    chosen = strategy_of(strategy, [*mu, *(settings or [])])
     to = client(config)
     with options_checked():
         local = LocalTraining(
@@ -123,7 +130,7 @@ def create(
             name=name,
             architecture=architecture,
             initial="0" * 64,
-            strategy=Strategy(name=strategy, proximal_mu=proximal_mu),
+            strategy=chosen,
             rounds=rounds,
             quorum=quorum,
             deadline_seconds=deadline,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -12,6 +12,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 from concilia_kit.problems import Problem
 from concilia_kit.wire.encoding import Encoding
+from concilia_kit.wire.jobs import Strategy, StrategyName
 from pydantic import ValidationError
 
 from concilia import output
@@ -25,6 +26,7 @@ Config = Annotated[
 ]
 RECORDING_HELP = "how the ledger records updates: each by itself, or a round's under one Merkle root"
 ENCODING_HELP = "how updates are sent: none, float16, int8, topk:0.01 (a share), each with +zstd or not"
+STRATEGY_HELP = f"how updates become a model: {', '.join(StrategyName)}, or another package's"
 DEFAULT_CONFIG = Path("var/demo/concilia.json")
 
 P = ParamSpec("P")
@@ -42,6 +44,30 @@ def encoding_of(text: str) -> Encoding:
         return Encoding.parse(text)
     except ValueError as error:
         raise UsageError(f"--encoding: {error}") from error
+
+
+def strategy_of(name: str, settings: Sequence[str]) -> Strategy:
+    """The strategy that options name: `settings` are `KEY=VALUE`, of a strategy that another package brings its
+    parameters. Raises `UsageError`."""
+    given: dict[str, Any] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set '{text}': write KEY=VALUE, as in hostile=0.3")
+        if key in given:
+            raise UsageError(f"--set '{text}': {key} is set twice")
+        try:
+            given[key] = float(value)
+        except ValueError:
+            given[key] = value
+    fields = {"parameters": given} if "." in name and given else given
+    try:
+        return Strategy.model_validate({"name": name, **fields})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = [str(part) for part in fault["loc"] if "[" not in str(part)]
+        what = "--strategy" if where[:1] in ([], ["name"]) else f"--set {'.'.join(where)}"
+        raise UsageError(f"{what}: {fault['msg']}") from error
 
 
 @contextmanager

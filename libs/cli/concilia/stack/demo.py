@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Recording, Strategy, StrategyName
+from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Recording, Strategy
 from concilia_kit.wire.models import InitialModel, Prediction
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
 from concilia_kit.wire.verification import Verdict
@@ -51,7 +51,7 @@ class Plan:
     drawn_images: int
     architecture: Architecture
     weights: str
-    strategy: StrategyName
+    strategy: Strategy
     recording: Recording
     rounds: int
     local: LocalTraining
@@ -231,7 +231,7 @@ def _train(
         name="demo",
         architecture=plan.architecture,
         initial=initial.digest,
-        strategy=Strategy(name=plan.strategy),
+        strategy=plan.strategy,
         rounds=plan.rounds,
         quorum=quorum,
         deadline_seconds=1800,
