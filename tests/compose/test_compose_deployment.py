@@ -188,7 +188,7 @@ def test_a_client_node_reaches_the_front_door_and_the_broker_only(stack: Stack) 
         identifier = stack.compose("ps", "-q", name).strip()
         networks = json.loads(stack.run("docker", "inspect", identifier))[0]["NetworkSettings"]["Networks"]
         by_address += [f"{network['IPAddress']}:{port}" for network in networks.values()]
-    outside = ["frontend:8080", "redis:6379"]
+    outside = ["frontend:8443", "redis:6379"]
     answers = json.loads(stack.inside("client-node", "python", "-c", PROBE, *by_name, *by_address, *outside))
     assert [target for target, reached in answers.items() if reached] == outside
     # The same ports do answer where they should: the probe can tell the difference.

@@ -78,8 +78,10 @@ def _make_partials(settings: AggregatorSettings) -> None:
 
 
 def _consume(worker: Celery, queue: str) -> None:
-    # threads, one at a time: folding is one long NumPy call, and forking would copy open connections
-    worker.worker_main(["worker", "-Q", queue, "--pool", "threads", "-c", "1", "--without-mingle"])
+    # threads, one at a time: folding is one long NumPy call, and forking would copy open connections. Workers that tell
+    # each other of themselves do so on channels, which a service's user has none of.
+    alone = ("--without-mingle", "--without-gossip", "--without-heartbeat")
+    worker.worker_main(["worker", "-Q", queue, "--pool", "threads", "-c", "1", *alone])
 
 
 if __name__ == "__main__":
