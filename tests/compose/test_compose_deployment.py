@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
 from concilia.client import Client
 from concilia.commands.verification import run_verification
 from concilia_kit.wire.chain import RoundStatus
@@ -79,6 +80,35 @@ def test_a_job_through_the_front_door_alone(stack: Stack) -> None:
     prediction = to.predict(next((stack.folder / "data").glob("**/*.jpg")))
     assert prediction.model == verdict.published
     assert prediction.job == job.id
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"name": "fedadam"},
+        {"name": "scaffold"},
+        {"name": "fedbn"},
+        {"name": "multi_krum", "mixing": "nearest_neighbours", "hostile": 0.25},
+    ],
+    ids=lambda strategy: str(strategy["name"]),
+)
+def test_a_strategy_that_looks_or_remembers(stack: Stack, strategy: dict[str, object]) -> None:
+    """What is remembered, what hospitals keep, and sealed files, by the deployment's own containers; and verified."""
+    to = stack.client()
+    job = stack.create(to, strategy=strategy)
+    view = wait_for(to, job.id, ended, 240)
+    assert view.phase is Phase.FINISHED, view.detail
+    verdict = run_verification(to, job.id, None)
+    assert verdict.ok, verdict.findings
+
+
+def test_what_the_store_keeps_is_sealed(stack: Stack) -> None:
+    listed = stack.inside(
+        "model", "sh", "-c", "find /artifacts -type f -exec head -c 8 {} \\; | tr -d '\\0' | fold -w 8 | sort | uniq -c"
+    )
+    (line,) = listed.split("\n")[:-1]
+    assert line.split()[1] == "CNCSEAL1"
+    assert int(line.split()[0]) >= 10
 
 
 def test_scaling_during_a_job(stack: Stack) -> None:
