@@ -118,6 +118,18 @@ def test_what_people_ask_of_it(kept: Kept) -> None:
     assert kept.json("verify", job, *folder, "--sealing-key", "var/demo/keys/sealing")["ok"]
 
 
+def test_what_each_update_was_worth_is_shown(kept: Kept) -> None:
+    told = kept.json("contributions", "latest", "--round", "1")
+    assert told["round"] == 1
+    assert len({each["hospital"] for each in told["updates"]}) == 4
+    for what in ("samples", "shapley"):
+        assert sum(each[what] for each in told["updates"]) == pytest.approx(1.0)
+    assert all(0 < each["agreement"] <= 1 for each in told["updates"])
+    assert "round 2: how 4 updates lie to each other" in kept.run("contributions").stdout
+    refused = kept.run("contributions", "latest", "--round", "9", check=False)
+    assert refused.returncode == 2
+
+
 def test_one_flipped_byte_is_found_and_named(kept: Kept) -> None:
     job = kept.report["job"]["id"]
     events = [item for item in kept.report["transactions"] if item["function"] == "submitUpdates"]

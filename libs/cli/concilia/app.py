@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from concilia.commands import certificates, demo, enrol, jobs, ledger, lineage, models, proof, storage, verification
+from concilia.commands import (
+    certificates,
+    contributions,
+    demo,
+    enrol,
+    jobs,
+    ledger,
+    lineage,
+    models,
+    proof,
+    storage,
+    verification,
+)
 
 app = typer.Typer(
     help="Train one skin-lesion classifier over many hospitals, and prove who contributed what.",
@@ -21,6 +33,7 @@ app.add_typer(proof.app, name="proof")
 app.add_typer(storage.app, name="storage")
 app.command("enrol")(enrol.enrol)
 app.command("certificates")(certificates.certificates)
+app.command("contributions")(contributions.contributions)
 app.command("predict")(models.predict)
 app.command("lineage")(lineage.lineage)
 app.command("verify")(verification.verify)
