@@ -158,6 +158,7 @@ def rounds_table(job: JobView, *, console: Console = out) -> None:
             "updates logged",
             "rejected",
             "pooled bal. acc.",
+            "worst site",
             "melanoma recall",
             "loss",
             "s training",
@@ -174,11 +175,13 @@ def rounds_table(job: JobView, *, console: Console = out) -> None:
 def _round_row(item: RoundView) -> tuple[str, ...]:
     pooled = item.pooled
     recall = pooled.melanoma_recall if pooled else None
+    worst = min((site.scores.balanced_accuracy for site in item.sites), default=None)
     return (
         str(item.round),
         str(item.accepted + len(item.rejected)),
         str(len(item.rejected)),
         f"{pooled.balanced_accuracy:.3f}" if pooled else "–",
+        "–" if worst is None else f"{worst:.3f}",
         "–" if recall is None else f"{recall:.3f}",
         f"{pooled.loss:.3f}" if pooled else "–",
         f"{item.seconds_training:.1f}",
