@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -227,6 +228,27 @@ def test_another_package_brings_a_strategy(tmp_path: Path) -> None:
     again = Recipe.of(TensorFile.open(tmp_path / "folded"))
     assert again.strategy == spec
     assert again.facts == FACTS
+
+
+def test_the_worked_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "strategies.md").read_text()
+    (code,) = re.findall(r"```python\n# acme_strategies.py\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "acme_strategies.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name, where = re.findall(r'^"(acme\.\w+)" = "([\w:]+)"$', page, re.MULTILINE)[0]
+    found = EntryPoints([EntryPoint(name, where, registry.GROUP)])
+    monkeypatch.setattr(registry, "entry_points", lambda **wanted: found.select(**wanted))
+    base = put(tmp_path, "base", BASE)
+    files = [put(tmp_path, str(at), each) for at, each in enumerate(UPDATES)]
+    spec = Strategy(name=name, parameters={"share": 0.5})
+    fold(files, SAMPLES, recipe(spec), tmp_path / "folded", base)
+    found_model = TensorFile.open(tmp_path / "folded")
+    lengths = [
+        sum(float(np.sum((each[name].astype(float) - BASE[name]) ** 2)) for name in SHAPES if name != "n")
+        for each in UPDATES
+    ]
+    nearest = UPDATES[lengths.index(min(lengths))]
+    np.testing.assert_allclose(found_model.tensor("c.weight"), (nearest["c.weight"] + BASE["c.weight"]) / 2, atol=1e-6)
 
 
 @pytest.mark.usefixtures("others")

@@ -188,6 +188,23 @@ def test_what_is_personal_stays_at_home(hospitals: Sequence[Hospital]) -> None:
     assert (own[0][mask] != own[1][mask]).any()
 
 
+def test_scaffolds_variates_are_kept_as_the_nodes_keep_them(hospitals: Sequence[Hospital]) -> None:
+    federation = simulation._Federation(plan("scaffold", rounds=3), hospitals, build())
+    federation.run()
+    own = [node.control for node in federation._nodes]
+    assert all(each is not None for each in own)
+    # All take part in each round, so that the consortium's is the mean of theirs.
+    control = federation._server.control
+    assert control is not None
+    assert np.abs(control).max() > 1e-3
+    np.testing.assert_allclose(np.mean([each for each in own if each is not None], axis=0), control, atol=1e-5)
+
+
+def test_attacks_on_late_work_are_refused(hospitals: Sequence[Hospital]) -> None:
+    with pytest.raises(ValueError, match="FedBuff"):
+        simulation.run(plan("fedbuff", attack="alie", share=0.4), hospitals, build())
+
+
 def test_vectors_have_all_tensors() -> None:
     network = build("batch:8")(3)
     tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
