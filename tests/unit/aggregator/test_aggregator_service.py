@@ -208,7 +208,7 @@ def test_bytes_that_are_not_what_was_signed(world: World, fate: str, monkeypatch
     if fate == "missing":
         path.unlink()
     else:
-        path.write_bytes(content[:-1] + b"\x01")
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     world.submit(job, 1, {who: near(1) for who in HOSPITALS[1:]})
     if fate != "missing":
         assert world.ledger.rounds[job, 1].status is RoundStatus.OPEN
@@ -234,7 +234,7 @@ def test_a_head_that_was_lost_is_made_again_while_hospitals_wait_for_it(world: W
     head = state_of(world.store.job(job)).head
     path = world.artifacts.fetch(head)
     content = world.artifacts.content(head)
-    path.write_bytes(content[:-1] + b"\x01")
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert not world.artifacts.is_intact(head)
     world.coordinator._seen_to.clear()
     world.coordinator.advance(job)

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import os
 import secrets
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from concilia_kit import database, storedfile
+from concilia_kit import database, keystore, storedfile
 from concilia_kit.sealing import MAGIC, NO_KEYS, OVERHEAD, Keyring, SealingKeyUnknown, StoreKey
 from concilia_kit.wire.models import Artifact
-from concilia_model.__main__ import main
 from concilia_model.artifacts import DirectoryStore
 from concilia_model.errors import ArtifactTooLarge, NoSpace
 from concilia_model.integrity import SCRUB_AGAIN_SECONDS, Found, Integrity
@@ -270,11 +271,8 @@ def test_a_flipped_byte_and_a_cut_header_are_found(under: Any, safetensors: Make
     assert bench.upkeep.quarantined().files == 4
 
 
-def test_the_service_does_not_begin_with_a_key_that_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from concilia_kit import keystore
-
+def test_the_service_does_not_begin_with_a_key_that_is_none(tmp_path: Path) -> None:
+    """In a process of its own: it sets up logging for all of it."""
     (tmp_path / "sealing").write_text("not a key")
     keystore.create(tmp_path / "key.json", tmp_path / "password")
     given = {
@@ -287,12 +285,16 @@ def test_the_service_does_not_begin_with_a_key_that_is_none(
         "PASSWORD_FILE": str(tmp_path / "password"),
         "SEALING_KEY_FILE": str(tmp_path / "sealing"),
     }
-    for name, value in given.items():
-        monkeypatch.setenv(f"CONCILIA_MODEL_{name}", value)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    assert "openssl rand -hex 32" in capsys.readouterr().err
+    done = subprocess.run(
+        [sys.executable, "-m", "concilia_model"],
+        env={**os.environ, **{f"CONCILIA_MODEL_{name}": value for name, value in given.items()}},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "openssl rand -hex 32" in done.stderr
 
 
 # sealed anew
