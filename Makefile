@@ -197,6 +197,14 @@ bench-aggregate: $(VENV)/.ready-dev ## folding 8 to 64 updates of ResNet50, besi
 bench-encodings: $(VENV)/.ready-dev ## bytes, seconds and accuracy of every encoding, three seeds (DATA= WEIGHTS= BENCH_FLAGS=)
 	@$(BIN)/python -m benchmarks.encodings $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(BENCH_FLAGS)
 
+.PHONY: bench-robust
+bench-robust: $(VENV)/.ready-dev ## every robust rule under every attack, ten hospitals in memory (DATA= WEIGHTS= BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.robust $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(BENCH_FLAGS)
+
+.PHONY: bench-strategies
+bench-strategies: $(VENV)/.ready-dev ## every strategy beside pooled training and each site alone, three seeds (DATA= WEIGHTS= BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.strategies $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(BENCH_FLAGS)
+
 .PHONY: bench-scale
 bench-scale: $(VENV)/.ready-dev contracts/node_modules/.ready ## rounds of 10 to 10,000 hospitals against the real services (BENCH_FLAGS=)
 	@$(BIN)/python -m benchmarks.scale $(BENCH_FLAGS)
