@@ -139,7 +139,7 @@ class Strategy(Wire):
             raise ValueError("mixing goes before a robust strategy")
         if self.name is StrategyName.FLTRUST and self.root is None:
             raise ValueError("FLTrust needs a root, the address of the hospital whose update is trusted")
-        if self.parameters is not None and isinstance(self.name, StrategyName):
+        if self.parameters and isinstance(self.name, StrategyName):
             raise ValueError("'parameters' are of strategies that other packages bring")
         return self
 
