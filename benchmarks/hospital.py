@@ -16,6 +16,7 @@ import numpy as np
 from celery import signals
 from concilia.stack.layout import Layout
 from concilia_client_node import redelivery, tasks
+from concilia_client_node.broker import TRANSPORT, Credentials
 from concilia_client_node.consortium import Consortium
 from concilia_client_node.presence import Heartbeat, ProgressReporter
 from concilia_client_node.service import Hospital
@@ -26,13 +27,14 @@ from concilia_kit.lesions import CLASSES
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.training import (
+    OWN_QUEUE,
     SCORE_BINS,
     Architecture,
     Evaluation,
     LocalTraining,
     NodeRegistration,
     Personal,
-    queue_of,
+    keys_of,
 )
 
 from benchmarks.peers.payload import STEP
@@ -118,17 +120,19 @@ def main(directory: Path, index: int, port: int) -> None:
         consortium.apply,
         stop,
     )
-    own_queue = queue_of(account.address)
     worker = queue.application("client-node", f"redis://127.0.0.1:{layout.port_of('redis')}/0")
+    options = redelivery.transport_options(keys_of(account.address), OWN_QUEUE, redelivery.process_name())
     worker.conf.update(
-        task_default_queue=own_queue,
-        broker_transport_options=redelivery.transport_options(own_queue, redelivery.process_name()),
+        task_default_queue=OWN_QUEUE,
+        broker_transport=TRANSPORT,
+        broker_transport_options={**options, "credentials": Credentials(consortium.broker_credential)},
     )
-    tasks.register(worker, hospital, own_queue)
+    tasks.register(worker, hospital, OWN_QUEUE)
     hospital.reporter.start()
     heartbeat.start()
     signals.setup_logging.connect(_logging_is_set_up, weak=False)
-    worker.Worker(pool="threads", concurrency=1, queues=[own_queue], without_mingle=True).start()
+    alone = {"without_mingle": True, "without_gossip": True, "without_heartbeat": True}
+    worker.Worker(pool="threads", concurrency=1, queues=[OWN_QUEUE], **alone).start()
 
 
 def _logging_is_set_up(**_: Any) -> None:
