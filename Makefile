@@ -130,7 +130,7 @@ $(oracles): tests/strategies/oracles.txt $(VENV)/.ready-dev
 
 .PHONY: test-strategies
 test-strategies: $(oracles) ## every strategy beside ByzFL and Flower on 1,000 drawn rounds, in an environment of their own
-	@var/oracles/bin/python -m pytest tests/strategies -q -W ignore::DeprecationWarning
+	@var/oracles/bin/python -m pytest tests/strategies -n 2 -q -W ignore::DeprecationWarning
 
 .PHONY: test-chaos
 test-chaos: $(VENV)/.ready-dev benchmarks/node_modules/.ready ## kill processes at a sample of a round's steps (CHAOS=), break lines and disks
