@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import os
+import signal
 import ssl
 import threading
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import redis
 from celery import Celery
 from concilia.certificates import keep
 from concilia.connection import Connection, Endpoints, UsageError
+from concilia_client_node.__main__ import begin
 from concilia_client_node.broker import TRANSPORT
 from concilia_client_node.redelivery import transport_options
 from concilia_client_node.settings import NodeSettings
@@ -106,6 +109,15 @@ def test_a_node_believes_the_authority_in_its_environment(
             assert ask(client) == b"okok"
     finally:
         kit_http._authorities.cache_clear()
+
+
+def test_a_node_that_is_named_no_authority_believes_the_public_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose sets an empty name where nobody gave one, by which OpenSSL alone would believe nobody."""
+    monkeypatch.setenv("SSL_CERT_FILE", "")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr("concilia_client_node.__main__.logs.configure", lambda *_: None)
+    begin(settings())
+    assert "SSL_CERT_FILE" not in os.environ
 
 
 def test_nothing_is_said_to_an_imposter(service: tuple[int, list[str]], ours: Path, imposters: list[Path]) -> None:

@@ -6,6 +6,7 @@ Several may run with one key: they share its queue and work it off in parallel. 
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -33,6 +34,8 @@ def main() -> None:
 def begin(settings: NodeSettings) -> None:
     """Have logs, and end on the signals that ask for it: a container's first process does so only if it says so."""
     logs.configure("client-node", settings.log_format, settings.log_level)
+    if os.environ.get("SSL_CERT_FILE") == "":  # as compose sets what nobody named; OpenSSL would then believe nobody
+        del os.environ["SSL_CERT_FILE"]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))  # until Celery has handlers of its own
 
