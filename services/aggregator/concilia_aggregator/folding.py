@@ -161,9 +161,8 @@ def remember(
     }
     with TensorWriter(target, specs, {ROUND: str(recipe.round)}, lasting=False, keys=keys) as writer:
         # One thing after another, in the order of the file; each goes over the updates once more.
-        for at, what in sorted(enumerate(strategy.state), key=lambda item: item[1]):
-            del what
-            for block in round_.kept(at, threads):
+        for what in sorted(strategy.state, key=lambda what: state_name(what, "")):
+            for block in round_.kept(strategy.state.index(what), threads):
                 writer.append(block)
     return writer.digest
 

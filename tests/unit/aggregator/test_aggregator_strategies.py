@@ -175,6 +175,25 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
         fold(files, SAMPLES, recipe(Strategy(name=StrategyName.FEDADAM)), tmp_path / "f", base, before=state)
 
 
+class _Odd:
+    """Remembers its own name's length under names whose order is another with what separates them from a tensor's."""
+
+    state = ("c", "c-x", "b")
+
+    def step(self, delta: Any, state: Sequence[Any]) -> tuple[Any, list[Any]]:
+        return delta, [np.full(delta.shape, len(what), float) for what in self.state]
+
+
+def test_what_is_remembered_lies_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recipe, "made", lambda _: Optimised(_Odd()))
+    base = put(tmp_path, "base", BASE)
+    files = [put(tmp_path, str(at), each) for at, each in enumerate(UPDATES)]
+    remember(files, SAMPLES, recipe(Strategy(name=StrategyName.FEDADAM)), tmp_path / "kept", base)
+    found = TensorFile.open(tmp_path / "kept")
+    for name in found:
+        assert (found.tensor(name) == len(name.partition(":")[0])).all(), name
+
+
 # ------------------------------------------------------------------------------------------------------------ the facts
 
 
