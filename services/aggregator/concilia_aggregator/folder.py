@@ -19,7 +19,6 @@ from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import LedgerRound, LedgerUpdate, Reason, Rejection, RoundStatus
 from concilia_kit.wire.encoding import PLAIN, Encoding
 from concilia_kit.wire.jobs import JobSpec
-from concilia_kit.wire.training import STATE
 
 from concilia_aggregator import staleness, strategies
 from concilia_aggregator.artifacts import ArtifactNotFound, Artifacts
@@ -133,7 +132,9 @@ class Folder:
         state = target.with_suffix(".state")
         try:
             files, base = [self._unchanged(item.digest) for item in direct], self._open(recorded.base)
-            samples, keys, before = [item.samples for item in direct], self._artifacts.keys, self._before(base)
+            samples, keys = [item.samples for item in direct], self._artifacts.keys
+            known = recipe.state_before(base)
+            before = None if known is None else self._open(known)
             if isinstance(recipe.made(), Stateful):
                 recipe = replace(recipe, state=remember(files, samples, recipe, state, base, before, keys=keys))
             digest = fold(files, samples, recipe, target, base, partials=ahead.sums, before=before, keys=keys)
@@ -146,11 +147,6 @@ class Folder:
             target.unlink(missing_ok=True)
             state.unlink(missing_ok=True)
         return digest
-
-    def _before(self, base: TensorFile) -> TensorFile | None:
-        """What the strategy remembered when it made the base, where it did."""
-        digest = base.header.metadata.get(STATE)
-        return None if digest is None else self._open(digest)
 
     def fold_again(self, recorded: LedgerRound, spec: JobSpec) -> str:
         """Make a closed round's global model once more, whose file was lost; its digest. Raises `UpdateChanged` where

@@ -81,6 +81,14 @@ class Recipe:
             raise ValueError(f"{model.path.name} was made by an arithmetic that this version does not know")
         return recipe
 
+    def state_before(self, base: TensorFile) -> str | None:
+        """Digest of what the strategy remembered when it made the base: one of the same name did, in this job or in the
+        one whose model this one began with. None where it begins with zeros."""
+        if STATE not in base.header.metadata or not isinstance(self.made(), Stateful):
+            return None
+        before = Recipe.of(base)
+        return before.state if before.strategy.name == self.strategy.name else None
+
     def made(self) -> Strategy:
         """The strategy. Raises `StrategyUnknown`."""
         setting = None if self.facts is None else self.facts.setting(self.round)

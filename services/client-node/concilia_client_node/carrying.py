@@ -93,7 +93,9 @@ class Luggage:
             return {}
         fetch(digest)
         file = TensorFile.open(self.folder.base(digest))
-        found = {}
+        found: dict[str, Control] = {}
+        if not any(name.startswith(state_name(CONTROL, "")) for name in file):
+            return found  # another strategy's, of a job whose model this one began with
         for name, spec in base.header.tensors.items():
             if np.issubdtype(spec.dtype, np.floating):
                 kept = file.header.tensors.get(state_name(CONTROL, name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,26 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     state = put(tmp_path, "state", {state_name("m", "a.bias"): np.zeros(3, np.float32)})
     with pytest.raises(tensorfile.MalformedFile, match="does not fit the model"):
         fold(files, SAMPLES, recipe(Strategy(name=StrategyName.FEDADAM)), tmp_path / "f", base, before=state)
+
+
+def test_what_another_strategy_remembered_does_not_count(tmp_path: Path) -> None:
+    """A job may begin with another one's model, which names what that one's strategy remembers."""
+
+    def begun_with(strategy: Strategy | None) -> TensorFile:
+        made = {} if strategy is None else replace(recipe(strategy), state="5" * 64).metadata()
+        tensorfile.write(tmp_path / "begun", BASE, made)
+        return TensorFile.open(tmp_path / "begun")
+
+    adam = Strategy(name=StrategyName.FEDADAM, server_rate=0.1)
+    quicker = Strategy(name=StrategyName.FEDADAM, server_rate=0.2)
+    assert recipe(quicker).state_before(begun_with(adam)) == "5" * 64
+    for other, base in (
+        (Strategy(name=StrategyName.SCAFFOLD), adam),
+        (Strategy(), adam),
+        (Strategy(name=StrategyName.KRUM), adam),
+        (adam, None),
+    ):
+        assert recipe(other).state_before(begun_with(base)) is None
 
 
 class _Odd:

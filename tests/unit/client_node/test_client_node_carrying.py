@@ -191,6 +191,15 @@ def test_a_control_variate_of_an_update_that_did_not_count_is_dropped(
     np.testing.assert_allclose(hospital.trainer.given[1].correction["w"], 2.0)  # type: ignore[attr-defined]
 
 
+def test_what_another_strategy_remembers_is_no_control_variate(
+    consortium: Any, hospital: Hospital, tmp_path: Path
+) -> None:
+    tensorfile.write(tmp_path / "other", {state_name("m", "w"): np.ones(5, np.float32)})
+    base = model(consortium, tmp_path, 1, consortium.keep((tmp_path / "other").read_bytes()))
+    ask(consortium, hospital, 1, base, control=True)
+    assert hospital.trainer.given[0].correction == {}  # type: ignore[attr-defined]
+
+
 def test_a_control_variate_of_another_model_is_refused(consortium: Any, hospital: Hospital, tmp_path: Path) -> None:
     tensorfile.write(tmp_path / "odd", {state_name("c", "w"): np.zeros(3, np.float32)})
     base = model(consortium, tmp_path, 1, consortium.keep((tmp_path / "odd").read_bytes()))

@@ -25,7 +25,6 @@ from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.storedfile import digest_of, size_of
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, Reason
-from concilia_kit.wire.training import STATE
 from concilia_kit.wire.verification import Finding, Verdict
 
 from concilia_aggregator import staleness
@@ -255,7 +254,7 @@ class Verifier:
             is_weighed |= not isinstance(recipe.made(), Blockwise)
             base = self._base(item, files, folder, is_weighed)
             more = {} if base is None else {"base": item.base}
-            before = None if base is None else self._before(item, base, folder)
+            before = None if base is None else self._before(item, recipe.state_before(base), folder)
             hospitals = [each.hospital for each in contributions]
             words = [None if (known := told[name]) is None else known.metrics for name in hospitals]
             if is_other(recipe.facts, hospitals, words, recipe.strategy.root):
@@ -274,9 +273,8 @@ class Verifier:
         if again != item.global_digest:
             self._find(item.number, None, item.global_digest, f"folded again it is {again}")
 
-    def _before(self, item: Round, base: TensorFile, folder: Path) -> TensorFile | None:
+    def _before(self, item: Round, digest: str | None, folder: Path) -> TensorFile | None:
         """What the strategy remembered when it made a round's base, where it did."""
-        digest = base.header.metadata.get(STATE)
         found: list[TensorFile] = []
         if digest is not None and (path := self._file(item.number, None, digest, folder)) is not None:
             self._open(item.number, None, digest, path, found)
