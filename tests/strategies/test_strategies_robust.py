@@ -169,7 +169,7 @@ def test_nearest_neighbour_mixing(among: Round, share: float) -> None:
     mixed = Mixed(NearestNeighbours(Hostile(share)), Median()).prepare(among.geometry())
     close(among.folded(mixed), byzfl.Median()(theirs), among)
     rule = GeometricMedian(by_samples=False, steps=3, smoothing=0.1)
-    both = Mixed(NearestNeighbours(Hostile(share)), Combined(rule), rule).prepare(among.geometry())
+    both = Mixed(NearestNeighbours(Hostile(share)), Combined(rule)).prepare(among.geometry())
     close(among.folded(both), among.base + byzfl.GeometricMedian()(theirs - among.base), among)
 
 

@@ -64,7 +64,7 @@ def _training(job: str, spec: JobSpec, state: JobState) -> TrainTask:
         base=state.head,
         seed=spec.seed,
         deadline=rounds.state_deadline(state),
-        local=strategies.make(spec.strategy, strategies.Setting(spec.local)).local(_own(spec.local)),
+        local=_local(spec),
         asynchronous=spec.strategy.asynchronous,
     )
 
@@ -78,10 +78,11 @@ def _evaluation(job: str, spec: JobSpec, state: JobState) -> EvaluateTask:
         seed=spec.seed,
         image_size=spec.local.image_size,
         evaluation=spec.evaluation,
-        personal=strategies.make(spec.strategy).local(_own(spec.local)).personal,
+        personal=_local(spec).personal,
     )
 
 
-def _own(local: LocalTraining) -> LocalTraining:
-    """Without what strategies set, whatever a job's author wrote there."""
-    return local.model_copy(update={"control": False, "personal": Personal.NOTHING, "first_loss": False})
+def _local(spec: JobSpec) -> LocalTraining:
+    """What hospitals are given: what strategies set is the strategy's, whatever a job's author wrote there."""
+    plain = spec.local.model_copy(update={"control": False, "personal": Personal.NOTHING, "first_loss": False})
+    return strategies.make(spec.strategy, strategies.Setting(spec.local)).local(plain)

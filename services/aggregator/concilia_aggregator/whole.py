@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-from concilia_kit.encodings import Plain
 from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec
 from concilia_kit.wire.training import state_name
 
@@ -73,11 +73,8 @@ class Remembering:
         self.specs = inputs[0].reader.tensors
         self.floating = {name: each for name, each in self.specs.items() if np.issubdtype(each.dtype, np.floating)}
         self._before = None if before is None else Input.open(before, before)
-        for name, spec in self.floating.items():
-            for what in strategy.state if before is not None else ():
-                found = before.header.tensors.get(state_name(what, name)) if before is not None else None
-                if found is None or (found.shape, found.dtype) != (spec.shape, np.dtype(np.float32)):
-                    raise MalformedFile(f"what was remembered does not fit the model: {state_name(what, name)}")
+        if before is not None:
+            self._check(before)
         self._stepping = strategy.remember(geometry(inputs, samples, facts, self.specs, base), number)
 
     def models(self, order: Sequence[str], threads: int | None = None) -> Iterator[Block]:
@@ -92,16 +89,20 @@ class Remembering:
     def _read(self) -> list[Input]:
         return [*self._inputs, self._base]
 
+    def _check(self, before: TensorFile) -> None:
+        for name, spec in self.floating.items():
+            for each in (state_name(what, name) for what in self._strategy.state):
+                found = before.header.tensors.get(each)
+                if found is None or (found.shape, found.dtype) != (spec.shape, np.dtype(np.float32)):
+                    raise MalformedFile(f"what was remembered does not fit the model: {each}")
+
     def _step(self, window: Window) -> tuple[Block, list[Block]]:
         base = self._base.block(window)
-        if not np.issubdtype(base.dtype, np.floating):
-            return self._stepping.step([each.block(window) for each in self._inputs], base, [])
-        state = [self._remembered(what, window) for what in self._strategy.state]
+        names = self._strategy.state if np.issubdtype(base.dtype, np.floating) else ()
+        state = [self._remembered(what, window) for what in names]
         return self._stepping.step([each.block(window) for each in self._inputs], base, state)
 
     def _remembered(self, what: str, window: Window) -> Block:
         if self._before is None:
             return np.zeros(sum(each.stop - each.start for each in window), np.float32)
-        read = self._before.reader
-        assert isinstance(read, Plain), "it was written so"
-        return np.concatenate([read.block(state_name(what, each.name), each.start, each.stop) for each in window])
+        return self._before.block(tuple(replace(each, name=state_name(what, each.name)) for each in window))

@@ -36,7 +36,7 @@ class Combined:
 
     def __init__(self, rule: Rule, *, first_loss: bool = False) -> None:
         """`first_loss`: whether it goes by the model's loss before hospitals train it."""
-        self._rule = rule
+        self.rule = rule
         self._first_loss = first_loss
 
     def local(self, local: LocalTraining) -> LocalTraining:
@@ -45,7 +45,7 @@ class Combined:
 
     def prepare(self, geometry: Geometry) -> Folding:
         """See `Weighing.prepare`."""
-        return combination(self._rule.coefficients(geometry))
+        return combination(self.rule.coefficients(geometry))
 
 
 def combination(coefficients: Sequence[float]) -> Folding:

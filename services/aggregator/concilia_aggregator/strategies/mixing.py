@@ -12,7 +12,7 @@ from concilia_kit.wire.training import LocalTraining
 
 from concilia_aggregator import exact
 from concilia_aggregator.strategies.base import Block, Blockwise, Folding, Weighing, fold_integers
-from concilia_aggregator.strategies.combining import Rule, combination
+from concilia_aggregator.strategies.combining import Combined, combination
 from concilia_aggregator.strategies.geometry import Geometry
 from concilia_aggregator.strategies.hostile import Hostile, most_hostile
 
@@ -68,11 +68,10 @@ class Bucketing:
 class Mixed:
     """A strategy over groups' means in place of updates."""
 
-    def __init__(self, mixing: Mixing, inner: Blockwise | Weighing, rule: Rule | None = None) -> None:
-        """`rule`: where the inner strategy is made of one, which is then applied without making the means."""
+    def __init__(self, mixing: Mixing, inner: Blockwise | Weighing) -> None:
+        """An inner strategy that is made of a rule is applied without making the means."""
         self._mixing = mixing
         self._inner = inner
-        self._rule = rule
 
     def local(self, local: LocalTraining) -> LocalTraining:
         """The inner strategy's."""
@@ -82,8 +81,8 @@ class Mixed:
         """See `Weighing.prepare`."""
         groups = self._mixing.groups(geometry)
         mixed = geometry.mixed(groups)
-        if self._rule is not None:
-            outer = self._rule.coefficients(mixed)
+        if isinstance(self._inner, Combined):
+            outer = self._inner.rule.coefficients(mixed)
             parts: list[list[float]] = [[] for _ in range(len(geometry))]
             for share, some in zip(outer, groups, strict=True):
                 for index in some:

@@ -18,7 +18,7 @@ from concilia_kit.wire.training import LocalTraining, Personal
 from concilia_aggregator.strategies.base import Blockwise, Strategy, Weighing
 from concilia_aggregator.strategies.bulyan import Bulyan
 from concilia_aggregator.strategies.centred_clipping import CentredClipping
-from concilia_aggregator.strategies.combining import Combined, Rule
+from concilia_aggregator.strategies.combining import Combined
 from concilia_aggregator.strategies.fedavg import FedAvg
 from concilia_aggregator.strategies.fedbuff import FedBuff
 from concilia_aggregator.strategies.fednova import FedNova
@@ -76,7 +76,7 @@ def make(spec: StrategySpec, setting: Setting | None = None, *, ordered: bool = 
         else Bucketing(spec.bucket or 2, setting.round)
     )
     assert isinstance(found, Blockwise | Weighing), "the spec mixes before no other"
-    return Mixed(mixing, found, _rule(spec))
+    return Mixed(mixing, found)
 
 
 def installed() -> list[str]:
@@ -85,9 +85,7 @@ def installed() -> list[str]:
 
 
 def _made(spec: StrategySpec, setting: Setting) -> Strategy:
-    rule = _rule(spec)
-    if rule is not None:
-        return Combined(rule)
+    hostile = Hostile(_or(spec.hostile, SHARE))
     rate, beta1 = _or(spec.server_rate, RATE), _or(spec.beta1, BETA1)
     beta2, tau, local = _or(spec.beta2, BETA2), _or(spec.tau, TAU), setting.local
     makers: dict[str, Callable[[], Strategy]] = {
@@ -98,7 +96,13 @@ def _made(spec: StrategySpec, setting: Setting) -> Strategy:
         StrategyName.FEDREP: lambda: PersonalAvg(Personal.HEAD),
         StrategyName.MEDIAN: Median,
         StrategyName.TRIMMED_MEAN: lambda: TrimmedMean(spec.trim),
-        StrategyName.BULYAN: lambda: Bulyan(Hostile(_or(spec.hostile, SHARE))),
+        StrategyName.BULYAN: lambda: Bulyan(hostile),
+        StrategyName.NORM_CLIPPING: lambda: Combined(NormClipping(spec.radius)),
+        StrategyName.GEOMETRIC_MEDIAN: lambda: Combined(GeometricMedian()),
+        StrategyName.KRUM: lambda: Combined(MultiKrum(hostile, one=True)),
+        StrategyName.MULTI_KRUM: lambda: Combined(MultiKrum(hostile)),
+        StrategyName.CENTRED_CLIPPING: lambda: Combined(CentredClipping(spec.radius)),
+        StrategyName.FLTRUST: lambda: Combined(FLTrust()),
         StrategyName.FEDAVGM: lambda: Optimised(FedAvgM(_or(spec.server_rate, 1.0), beta1)),
         StrategyName.FEDADAM: lambda: Optimised(FedAdam(rate, beta1, beta2, tau)),
         StrategyName.FEDYOGI: lambda: Optimised(FedYogi(rate, beta1, beta2, tau)),
@@ -108,25 +112,6 @@ def _made(spec: StrategySpec, setting: Setting) -> Strategy:
         StrategyName.QFEDAVG: lambda: Combined(QFedAvg(_or(spec.q, 1.0), local.learning_rate), first_loss=True),
     }
     return makers[spec.name]()
-
-
-def _rule(spec: StrategySpec) -> Rule | None:
-    """The rule that a robust strategy is made of, where it is."""
-    hostile = Hostile(_or(spec.hostile, SHARE))
-    match spec.name:
-        case StrategyName.NORM_CLIPPING:
-            return NormClipping(spec.radius)
-        case StrategyName.GEOMETRIC_MEDIAN:
-            return GeometricMedian()
-        case StrategyName.KRUM:
-            return MultiKrum(hostile, one=True)
-        case StrategyName.MULTI_KRUM:
-            return MultiKrum(hostile)
-        case StrategyName.CENTRED_CLIPPING:
-            return CentredClipping(spec.radius)
-        case StrategyName.FLTRUST:
-            return FLTrust()
-    return None
 
 
 def _of_others(name: str, parameters: Mapping[str, float]) -> Strategy:
