@@ -20,7 +20,7 @@ import jwt
 import numpy as np
 import pytest
 from asgi_lifespan import LifespanManager
-from concilia_kit import tensorfile
+from concilia_kit import database, tensorfile
 from concilia_kit.problems import NotFound, Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.sealing import Keyring
@@ -32,6 +32,7 @@ from concilia_model import main
 from concilia_model.network_process import NetworkProcess
 from concilia_model.releases import Releases
 from concilia_model.settings import ModelSettings
+from concilia_model.store import MIGRATIONS
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from eth_utils.address import to_checksum_address
 
@@ -312,3 +313,11 @@ def serve(issuer: Issuer, networks: NetworkProcess) -> Callable[..., Any]:
 async def service(serve: Callable[..., Any], settings: ModelSettings) -> AsyncIterator[Service]:
     async with serve(settings) as running:
         yield running
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Any]:
+    made = database.engine(f"sqlite:///{tmp_path / 'model.db'}")
+    database.migrate(made, MIGRATIONS)
+    yield made
+    made.dispose()

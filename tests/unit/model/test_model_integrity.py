@@ -8,24 +8,23 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from concilia_kit import database
-from concilia_kit.sealing import NO_KEYS, Keyring
-from concilia_kit.wire.models import Artifact
+from concilia_kit.sealing import Keyring
 from concilia_model.artifacts import DirectoryStore
 from concilia_model.errors import ArtifactQuarantined
-from concilia_model.integrity import SCRUB_AGAIN_SECONDS, Found, Integrity
+from concilia_model.integrity import SCRUB_AGAIN_SECONDS, Found
 from concilia_model.metrics import FOUND
-from concilia_model.store import MIGRATIONS, Removal, Store
+from concilia_model.store import Removal, Store
 from concilia_model.upkeep import DirectoryUpkeep
 from PIL import Image
 
-ALICE = "0x00000000000000000000000000000000000000A1"
+from tests.unit.model.bench import ALICE, Bench
+
 JOB = "5a" * 32
 Make = Callable[..., tuple[str, bytes]]
 
@@ -163,40 +162,6 @@ async def test_a_file_that_goes_between_the_look_and_the_answer(
 
 
 # the scrub
-
-
-class Bench:
-    """A store to look after, on a clock that is told the time."""
-
-    def __init__(self, folder: Path, engine: Any, rate: float = 1000, keys: Keyring = NO_KEYS) -> None:
-        self.now = 1000.0
-        self.folder = folder
-        self.files = DirectoryStore(folder, 2**30, 0, keys)
-        self.files.prepare()
-        self.upkeep = DirectoryUpkeep(folder, keys)
-        self.store = Store(engine)
-        self.integrity = Integrity(self.files, self.upkeep, self.store, scrub_rate=rate, clock=lambda: self.now)
-
-    def put(self, digest: str, content: bytes) -> Path:
-        with self.files.create() as incoming:
-            incoming.write([content])
-            self.store.bring(digest, self.now)
-            incoming.commit()
-        artifact = Artifact(digest=digest, size=len(content), owner=ALICE, tensors=1)
-        self.store.record(artifact, shared=False, now=self.now)
-        return self.files.path(digest)
-
-    def content(self, digest: str) -> bytes:
-        with self.files.open(digest) as file:
-            return b"".join(file.pieces())
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Any]:
-    made = database.engine(f"sqlite:///{tmp_path / 'model.db'}")
-    database.migrate(made, MIGRATIONS)
-    yield made
-    made.dispose()
 
 
 @pytest.fixture

@@ -9,22 +9,21 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from concilia_kit import database, keystore, storedfile
+from concilia_kit import keystore, storedfile
 from concilia_kit.sealing import MAGIC, NO_KEYS, OVERHEAD, Keyring, SealingKeyUnknown, StoreKey
-from concilia_kit.wire.models import Artifact
 from concilia_model.artifacts import DirectoryStore
 from concilia_model.errors import ArtifactTooLarge, NoSpace
-from concilia_model.integrity import SCRUB_AGAIN_SECONDS, Found, Integrity
-from concilia_model.store import MIGRATIONS, Store
+from concilia_model.integrity import SCRUB_AGAIN_SECONDS, Found
 from concilia_model.upkeep import DirectoryUpkeep
 
-ALICE = "0x00000000000000000000000000000000000000A1"
+from tests.unit.model.bench import Bench
+
 Make = Callable[..., tuple[str, bytes]]
 OLD, NEW = StoreKey.new(), StoreKey.new()
 
@@ -47,42 +46,8 @@ def varied(safetensors: Make) -> tuple[str, bytes]:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Any]:
-    made = database.engine(f"sqlite:///{tmp_path / 'model.db'}")
-    database.migrate(made, MIGRATIONS)
-    yield made
-    made.dispose()
-
-
-class Bench:
-    """A store under some keys, over a folder and a database that others of other keys may share."""
-
-    def __init__(self, folder: Path, engine: Any, keys: Keyring, now: float = 1000.0) -> None:
-        self.now = now
-        self.folder = folder
-        self.files = DirectoryStore(folder, 2**20, 0, keys)
-        self.files.prepare()
-        self.upkeep = DirectoryUpkeep(folder, keys)
-        self.store = Store(engine)
-        self.integrity = Integrity(self.files, self.upkeep, self.store, scrub_rate=1000, clock=lambda: self.now)
-
-    def put(self, digest: str, content: bytes) -> Path:
-        with self.files.create() as incoming:
-            incoming.write([content])
-            self.store.bring(digest, self.now)
-            incoming.commit()
-        artifact = Artifact(digest=digest, size=len(content), owner=ALICE, tensors=1)
-        self.store.record(artifact, shared=False, now=self.now)
-        return self.files.path(digest)
-
-    def content(self, digest: str) -> bytes:
-        with self.files.open(digest) as file:
-            return b"".join(file.pieces())
-
-
-@pytest.fixture
 def under(tmp_path: Path, engine: Any) -> Callable[..., Bench]:
-    return lambda keys, now=1000.0: Bench(tmp_path / "store", engine, keys, now)
+    return lambda keys, now=1000.0: Bench(tmp_path / "store", engine, keys, now=now, max_bytes=2**20)
 
 
 # what lies on the disk
