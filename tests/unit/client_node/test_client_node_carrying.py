@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,9 @@ import numpy.typing as npt
 import pytest
 import torch
 from concilia_client_node import networks, training
-from concilia_client_node.consortium import Consortium
-from concilia_client_node.presence import ProgressReporter
 from concilia_client_node.service import Hospital
-from concilia_client_node.store import NodeFolder
 from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Outcome, Tensors
-from concilia_kit import http, tensorfile
-from concilia_kit.wire.auth import Audience
+from concilia_kit import tensorfile
 from concilia_kit.wire.chain import Reason, RoundStatus, UpdateSubmission
 from concilia_kit.wire.training import (
     SCORE_BINS,
@@ -38,6 +32,8 @@ from concilia_kit.wire.training import (
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
+from tests.unit.client_node.hospitals import Untrained, hospital_of
+
 from .test_client_node_training import CPU, small_network, some_pictures
 
 JOB = "ef" * 32
@@ -48,15 +44,11 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass
-class Stepping:
+class Stepping(Untrained):
     """A trainer that takes a step of its own from wherever it starts, and notes what it was given."""
 
-    skipped_images: int = 0
     given: list[Carried] = field(default_factory=list)
     judged: list[Carried] = field(default_factory=list)
-
-    def prepare(self, image_size: int, check: Check) -> None:
-        check()
 
     def train(
         self,
@@ -95,19 +87,8 @@ class Stepping:
 
 @pytest.fixture
 def hospital(consortium: Any, tmp_path: Path) -> Iterator[Hospital]:
-    folder = NodeFolder(tmp_path / "node")
-    folder.open()
-    with ExitStack() as stack:
-        auth = stack.enter_context(http.client(consortium.url))
-
-        def client(audience: Audience) -> Any:
-            return stack.enter_context(http.client(consortium.url, http.WalletAuth(auth, ACCOUNT, audience)))
-
-        services = Consortium(*map(client, (Audience.MODEL, Audience.CHAIN, Audience.AGGREGATOR, Audience.AUTH)))
-        reporter = ProgressReporter(services.progress)
-        reporter.start()
-        yield Hospital(ACCOUNT, services, Stepping(), folder, reporter, threading.Event())
-        reporter.close(10)
+    with hospital_of(consortium, ACCOUNT, tmp_path / "node", Stepping()) as made:
+        yield made
 
 
 def model(consortium: Any, folder: Path, seed: int, state: str | None = None) -> str:

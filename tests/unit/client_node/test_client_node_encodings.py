@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,20 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from concilia_client_node.consortium import Consortium
-from concilia_client_node.presence import ProgressReporter
 from concilia_client_node.service import Hospital
 from concilia_client_node.store import Kind, NodeFolder
-from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Outcome, Tensors
-from concilia_kit import digests, encodings, http, tensorfile
+from concilia_client_node.trainer import NOTHING, Carried, Check, Outcome, Tensors
+from concilia_kit import digests, encodings, tensorfile
 from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.tensorfile import TensorFile
-from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.chain import Reason, RoundStatus, UpdateSubmission
 from concilia_kit.wire.encoding import Encoding
-from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal, Stage, TrainTask
+from concilia_kit.wire.training import Architecture, LocalTraining, Stage, TrainTask
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+
+from tests.unit.client_node.hospitals import Untrained, hospital_of
 
 JOB = "cd" * 32
 ACCOUNT: LocalAccount = Account.from_key("0x" + 63 * "0" + "3")
@@ -35,15 +32,11 @@ SHAPES = {"conv.weight": (8, 4, 3, 3), "fc.weight": (7, 2000), "bn.running_var":
 
 
 @dataclass
-class Walk:
+class Walk(Untrained):
     """A trainer whose training is a step that seed and base decide; `steps` are those it made."""
 
-    skipped_images: int = 0
     loud: float = 1.0
     steps: list[dict[str, npt.NDArray[np.float32]]] = field(default_factory=list)
-
-    def prepare(self, image_size: int, check: Check) -> None:
-        check()
 
     def train(
         self,
@@ -65,21 +58,6 @@ class Walk:
         progress(1.0)
         return Outcome(0.5, 0.75, 40, 30), made | {"n": file.tensor("n") + 1}
 
-    def personal(self, architecture: Architecture, which: Personal) -> frozenset[str]:
-        return frozenset()
-
-    def evaluate(
-        self,
-        architecture: Architecture,
-        model: Path,
-        image_size: int,
-        limits: Evaluation,
-        seed: int,
-        check: Check,
-        carried: Carried = NOTHING,
-    ) -> tuple[Counts, int]:
-        raise NotImplementedError
-
 
 @pytest.fixture
 def base(consortium: Any, tmp_path: Path) -> str:
@@ -94,20 +72,8 @@ def base(consortium: Any, tmp_path: Path) -> str:
 
 @pytest.fixture
 def hospital(consortium: Any, tmp_path: Path) -> Iterator[Hospital]:
-    folder = NodeFolder(tmp_path / "node")
-    folder.open()
-    with contextlib.ExitStack() as stack:
-        auth = stack.enter_context(http.client(consortium.url))
-
-        def client(audience: Audience) -> Any:
-            return stack.enter_context(http.client(consortium.url, http.WalletAuth(auth, ACCOUNT, audience)))
-
-        services = Consortium(*map(client, (Audience.MODEL, Audience.CHAIN, Audience.AGGREGATOR, Audience.AUTH)))
-        reporter = ProgressReporter(services.progress)
-        reporter.start()
-        yield Hospital(ACCOUNT, services, Walk(), folder, reporter, threading.Event())
-        reporter.close(10)
-        assert not reporter.is_alive()
+    with hospital_of(consortium, ACCOUNT, tmp_path / "node", Walk()) as made:
+        yield made
 
 
 def task(consortium: Any, number: int, base: str, text: str) -> TrainTask:

@@ -14,16 +14,14 @@ import numpy.typing as npt
 import pytest
 from concilia_client_node import consortium as services
 from concilia_client_node import late
-from concilia_client_node.consortium import Consortium
 from concilia_client_node.errors import Stopped
 from concilia_client_node.presence import ProgressReporter
 from concilia_client_node.service import Hospital
 from concilia_client_node.store import NodeFolder
-from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Outcome, Tensors
-from concilia_kit import digests, encodings, http, tensorfile
+from concilia_client_node.trainer import NOTHING, Carried, Check, Outcome, Tensors
+from concilia_kit import digests, encodings, tensorfile
 from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.tensorfile import TensorFile
-from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.chain import Reason, RoundStatus, UpdateSubmission
 from concilia_kit.wire.encoding import Encoding
 from concilia_kit.wire.training import (
@@ -31,14 +29,14 @@ from concilia_kit.wire.training import (
     TRAIN_TASK,
     Architecture,
     Assignment,
-    Evaluation,
     LocalTraining,
-    Personal,
     Stage,
     TrainTask,
 )
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+
+from tests.unit.client_node.hospitals import Untrained, services_of
 
 JOB = "ef" * 32
 ACCOUNT: LocalAccount = Account.from_key("0x" + 63 * "0" + "4")
@@ -47,15 +45,11 @@ Model = dict[str, npt.NDArray[Any]]
 
 
 @dataclass
-class Pace:
+class Pace(Untrained):
     """A trainer that adds `STEP` to every weight, and during which `meanwhile` happens, once."""
 
-    skipped_images: int = 0
     trained: int = 0
     meanwhile: list[Callable[[], None]] = field(default_factory=list)
-
-    def prepare(self, image_size: int, check: Check) -> None:
-        check()
 
     def train(
         self,
@@ -80,21 +74,6 @@ class Pace:
             "n": made["n"] + 3,
         }
 
-    def personal(self, architecture: Architecture, which: Personal) -> frozenset[str]:
-        return frozenset()
-
-    def evaluate(
-        self,
-        architecture: Architecture,
-        model: Path,
-        image_size: int,
-        limits: Evaluation,
-        seed: int,
-        check: Check,
-        carried: Carried = NOTHING,
-    ) -> tuple[Counts, int]:
-        raise NotImplementedError
-
 
 def model(seed: int, variance: float = 1.0) -> Model:
     rng = np.random.default_rng(seed)
@@ -117,12 +96,7 @@ class World:
         """A process of the hospital, with its folder as it is."""
         folder = NodeFolder(self._folder / "node")
         folder.open()
-        auth = self._stack.enter_context(http.client(self.consortium.url))
-
-        def client(audience: Audience) -> Any:
-            return self._stack.enter_context(http.client(self.consortium.url, http.WalletAuth(auth, ACCOUNT, audience)))
-
-        theirs = Consortium(*map(client, (Audience.MODEL, Audience.CHAIN, Audience.AGGREGATOR, Audience.AUTH)))
+        theirs = services_of(self.consortium, ACCOUNT, self._stack)
         reporter = ProgressReporter(theirs.progress)
         reporter.start()
         self._stack.callback(reporter.close, 10)
