@@ -15,7 +15,7 @@ import schemathesis
 from concilia_kit.problems import MEDIA_TYPE
 from schemathesis.core.failures import AcceptedNegativeData, Failure, ServerError
 from schemathesis.core.transport import Response
-from schemathesis.openapi.checks import RejectedPositiveData, UndefinedContentType, UndefinedStatusCode
+from schemathesis.openapi.checks import RejectedPositiveData
 
 Told = Callable[[Response], bool]
 
@@ -74,23 +74,11 @@ def _is_head_without_words(response: Response) -> bool:
     return response.request.method == "HEAD" and 400 <= response.status_code < 500 and not response.content
 
 
-def is_no_http(response: Response) -> bool:
-    """Whether the server could not read the request as HTTP at all, and no service saw it."""
-    return response.status_code == 400 and response.content == b"Invalid HTTP request received."
-
-
 def _is_no_download(response: Response) -> bool:
     return response.status_code == 503 and _problem(response).get("code") == "weights_unavailable"
 
 
-_NO_HTTP = (
-    "a drawn header that frames the message (`transfer-encoding` with nothing) makes it no HTTP, which the server "
-    "answers before any service; no description is of such requests (RFC 9112, section 6.3)"
-)
-
 EXEMPTIONS = (
-    Exemption(UndefinedStatusCode, "", is_no_http, _NO_HTTP),
-    Exemption(UndefinedContentType, "", is_no_http, _NO_HTTP),
     Exemption(
         RejectedPositiveData,
         "",

@@ -17,6 +17,7 @@ from starlette.routing import Match
 from concilia_kit.admission import ALWAYS, TooBusy
 from concilia_kit.bodies import BodyTooLarge, BodyTooSlow
 from concilia_kit.problems import MEDIA_TYPE, Forbidden, NotFound, Problem, Unauthorized, Unavailable
+from concilia_kit.serving import HeadTooSlow, Malformed
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -113,6 +114,7 @@ def _common(path: str, operation: dict[str, Any]) -> Iterator[tuple[int, str]]:
         yield Forbidden.status, "role_missing"
     if any(each["in"] == "path" for each in parameters):
         yield NotFound.status, NotFound.code
+    yield from ((kind.status, kind.code) for kind in (Malformed, HeadTooSlow))
     if "requestBody" in operation:
         yield 400, "http_400"
         yield from ((kind.status, kind.code) for kind in (BodyTooSlow, BodyTooLarge))

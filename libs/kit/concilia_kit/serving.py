@@ -48,6 +48,14 @@ class HeadTooSlow(Problem):
     code = "head_too_slow"
 
 
+class Malformed(Problem):
+    """What came is no HTTP request: a head that cannot be read, or that frames its body in no known way (RFC 9112,
+    section 6.3)."""
+
+    status = 400
+    code = "request_malformed"
+
+
 def config(app: ASGIApp, **given: Any) -> uvicorn.Config:
     """How a service is served; logging is the service's own affair."""
     # No service speaks WebSocket.
@@ -184,7 +192,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
-        self._refuse(Problem(msg, status=400, code="request_malformed"))
+        self._refuse(Malformed(msg))
 
     def _wait_for_head(self) -> None:
         self._due = self.loop.call_later(HEAD_SECONDS, self._head_is_due)
@@ -208,7 +216,13 @@ class HttpProtocol(HttpToolsProtocol):
     def _refuse(self, problem: Problem) -> None:
         """Answer in place of an application, and end the connection."""
         content = json.dumps(problem.document()).encode()
-        named = {"Content-Type": MEDIA_TYPE, "Content-Length": len(content), "Connection": "close", **problem.headers}
+        named = {
+            "Content-Type": MEDIA_TYPE,
+            "Content-Length": len(content),
+            "Cache-Control": "no-store",
+            "Connection": "close",
+            **problem.headers,
+        }
         head = "".join(f"{name}: {value}\r\n" for name, value in named.items()).encode("ascii")
         self.transport.write(STATUS_LINE[problem.problem_status] + head + b"\r\n" + content)
         self.transport.close()

@@ -81,7 +81,14 @@ def test_an_operation_names_its_own_problems_and_those_of_its_kind(app: FastAPI)
     assert told["404"] == "`thing_gone`, `not_found`"
     assert told["409"] == "`thing_taken`"
     assert told["422"] == "`invalid_request`"
-    assert set(told) == {"200", "404", "409", "422", "429", "500", "503"}
+    assert set(told) == {"200", "400", "404", "408", "409", "422", "429", "500", "503"}
+
+
+def test_any_operation_may_be_asked_in_no_http(app: FastAPI) -> None:
+    for operations in app.openapi()["paths"].values():
+        for operation in operations.values():
+            assert "`request_malformed`" in operation["responses"]["400"]["description"]
+            assert "`head_too_slow`" in operation["responses"]["408"]["description"]
 
 
 def test_what_takes_a_body_says_what_may_be_wrong_with_it(app: FastAPI) -> None:
@@ -95,7 +102,7 @@ def test_what_needs_a_token_says_so(app: FastAPI) -> None:
 
 
 def test_health_is_never_too_busy(app: FastAPI) -> None:
-    assert set(answers(app, "get", "/healthz")) == {"200", "500"}
+    assert set(answers(app, "get", "/healthz")) == {"200", "400", "408", "500"}
     assert answers(app, "get", "/readyz")["503"].startswith("what is missing")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -89,6 +90,17 @@ def test_who_leaves_in_the_middle_disturbs_nobody(url: str) -> None:
             assert line.recv(100)
     with httpx.Client(base_url=url) as client:
         assert client.get(f"/?0-{len(CONTENT)}").content == CONTENT
+
+
+@pytest.mark.parametrize("framing", ["", "a", "chunked, a"])
+def test_a_body_framed_in_no_known_way_is_a_problem_that_nobody_keeps(url: str, framing: str) -> None:
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as line:
+        line.sendall(f"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {framing}\r\n\r\n".encode())
+        head, _, body = b"".join(iter(lambda: line.recv(4096), b"")).partition(b"\r\n\r\n")
+    said = head.decode().split("\r\n")
+    assert said[0].startswith("HTTP/1.1 400 ")
+    assert {"Content-Type: application/problem+json", "Cache-Control: no-store"} <= set(said)
+    assert json.loads(body)["code"] == "request_malformed"
 
 
 @pytest.mark.parametrize(
