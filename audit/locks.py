@@ -2,7 +2,7 @@
 
 `constraints.txt` is where a version is decided. `make lock` (`python -m audit.locks`) writes the locks from it: `build`
 what packages are built with, `light` the libraries of all packages but torch's, `torch` those, `dev` what tests and
-checks need, `node` Node.js for machines that have none.
+checks need, `node` Node.js for machines that have none, `onnx` what the extra of that name brings.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-LOCKS = ("build", "light", "torch", "dev", "node")
+LOCKS = ("build", "light", "torch", "dev", "node", "onnx")
 BUILD = ("pip", "setuptools", "wheel", "ziglang")
 ORACLES = "tests/strategies/oracles"
-"""What the strategies' tests compare with: an environment of its own, locked by itself."""
+"""What the tests of strategies and scoring compare with: an environment of its own, locked by itself."""
 _TORCH = {"torch", "torchvision"}
 _HEAD = "# Written by `make lock` from constraints.txt; the hashes are of the files that PyPI has of these versions.\n"
 _ENTRY = re.compile(
@@ -59,6 +59,8 @@ def wanted(root: Path) -> dict[str, set[str]]:
             name = Requirement(text).name
             if not name.startswith("concilia"):
                 needed["torch" if name in _TORCH else "light"].add(text)
+        for extra, texts in document["project"].get("optional-dependencies", {}).items():
+            needed.setdefault(extra, set()).update(texts)
     lines = (root / "requirements-dev.txt").read_text().splitlines()
     needed["dev"].update(line for line in lines if line and not line.startswith("#"))
     return needed
@@ -104,6 +106,7 @@ def python_faults(root: Path) -> list[str]:
             if name not in decided and (pin.marker is None or "sys_platform == 'win32'" not in pin.marker):
                 faults.append(f"locks/{lock}.txt: {name} {pin.version} is not in constraints.txt")
         faults += [f"locks/{lock}.txt: nothing for {text}" for text in sorted(needed[lock]) if not _holds(pins, text)]
+    faults += [f"locks: none for the extra {name}" for name in sorted(needed.keys() - locks.keys())]
     faults += [f"constraints.txt: nothing needs {name}" for name in sorted(decided.keys() - locked)]
     return faults
 

@@ -19,6 +19,7 @@ from typing import Self
 import numpy as np
 
 HELD_OUT_SHARE = 0.2
+VALIDATION_SHARE = 0.1  # of the training side
 
 
 class Scheme(StrEnum):
@@ -113,16 +114,30 @@ def assign_dirichlet(labels: Mapping[str, int], sites: int, alpha: float, seed: 
     return assigned
 
 
-def hold_out(labels: Mapping[str, int], seed: int, share: float = HELD_OUT_SHARE) -> Split:
+def hold_out(labels: Mapping[str, int], seed: int, share: float = HELD_OUT_SHARE, before: Split | None = None) -> Split:
     """Divide a site's lesions (lesion to class): of each class the nearest number to `share` is held out.
 
-    Wherever a class has two lesions or more, at least one lands on each side; a single lesion is trained on.
+    Wherever a class has two lesions or more, at least one lands on each side; a single lesion is trained on. Lesions of
+    `before` stay on their sides, whatever comes or goes: only what is new is divided, so that shares are as they were.
     """
-    held_out: set[str] = set()
+    old = before or Split(frozenset(), frozenset())
+    known = old.held_out | old.training
+    held_out = set(labels.keys() & old.held_out)
     for _, lesions in _by_class(labels):
+        kept = sum(lesion in old.held_out for lesion in lesions)
         count = min(len(lesions) - 1, max(1, round(len(lesions) * share)))
-        held_out.update(in_hash_order(lesions, seed)[:count])
+        new = in_hash_order((each for each in lesions if each not in known), seed)
+        held_out.update(new[: max(0, count - kept)])
     return Split(frozenset(labels.keys() - held_out), frozenset(held_out))
+
+
+def set_aside(labels: Mapping[str, int], seed: int, share: float = VALIDATION_SHARE) -> Split:
+    """Divide a training side's lesions (lesion to class) once more, by the rule of `hold_out`.
+
+    Its `held_out` are for choosing settings and for calibration, so that neither is done on what a model was trained
+    on, nor on what it is judged by.
+    """
+    return hold_out(labels, seed, share)
 
 
 def stratified_cap(labels: Sequence[int], limit: int, seed: int) -> list[int]:
