@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concilia_kit.wire.jobs import JobSpec, Phase
 from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, LocalTraining, Personal, Task, TrainTask
 
-from concilia_aggregator import rounds, strategies
+from concilia_aggregator import rounds, schedules, strategies
 from concilia_aggregator.rounds import JobState
 from concilia_aggregator.tables import OutboxRow
 
@@ -64,8 +64,9 @@ def _training(job: str, spec: JobSpec, state: JobState) -> TrainTask:
         base=state.head,
         seed=spec.seed,
         deadline=rounds.state_deadline(state),
-        local=_local(spec),
+        local=_local(spec, state.round),
         asynchronous=spec.strategy.asynchronous,
+        classification=spec.classification,
     )
 
 
@@ -78,11 +79,19 @@ def _evaluation(job: str, spec: JobSpec, state: JobState) -> EvaluateTask:
         seed=spec.seed,
         image_size=spec.local.image_size,
         evaluation=spec.evaluation,
-        personal=_local(spec).personal,
+        personal=_local(spec, max(state.round, 1)).personal,
+        classification=spec.classification,
+        calibrate=spec.calibrate and _may_be_published(spec, state),
     )
 
 
-def _local(spec: JobSpec) -> LocalTraining:
-    """What hospitals are given: what strategies set is the strategy's, whatever a job's author wrote there."""
+def _may_be_published(spec: JobSpec, state: JobState) -> bool:
+    """Whether a state's head may be the one that a job ends with: more need not leave a hospital of any other."""
+    return state.closed >= spec.rounds or (spec.target is not None and state.closed > 0)
+
+
+def _local(spec: JobSpec, round_: int) -> LocalTraining:
+    """What hospitals are given: what schedule and strategy set is theirs, whatever a job's author wrote there."""
     plain = spec.local.model_copy(update={"control": False, "personal": Personal.NOTHING, "first_loss": False})
+    plain = schedules.of_round(plain, spec.schedule, round_, spec.rounds)
     return strategies.make(spec.strategy, strategies.Setting(spec.local)).local(plain)

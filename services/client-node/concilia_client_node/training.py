@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from concilia_kit.lesions import CLASSES
-from concilia_kit.wire.training import Balance, LocalTraining
+from concilia_kit.classification import LESIONS, Classification
+from concilia_kit.wire.training import LocalTraining, Optimizer, Trained
 from torch import Tensor, nn
 
+from concilia_client_node import objectives
 from concilia_client_node.augmentation import as_input, as_training_input
 from concilia_client_node.errors import Refused
 from concilia_client_node.pictures import Pictures
@@ -23,26 +24,7 @@ from concilia_client_node.split import stratified_cap
 from concilia_client_node.trainer import Outcome, Tensors
 
 PROGRESS_SECONDS = 0.5
-REPETITION = 0.99  # b: after about a hundred images of a class, another one adds little
 STATISTICS_IMAGES = 512
-FINAL_RATE = 0.1  # of the learning rate, at the end of the round's cosine
-
-
-def class_weights(labels: Tensor) -> Tensor:
-    """Loss weights w_c proportional to (1 - b) / (1 - b^n_c) with b = `REPETITION`, scaled to a mean of 1 over the
-    classes that are there; 0 for absent classes. n_c: images of class c.
-
-    Unlike 1 / n_c, it keeps the two images of a rare class from steering every batch that they are in.
-    Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples" (2019).
-    """
-    counts = torch.bincount(labels, minlength=len(CLASSES)).double()
-    weights = torch.where(counts > 0, (1 - REPETITION) / (1 - REPETITION**counts), 0.0)
-    return (weights * (counts.count_nonzero() / weights.sum())).float()
-
-
-def sampling_weights(labels: Tensor) -> Tensor:
-    """The weight with which each image is drawn, 1 / n_c: every class that is there comes equally often."""
-    return 1 / torch.bincount(labels, minlength=len(CLASSES)).double()[labels]
 
 
 def add_proximal_gradient(parameters: Iterable[Tensor], anchors: Iterable[Tensor], mu: float) -> None:
@@ -71,41 +53,44 @@ def train(
     if len(chosen) < 2:
         raise Refused("two training images are needed, there are fewer")
     images = pictures.images[chosen] if len(chosen) < len(pictures) else pictures.images
-    labels = torch.tensor([pictures.labels[position] for position in chosen])
+    labels, shown = torch.tensor([pictures.labels[position] for position in chosen]), pictures.classification
     generator = torch.Generator().manual_seed(seed)
-    weighted = local.balance is Balance.LOSS
-    loss_of = nn.CrossEntropyLoss(weight=class_weights(labels).to(device) if weighted else None)
-    network.to(device).train()
+    head = last_layer(network)
+    objective = objectives.Objective(local, labels, head.out_features, device)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions' own order
+    first_loss = None
+    if local.first_loss:
+        first_loss = mean_loss(network, images, labels, local.batch_size, device, check, shown)
+    _begin(network, head, local.trained)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     anchors = [parameter.detach().clone() for parameter in parameters] if local.proximal_mu > 0 else []
     corrections = _matching(network, correction or {}, device)
-    first_loss = mean_loss(network, images, labels, local.batch_size, device, check) if local.first_loss else None
     reach, lasting = 0.0, 0.0
-    optimizer = torch.optim.SGD(
-        parameters, lr=local.learning_rate, momentum=local.momentum, weight_decay=local.weight_decay
-    )
+    optimizer = _optimizer(parameters, local)
+    momentum = local.momentum if local.optimizer is Optimizer.SGD else 0.0
     batches = _batches_of(len(chosen), local.batch_size)
     steps, step, told = local.epochs * batches, 0, time.monotonic()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # dropout draws from the global stream
+        torch.manual_seed(seed)  # dropout and mixing draw from the global stream
         for _ in range(local.epochs):
             loss_sum, correct, seen = 0.0, 0, 0
-            order = _order(labels, local.balance, generator)
+            order = objectives.order(labels, local.balance, head.out_features, generator)
             for batch in torch.tensor_split(order, batches):
                 check()
-                rate = local.learning_rate * _cosine(step / steps)
+                rate = local.learning_rate * share_of_rate(local, step, steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 # This step moves by this gradient and by what momentum keeps of those before.
-                lasting = local.momentum * lasting + 1.0
+                lasting = momentum * lasting + 1.0
                 reach += rate * lasting
                 inputs = images[batch].to(device)
-                inputs = as_training_input(inputs, generator) if local.augment else as_input(inputs)
+                inputs = as_training_input(inputs, generator, shown) if local.augment else as_input(inputs, shown)
+                inputs, others, own = objective.mix(inputs)
                 targets = labels[batch].to(device)
                 optimizer.zero_grad()
-                logits = network(inputs)
-                loss = loss_of(logits, targets)
-                loss.backward()
+                logits = network(inputs.contiguous(memory_format=torch.channels_last))
+                loss = objective(logits, targets, others, own)
+                torch.autograd.backward(loss)
                 add_proximal_gradient(parameters if anchors else (), anchors, local.proximal_mu)
                 for parameter, added in corrections:
                     if parameter.grad is not None:
@@ -120,7 +105,9 @@ def train(
                     told = time.monotonic()
     if not math.isfinite(loss_sum):
         raise Refused("training diverged: its loss is not finite; the job needs a lower learning rate")
-    estimate_statistics(network, images, local.batch_size, device, check)
+    if local.trained is Trained.ALL:
+        estimate_statistics(network, images, local.batch_size, device, check, shown)
+    network.to(memory_format=torch.contiguous_format)
     progress(1.0)
     lesions = len({pictures.lesions[position] for position in chosen})
     return Outcome(loss_sum / seen, correct / seen, len(chosen), lesions, reach, first_loss)
@@ -133,16 +120,16 @@ def mean_loss(
     batch_size: int,
     device: torch.device,
     check: Callable[[], None] = lambda: None,
+    shown: Classification = LESIONS,
 ) -> float:
-    """The network's mean cross-entropy in nats, unweighted, as evaluation would find it; it is left training."""
+    """The network's mean cross-entropy in nats, unweighted, as evaluation would find it; it is left evaluating."""
     network.eval()
     total = 0.0
     with torch.no_grad():
         for batch in torch.split(torch.arange(len(images)), batch_size):
             check()
-            logits = network(as_input(images[batch].to(device)))
+            logits = network(as_input(images[batch].to(device), shown))
             total += float(nn.functional.cross_entropy(logits, labels[batch].to(device), reduction="sum"))
-    network.train()
     return total / len(images)
 
 
@@ -156,7 +143,12 @@ def _matching(network: nn.Module, tensors: Tensors, device: torch.device) -> lis
 
 
 def estimate_statistics(
-    network: nn.Module, images: Tensor, batch_size: int, device: torch.device, check: Callable[[], None] = lambda: None
+    network: nn.Module,
+    images: Tensor,
+    batch_size: int,
+    device: torch.device,
+    check: Callable[[], None] = lambda: None,
+    shown: Classification = LESIONS,
 ) -> None:
     """Replace batch normalisation's running averages by averages under the final weights, as evaluation will see them.
 
@@ -175,7 +167,7 @@ def estimate_statistics(
     with torch.no_grad():
         for offset in range(batches := _batches_of(len(some), batch_size)):
             check()
-            network(as_input(images[some[offset::batches]].to(device)))
+            network(as_input(images[some[offset::batches]].to(device), shown))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
@@ -186,13 +178,32 @@ def _batches_of(images: int, batch_size: int) -> int:
     return min(math.ceil(images / batch_size), images // 2)
 
 
-def _order(labels: Tensor, balance: Balance, generator: torch.Generator) -> Tensor:
-    """An epoch's images: each once, or drawn with replacement so that classes come equally often."""
-    if balance is Balance.SAMPLING:
-        return torch.multinomial(sampling_weights(labels), len(labels), replacement=True, generator=generator)
-    return torch.randperm(len(labels), generator=generator)
+def last_layer(network: nn.Module) -> nn.Linear:
+    """The layer that the logits come from, as wide as there are classes."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
 
 
-def _cosine(done: float) -> float:
-    """Half a cosine from 1 to `FINAL_RATE` within the round (Loshchilov and Hutter, 2017)."""
-    return FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * done)) / 2
+def share_of_rate(local: LocalTraining, step: int, steps: int) -> float:
+    """The share of the learning rate at step `step` of `steps`, from 0: half a cosine from the round's first share to
+    its last (Loshchilov and Hutter, 2017), and before that a line from nothing (Goyal et al., 2017)."""
+    if step < (rising := local.warm_up * steps):
+        return local.rate_start * (step + 1) / (rising + 1)
+    over = local.rate_start - local.rate_end
+    return local.rate_end + over * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def _optimizer(parameters: list[nn.Parameter], local: LocalTraining) -> torch.optim.Optimizer:
+    if local.optimizer is Optimizer.ADAMW:
+        return torch.optim.AdamW(parameters, lr=local.learning_rate, weight_decay=local.weight_decay)
+    return torch.optim.SGD(parameters, lr=local.learning_rate, momentum=local.momentum, weight_decay=local.weight_decay)
+
+
+def _begin(network: nn.Module, head: nn.Linear, trained: Trained) -> None:
+    """Have the network train. Where its last layer alone moves, the rest is as in evaluation, statistics included."""
+    network.train()
+    if trained is Trained.HEAD:
+        network.eval()
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        for parameter in head.parameters():
+            parameter.requires_grad_(True)

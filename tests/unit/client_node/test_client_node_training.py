@@ -5,17 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import safetensors.torch
 import torch
-from concilia_client_node import augmentation, evaluation, networks, trainer, training
+from concilia_client_node import augmentation, evaluation, networks, objectives, trainer, training
 from concilia_client_node.errors import Refused, Stopped, WeightsError
 from concilia_client_node.pictures import Pictures
 from concilia_kit.lesions import CLASSES, MEAN, STD
-from concilia_kit.wire.training import SCORE_BINS, Architecture, Balance, EvaluationReport, LocalTraining
+from concilia_kit.wire.training import (
+    SCORE_BINS,
+    Architecture,
+    Balance,
+    EvaluationReport,
+    LocalTraining,
+    Optimizer,
+    Trained,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -175,11 +184,11 @@ def test_a_strong_proximal_term_holds_the_weights() -> None:
 
 def test_class_weights_follow_the_effective_number() -> None:
     labels = torch.tensor([0] * 1 + [4] * 2 + [5] * 300)
-    weights = training.class_weights(labels)
+    weights = objectives.class_weights(labels, 7)
     raw = np.array([1.0, 0.01 / (1 - 0.99**2), 0.01 / (1 - 0.99**300)])
     assert torch.allclose(weights[[0, 4, 5]].double(), torch.from_numpy(raw * 3 / raw.sum()), atol=1e-6)
     assert weights[[1, 2, 3, 6]].eq(0).all()
-    drawn = training.sampling_weights(labels)
+    drawn = objectives.sampling_weights(labels, 7)
     assert [float(drawn[labels == label].sum()) for label in (0, 4, 5)] == pytest.approx([1, 1, 1])
 
 
@@ -220,6 +229,98 @@ def test_the_cap_is_what_is_trained_on() -> None:
     assert 4 <= outcome.lesions <= 7
 
 
+def test_the_last_layer_alone_moves_where_it_is_to() -> None:
+    network = small_network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    training.train(network, some_pictures(), LocalTraining(trained=Trained.HEAD, learning_rate=0.1), 1, CPU)
+    moved = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"6.weight", "6.bias"}
+
+
+def test_adamw_is_torchs_with_the_jobs_rate_and_decay() -> None:
+    local = LocalTraining(optimizer=Optimizer.ADAMW, learning_rate=0.01, weight_decay=0.1, augment=False, rate_end=1.0)
+    pictures = some_pictures(16)
+    local = local.model_copy(update={"batch_size": 16, "balance": Balance.NONE})
+    network, theirs = nn.Sequential(nn.Flatten(), nn.Linear(3072, 7)), nn.Sequential(nn.Flatten(), nn.Linear(3072, 7))
+    theirs.load_state_dict(network.state_dict())
+    training.train(network, pictures, local, 1, CPU)
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.1)
+    nn.CrossEntropyLoss()(theirs(augmentation.as_input(pictures.images)), torch.tensor(pictures.labels)).backward()
+    optimizer.step()
+    for ours, other in zip(network.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(ours, other, atol=1e-6)
+
+
+@given(start=st.floats(0.1, 1), end=st.floats(0, 0.1), warm=st.floats(0, 1), steps=st.integers(1, 500))
+def test_the_rate_rises_then_falls_from_start_to_end(start: float, end: float, warm: float, steps: int) -> None:
+    local = LocalTraining(rate_start=start, rate_end=end, warm_up=warm)
+    shares = [training.share_of_rate(local, step, steps) for step in range(steps)]
+    peak = shares.index(max(shares))
+    assert shares[: peak + 1] == sorted(shares[: peak + 1])
+    assert shares[peak:] == sorted(shares[peak:], reverse=True)
+    assert min(shares) > 0
+    assert max(shares) <= start
+    if not warm:
+        assert shares[0] == pytest.approx(start)
+        assert training.share_of_rate(local, steps, steps) == pytest.approx(end)
+
+
+def test_an_adjusted_loss_is_the_formulas() -> None:
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    objective = objectives.Objective(LocalTraining(balance=Balance.LOGIT), labels, 3, CPU)
+    logits = torch.tensor([[0.3, -0.2, 1.0], [2.0, 0.0, -1.0]])
+    shares = torch.tensor([90, 10, 0.5]) / 100.5
+    weighted = logits.exp() * shares
+    wanted = -torch.log(weighted[range(2), [1, 0]] / weighted.sum(1)).mean()
+    assert objective(logits, torch.tensor([1, 0])) == pytest.approx(wanted)
+
+
+def test_a_class_that_a_hospital_never_sees_is_hardly_pushed_down() -> None:
+    labels = torch.arange(6).repeat(50)
+    pushed = []
+    for balance in (Balance.NONE, Balance.LOGIT):
+        logits = torch.zeros(len(labels), 7, requires_grad=True)
+        objectives.Objective(LocalTraining(balance=balance), labels, 7, CPU)(logits, labels).backward()
+        pushed.append(float(logits.grad[:, 6].sum()))
+    assert pushed[0] > 0.1
+    assert 0 < pushed[1] < pushed[0] / 50
+
+
+def test_mixing_gives_the_loss_of_both() -> None:
+    torch.manual_seed(0)
+    labels = torch.tensor([0, 1, 2, 3])
+    objective = objectives.Objective(LocalTraining(mixup=0.4, balance=Balance.NONE), labels, 4, CPU)
+    inputs = torch.eye(4)
+    mixed, others, own = objective.mix(inputs)
+    assert others is not None
+    assert 0 < own < 1
+    assert torch.allclose(mixed, own * inputs + (1 - own) * inputs[others])
+    soft = own * nn.functional.one_hot(labels, 4) + (1 - own) * nn.functional.one_hot(labels[others], 4)
+    wanted = -(soft * mixed.log_softmax(1)).sum(1).mean()
+    assert objective(mixed, labels, others, own) == pytest.approx(wanted)
+    assert objectives.Objective(LocalTraining(), labels, 4, CPU).mix(inputs)[1] is None
+
+
+def test_smoothing_is_torchs() -> None:
+    labels, logits = torch.tensor([0, 1, 2]), torch.randn(3, 7)
+    objective = objectives.Objective(LocalTraining(label_smoothing=0.1, balance=Balance.NONE), labels, 7, CPU)
+    assert objective(logits, labels) == nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels)
+
+
+@pytest.mark.parametrize(
+    "change", [{"mixup": 0.4}, {"label_smoothing": 0.1}, {"optimizer": Optimizer.ADAMW}, {"warm_up": 0.5}]
+)
+def test_each_recipe_is_the_same_to_the_last_bit_under_a_seed(change: dict[str, Any]) -> None:
+    local = LocalTraining(epochs=2, batch_size=8, image_size=32, learning_rate=0.05)
+
+    def trained(local: LocalTraining) -> bytes:
+        network = small_network()
+        training.train(network, some_pictures(), local, 1, CPU)
+        return state_of(network)
+
+    assert trained(local.model_copy(update=change)) == trained(local.model_copy(update=change)) != trained(local)
+
+
 def test_divergence_is_told() -> None:
     with pytest.raises(Refused, match="diverged"):
         training.train(Exploding(), some_pictures(), LocalTraining(), 0, CPU)
@@ -228,10 +329,11 @@ def test_divergence_is_told() -> None:
 class Exploding(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(7))
+        self.head = nn.Linear(1, 7)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.weight * torch.full((len(inputs), 7), float("inf"))
+        logits: torch.Tensor = self.head(torch.full((len(inputs), 1), float("inf")))
+        return logits
 
 
 def test_training_stops_when_told_and_reports_its_progress() -> None:
