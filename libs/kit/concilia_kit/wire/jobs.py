@@ -8,12 +8,14 @@ from typing import Annotated, Self
 from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
 from concilia_kit import digests
+from concilia_kit.classification import LESIONS, Classified, Turns
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.signing import Address
-from concilia_kit.strict import NO_TEXT, Integer, IntegerOrNone, Number, NumberOrNone, Text
+from concilia_kit.strict import NO_TEXT, Integer, IntegerOrNone, Number, NumberOrNone, Text, Truth
 from concilia_kit.wire.base import Wire
+from concilia_kit.wire.calibration import Calibrated
 from concilia_kit.wire.encoding import PLAIN, Encoding
-from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Progress
+from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Optimizer, Progress
 
 
 class StrategyName(StrEnum):
@@ -54,6 +56,10 @@ OtherName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}\.[a-z0-9_]{1,40}$")]
 ParameterName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
 Parameter = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False), NO_TEXT]
 
+BY_REACH = frozenset({StrategyName.SCAFFOLD, StrategyName.FEDNOVA})
+"""Strategies that divide by the sum of local steps' rates, which an adaptive optimizer does not have."""
+OWN_TENSORS = frozenset({StrategyName.FEDBN, StrategyName.FEDREP})
+"""Strategies in which hospitals keep tensors to themselves."""
 MIXABLE = frozenset(
     {
         StrategyName.MEDIAN,
@@ -144,11 +150,31 @@ class Strategy(Wire):
         return self
 
 
+class Schedule(Wire):
+    """How the learning rate, and what is trained, go over a job's rounds."""
+
+    whole_job: Truth = Field(
+        default=False, description="one cosine over all rounds to nothing, in place of one a round to a tenth"
+    )
+    warm_up: Number = Field(
+        default=0.0, ge=0, le=1, description="share of the first round over which the rate rises from nothing"
+    )
+    head_rounds: Integer = Field(
+        default=0, ge=0, le=10_000, description="first rounds in which the last layer alone is trained"
+    )
+
+
+EACH_ROUND_ALIKE = Schedule()
+
+
 class Recording(StrEnum):
     """How the ledger records a job's updates: each by itself, or a round's under one Merkle root, for large cohorts."""
 
     EACH = "each"
     MERKLE = "merkle"
+
+
+SENSITIVITY = 0.9
 
 
 class JobSpec(Wire):
@@ -178,11 +204,44 @@ class JobSpec(Wire):
     )
     recording: Recording = Recording.EACH
     encoding: Encoding = Field(default=PLAIN, description="how nodes that can encode their updates")
+    schedule: Schedule = Field(
+        default=EACH_ROUND_ALIKE, exclude_if=lambda schedule: schedule == EACH_ROUND_ALIKE, description="over rounds"
+    )
+    classification: Classified = LESIONS
+    calibrate: Truth = Field(
+        default=False,
+        exclude_if=lambda calibrate: not calibrate,
+        description="find a temperature and thresholds on held-out lesions for the model that is published",
+    )
+    sensitivity: Number = Field(
+        default=SENSITIVITY,
+        ge=0.5,
+        le=1,
+        exclude_if=lambda wanted: wanted == SENSITIVITY,
+        description="share of the critical class that the threshold is to find; where it calibrates",
+    )
 
     @property
     def closes_at_quorum(self) -> bool:
         """Whether a round waits for its quorum only, whoever that is, and not for all who were asked."""
         return self.over_selection is not None or self.strategy.asynchronous
+
+    @model_validator(mode="after")
+    def _steps(self) -> Self:
+        if self.local.optimizer is not Optimizer.SGD and self.strategy.name in BY_REACH:
+            raise ValueError(f"{self.strategy.name} goes by how far plain steps reach, and needs the optimizer sgd")
+        return self
+
+    @model_validator(mode="after")
+    def _calibration(self) -> Self:
+        if self.calibrate and self.strategy.name in OWN_TENSORS:
+            raise ValueError(
+                f"{self.strategy.name} has each hospital evaluate a network of its own, which says nothing of how to "
+                "read the published one: no calibrate"
+            )
+        if self.evaluation.flips and self.classification.turns is Turns.NONE:
+            raise ValueError(f"pictures of '{self.classification.name}' may not be turned: no flips")
+        return self
 
     @model_validator(mode="after")
     def _asynchronous(self) -> Self:
@@ -230,7 +289,11 @@ class Phase(StrEnum):
 
 
 class Scores(Wire):
-    """Metrics of a confusion matrix; None where a class has no images."""
+    """Metrics of a confusion matrix; None where a class has no images.
+
+    `recall` and `auc` are in the order of the job's classes; `melanoma_recall` is of the critical one, whichever that
+    is, and None where none is.
+    """
 
     images: int
     accuracy: float
@@ -283,6 +346,7 @@ class RoundView(Wire):
     seconds_folding: float
     bytes_moved: int
     progress: dict[Address, Progress]
+    calibrated: Calibrated | None = Field(default=None, exclude_if=_is_none)
 
 
 class JobView(Wire):
@@ -302,54 +366,3 @@ class JobView(Wire):
     model: Digest | None
     rounds: tuple[RoundView, ...]
     manifest: JobManifest | None = None
-
-
-class Change(StrEnum):
-    """What a job's event stream tells, by the events' names.
-
-    `SNAPSHOT` carries a `JobView`, `LEDGER` a `LedgerEvent`, `JOB` a `JobChange`, `ROUND` a `RoundChange`, `PROGRESS` a
-    `ProgressChange`, `EVALUATION` an `EvaluationChange`, `VERIFICATION` a `Verification` without its findings.
-    """
-
-    SNAPSHOT = "snapshot"
-    LEDGER = "ledger"
-    JOB = "job"
-    ROUND = "round"
-    PROGRESS = "progress"
-    EVALUATION = "evaluation"
-    VERIFICATION = "verification"
-
-
-class JobChange(Wire):
-    """A job moved on."""
-
-    phase: Phase
-    round: int
-    detail: str
-    paused: bool
-
-
-class RoundChange(Wire):
-    """A round was opened, or closed."""
-
-    round: int
-
-
-class ProgressChange(Wire):
-    """A node said what it is doing."""
-
-    round: int
-    hospital: Address
-    progress: Progress
-
-
-class EvaluationChange(Wire):
-    """A site's evaluation of a round's model is in."""
-
-    round: int
-    hospital: Address
-
-
-def job_stream(job: str) -> str:
-    """The Redis stream with a job's changes: each a `Change` under the field `name`, its JSON under `data`."""
-    return f"concilia:job:{job}"

@@ -7,12 +7,16 @@ from typing import Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from concilia_kit.classification import FEWEST, LESIONS, MOST, Classified
 from concilia_kit.digests import Digest, JobId
-from concilia_kit.lesions import CLASSES
 from concilia_kit.signing import Address
 from concilia_kit.strict import Integer
+from concilia_kit.wire.adapter import AdapterKind
 from concilia_kit.wire.base import Wire
+from concilia_kit.wire.calibration import Use
 from concilia_kit.wire.training import Architecture
+
+NOTICE = "Research software, no medical device: not for diagnosis."
 
 
 class Weights(StrEnum):
@@ -24,12 +28,25 @@ class Weights(StrEnum):
 
 
 class InitialModelRequest(Wire):
-    """Make initial weights for an architecture; `file` names an artifact (a trunk alone is allowed)."""
+    """Make initial weights for an architecture; `file` names an artifact: a whole model, one without its head, or an
+    adapter, which is merged with its trunk."""
 
     architecture: Architecture
     weights: Weights
     file: Digest | None = None
     seed: Integer = Field(default=0, ge=0, lt=2**32)
+    classes: Integer = Field(
+        default=len(LESIONS.classes),
+        ge=FEWEST,
+        le=MOST,
+        exclude_if=lambda classes: classes == len(LESIONS.classes),
+        description="how many its head tells apart",
+    )
+    adapter: AdapterKind | None = Field(
+        default=None,
+        exclude_if=lambda kind: kind is None,
+        description="also make an adapter over them, which is what a job then trains: 'norms', or 'lora:8'",
+    )
 
     @model_validator(mode="after")
     def _file_with_file(self) -> Self:
@@ -39,23 +56,31 @@ class InitialModelRequest(Wire):
 
 
 class InitialModel(Wire):
-    """Initial weights as an artifact; `origin` says in words where they came from, and is stored with them."""
+    """Initial weights as an artifact; `origin` says in words where they came from, and is stored with them.
+
+    Where an adapter was asked for, it is what `digest` names and counts are of, and `trunk` names the whole model.
+    """
 
     digest: Digest
     architecture: Architecture
     origin: str
     loaded_tensors: int
     fresh_tensors: int
+    adapter: AdapterKind | None = Field(default=None, exclude_if=lambda kind: kind is None)
+    trunk: Digest | None = Field(default=None, exclude_if=lambda trunk: trunk is None)
 
 
 class Artifact(Wire):
-    """A stored file: SHA-256 of its bytes, its size in bytes, who brought it."""
+    """A stored file: SHA-256 of its bytes, its size in bytes, who brought it; of an adapter also its trunk and kind, as
+    the file itself names them."""
 
     digest: Digest
     size: int
     owner: Address
     tensors: int
     origin: str | None = None
+    trunk: Digest | None = Field(default=None, exclude_if=lambda trunk: trunk is None)
+    adapter: AdapterKind | None = Field(default=None, exclude_if=lambda kind: kind is None)
 
 
 class ArtifactCheck(Wire):
@@ -73,6 +98,8 @@ class StoredKind(StrEnum):
     """The base of a job's first round, and nothing more."""
     GLOBAL = "global"
     """What a round ended with or a later one began with, or a published model."""
+    TRUNK = "trunk"
+    """What an adapter goes over that is kept, and no round's base or result itself."""
     UPDATE = "update"
     """A hospital's update, and nothing else."""
     SPARE = "spare"
@@ -134,6 +161,8 @@ class ModelVersion(Wire):
     contributors: tuple[Address, ...]
     lineage: tuple[Digest, ...]
     published_at: AwareDatetime
+    classification: Classified = LESIONS
+    use: Use | None = Field(default=None, exclude_if=lambda use: use is None, description="how to read its outputs")
 
 
 class ModelRegistration(Wire):
@@ -143,6 +172,15 @@ class ModelRegistration(Wire):
     digest: Digest
     architecture: Architecture
     image_size: Integer = Field(ge=32, le=1024)
+    classification: Classified = LESIONS
+    use: Use | None = Field(default=None, exclude_if=lambda use: use is None, description="how to read its outputs")
+
+    @model_validator(mode="after")
+    def _critical(self) -> Self:
+        threshold = None if self.use is None else self.use.critical
+        if threshold is not None and threshold.code != self.classification.critical:
+            raise ValueError("a threshold is of the classification's critical class, and of no other")
+        return self
 
 
 class ClassProbability(Wire):
@@ -164,15 +202,41 @@ class AttentionMap(Wire):
     grid: tuple[tuple[float, ...], ...]
 
 
-class Prediction(Wire):
-    """Seven probabilities that sum to one, and the model that gave them. No medical device.
+class Critical(Wire):
+    """What the model says of the class that must not be missed. `share` is the network's own, before any temperature;
+    from `threshold` on it is `above`. `sensitivity` and `specificity` are what held-out pictures show of that rule."""
 
-    `attention` has one map a class where it was asked for.
+    code: str
+    share: float = Field(ge=0, le=1)
+    threshold: float = Field(ge=0, le=1)
+    above: bool
+    sensitivity: float = Field(ge=0, le=1)
+    specificity: float | None = Field(ge=0, le=1)
+
+
+class Unusual(Wire):
+    """How odd the network finds a picture. One `beyond` the threshold may be none of what the model was trained for,
+    and its probabilities then mean nothing; `notice` says so."""
+
+    oddity: float
+    threshold: float
+    beyond: bool
+    notice: str | None = None
+
+
+class Prediction(Wire):
+    """Probabilities of the model's classes in its order, which sum to one, and the model that gave them. No medical
+    device.
+
+    `attention` has one map a class where it was asked for. `critical` and `unusual` are there where the model's job
+    found thresholds.
     """
 
     model: Digest
     job: JobId
-    probabilities: tuple[ClassProbability, ...] = Field(min_length=len(CLASSES), max_length=len(CLASSES))
+    probabilities: tuple[ClassProbability, ...] = Field(min_length=FEWEST, max_length=MOST)
     attention: tuple[AttentionMap, ...] | None = None
     milliseconds: float
-    notice: str = "Research software, no medical device: not for diagnosis."
+    notice: str = NOTICE
+    critical: Critical | None = Field(default=None, exclude_if=lambda critical: critical is None)
+    unusual: Unusual | None = Field(default=None, exclude_if=lambda unusual: unusual is None)

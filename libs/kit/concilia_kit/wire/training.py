@@ -12,16 +12,19 @@ from typing import Annotated, Self, TypeVar
 from pydantic import Field, model_validator
 
 from concilia_kit import digests
+from concilia_kit.classification import FEWEST, LESIONS, MOST, Classified
 from concilia_kit.digests import Digest, JobId
-from concilia_kit.lesions import CLASSES
 from concilia_kit.signing import Address, Signature, TaskOrder
 from concilia_kit.strict import NO_TEXT, Integer, IntegerOrNone, Number, Text, Truth
 from concilia_kit.wire.base import Wire
+from concilia_kit.wire.calibration import Calibration
 from concilia_kit.wire.encoding import PLAIN, PLAIN_ONLY, Ability, Encoded, Encoding
 
 TRAIN_TASK = "concilia.train"
 EVALUATE_TASK = "concilia.evaluate"
 SCORE_BINS = 32
+FINAL_RATE = 0.1
+"""Of the learning rate, at the end of a round, where a round's schedule is its own."""
 MAX_STALENESS = 20
 """Rounds by which work of an asynchronous job may be late and still count (Nguyen et al. 2022, section 4)."""
 
@@ -30,7 +33,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_TEXT]
 Finite = Annotated[float, Field(allow_inf_nan=False), NO_TEXT]
 
 _Item = TypeVar("_Item")
-_OfClasses = Annotated[tuple[_Item, ...], Field(min_length=len(CLASSES), max_length=len(CLASSES))]
+_OfClasses = Annotated[tuple[_Item, ...], Field(min_length=FEWEST, max_length=MOST)]
 _OfBins = Annotated[tuple[_Item, ...], Field(min_length=SCORE_BINS, max_length=SCORE_BINS)]
 
 
@@ -65,18 +68,35 @@ class Architecture(StrEnum):
     RESNET18 = "resnet18"
     MOBILENET_V2 = "mobilenet_v2"
     EFFICIENTNET_B0 = "efficientnet_b0"
+    CONVNEXT_TINY = "convnext_tiny"
 
 
 class Balance(StrEnum):
-    """How local training meets class imbalance: weights in the loss, weights in the sampling, or not at all."""
+    """How local training meets class imbalance: weights in the loss, weights in the sampling, logits adjusted by each
+    hospital's own class shares (Menon et al. 2021; FedLC, Zhang et al. 2022), or not at all."""
 
     LOSS = "loss"
     SAMPLING = "sampling"
+    LOGIT = "logit"
     NONE = "none"
 
 
+class Optimizer(StrEnum):
+    """What takes local steps: SGD with momentum, or Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+
+    SGD = "sgd"
+    ADAMW = "adamw"
+
+
+class Trained(StrEnum):
+    """What local training moves: the whole network, or its last layer alone."""
+
+    ALL = "all"
+    HEAD = "head"
+
+
 class Personal(StrEnum):
-    """Tensors that a hospital keeps to itself and goes on with from round to round: none, those of batch normalisation
+    """Tensors that a hospital keeps to itself and goes on with from round to round: none, those of normalisation
     (FedBN), or those of the last layer (FedRep)."""
 
     NOTHING = "nothing"
@@ -113,6 +133,47 @@ class LocalTraining(Wire):
         exclude_if=lambda first: not first,
         description="measure the model's loss before training it; set by the strategy",
     )
+    optimizer: Optimizer = Field(
+        default=Optimizer.SGD,
+        exclude_if=lambda optimizer: optimizer is Optimizer.SGD,
+        description="AdamW has no use for `momentum`",
+    )
+    label_smoothing: Number = Field(
+        default=0.0, ge=0, le=0.5, exclude_if=lambda share: not share, description="share spread over all classes"
+    )
+    mixup: Number = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        exclude_if=lambda alpha: not alpha,
+        description="alpha of the Beta distribution by which pairs of images are mixed (Zhang et al. 2018)",
+    )
+    rate_start: Number = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        exclude_if=lambda share: share == 1.0,
+        description="share of the learning rate at the round's beginning; set by the schedule",
+    )
+    rate_end: Number = Field(
+        default=FINAL_RATE,
+        ge=0,
+        le=1,
+        exclude_if=lambda share: share == FINAL_RATE,
+        description="and at its end, half a cosine later (Loshchilov and Hutter, 2017); set by the schedule",
+    )
+    warm_up: Number = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        exclude_if=lambda share: not share,
+        description="share of the round's steps over which the rate rises from nothing; set by the schedule",
+    )
+    trained: Trained = Field(
+        default=Trained.ALL,
+        exclude_if=lambda trained: trained is Trained.ALL,
+        description="what moves; set by the schedule",
+    )
 
 
 class Evaluation(Wire):
@@ -120,6 +181,12 @@ class Evaluation(Wire):
 
     batch_size: Integer = Field(default=64, ge=1, le=1024)
     max_images: IntegerOrNone = Field(default=None, ge=1, lt=2**53, description="cap on held-out images a site")
+    flips: Truth = Field(
+        default=False,
+        exclude_if=lambda flips: not flips,
+        description="logits are the mean over a picture and its mirror images and half turn, as far as the "
+        "classification lets pictures be turned",
+    )
 
 
 class TrainTask(Wire):
@@ -136,6 +203,7 @@ class TrainTask(Wire):
     encoding: Encoding = Field(default=PLAIN, exclude_if=lambda encoding: encoding.plain)
     # Likewise. Work that is late is not thrown away, but told in a later round, with its staleness.
     asynchronous: bool = Field(default=False, exclude_if=lambda asynchronous: not asynchronous)
+    classification: Classified = LESIONS
 
 
 class EvaluateTask(Wire):
@@ -150,6 +218,8 @@ class EvaluateTask(Wire):
     image_size: int = Field(ge=32, le=1024)
     evaluation: Evaluation
     personal: Personal = Field(default=Personal.NOTHING, exclude_if=lambda personal: personal is Personal.NOTHING)
+    classification: Classified = LESIONS
+    calibrate: bool = Field(default=False, exclude_if=lambda calibrate: not calibrate)
 
 
 Task = TrainTask | EvaluateTask
@@ -204,7 +274,8 @@ class EvaluationReport(Wire):
     """Counts from one site's held-out lesions; sums over sites are exact.
 
     `confusion[t][p]`: images of class t predicted as p. `positives[c][b]` and `negatives[c][b]`: images that are (not)
-    of class c whose probability of c fell into bin b of `SCORE_BINS` equal bins over [0, 1].
+    of class c whose probability of c fell into bin b of `SCORE_BINS` equal bins over [0, 1]. Classes are those of the
+    job's classification, in its order.
     """
 
     job: JobId
@@ -219,16 +290,28 @@ class EvaluationReport(Wire):
     overlapping_lesions: Count
     skipped_images: Count
     seconds: Seconds
+    calibration: Calibration | None = Field(
+        default=None,
+        exclude_if=lambda calibration: calibration is None,
+        description="where the task asks to calibrate, and there are images enough",
+    )
 
     @model_validator(mode="after")
     def _sums(self) -> Self:
+        classes = len(self.confusion)
+        if {*map(len, self.confusion), len(self.positives), len(self.negatives)} != {classes}:
+            raise ValueError("confusion, positives and negatives must have the same classes")
         if sum(map(sum, self.confusion)) != self.images:
             raise ValueError("confusion must sum to images")
-        for c in range(len(CLASSES)):
+        for c in range(classes):
             if sum(self.positives[c]) != sum(self.confusion[c]):
                 raise ValueError("positives must agree with the confusion matrix")
             if sum(self.positives[c]) + sum(self.negatives[c]) != self.images:
                 raise ValueError("positives and negatives must sum to images")
+        if self.calibration is not None:
+            correct = sum(row[c] for c, row in enumerate(self.confusion))
+            if (self.calibration.images, self.calibration.correct) != (self.images, correct):
+                raise ValueError("calibration must be of all images, and agree with the confusion matrix")
         return self
 
 
@@ -255,7 +338,8 @@ class Progress(Wire):
 
 
 class NodeRegistration(Wire):
-    """What a node says of itself when it starts: counts by class (in `CLASSES` order), never names of files."""
+    """What a node says of itself when it starts: counts by class (in its classification's order), never names of
+    files. It is asked for jobs of its classification alone."""
 
     site: Text = Field(min_length=1, max_length=64)
     source: Text = Field(max_length=200, description="what the images are: HAM10000, drawn lesions")
@@ -268,6 +352,13 @@ class NodeRegistration(Wire):
     encodings: tuple[Ability, ...] = Field(
         default=PLAIN_ONLY, max_length=32, description="encodings of updates it can make: names, and 'zstd'"
     )
+    classification: Classified = LESIONS
+
+    @model_validator(mode="after")
+    def _classes(self) -> Self:
+        if {len(self.training_images), len(self.held_out_images)} != {len(self.classification.classes)}:
+            raise ValueError("training_images and held_out_images must have a count a class")
+        return self
 
 
 class Node(Wire):
