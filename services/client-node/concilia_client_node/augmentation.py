@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from concilia_kit.lesions import MEAN, STD
+from concilia_kit.classification import LESIONS, Classification, Turns
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,22 +21,24 @@ CONTRAST = 0.15
 TINT = 0.04
 
 
-def as_input(pictures: Tensor) -> Tensor:
-    """uint8 RGB (n, 3, s, s) to normalised float32: [0, 1], then per channel (x - MEAN) / STD."""
-    return _normalise(pictures.float().div_(255))
+def as_input(pictures: Tensor, classification: Classification = LESIONS) -> Tensor:
+    """uint8 RGB (n, 3, s, s) to normalised float32: [0, 1], then per channel (x - mean) / std of the classification."""
+    return _normalise(pictures.float().div_(255), classification)
 
 
-def as_training_input(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Like `as_input`, after random geometry and mild changes of colour. Random numbers come from the CPU."""
+def as_training_input(pictures: Tensor, generator: torch.Generator, classification: Classification = LESIONS) -> Tensor:
+    """Like `as_input`, after mild changes of colour and such random geometry as the classification's pictures bear
+    (`Turns`). Random numbers come from the CPU."""
     seen = pictures.float().div_(255)
-    grid = functional.affine_grid(_matrices(len(seen), generator).to(seen.device), list(seen.shape), False)
+    matrices = _matrices(len(seen), generator, classification.turns)
+    grid = functional.affine_grid(matrices.to(seen.device), list(seen.shape), False)
     seen = functional.grid_sample(seen, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return _normalise(_recolour(seen, generator))
+    return _normalise(_recolour(seen, generator), classification)
 
 
-def _normalise(pictures: Tensor) -> Tensor:
-    mean = torch.tensor(MEAN, device=pictures.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=pictures.device).view(1, 3, 1, 1)
+def _normalise(pictures: Tensor, classification: Classification) -> Tensor:
+    mean = torch.tensor(classification.mean, device=pictures.device).view(1, 3, 1, 1)
+    std = torch.tensor(classification.std, device=pictures.device).view(1, 3, 1, 1)
     return pictures.sub_(mean).div_(std)
 
 
@@ -44,12 +46,18 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.G
     return torch.rand(shape, generator=generator) * (high - low) + low
 
 
-def _matrices(count: int, generator: torch.Generator) -> Tensor:
-    """Affine matrices (count, 2, 3) from output to input coordinates in [-1, 1]: dihedral group, and a bit."""
+def _matrices(count: int, generator: torch.Generator, turns: Turns) -> Tensor:
+    """Affine matrices (count, 2, 3) from output to input coordinates in [-1, 1]: what `turns` has of the dihedral
+    group, and a bit."""
+    # The same numbers are drawn whatever is made of them.
     quarter = torch.randint(4, (count,), generator=generator) * (math.pi / 2)
+    if turns is not Turns.FREE:
+        quarter = torch.zeros(count)
     angle = quarter + _uniform((count,), -SMALL_ANGLE, SMALL_ANGLE, generator)
     scale = _uniform((count,), *SCALE, generator)
     mirror = torch.randint(2, (count,), generator=generator) * 2.0 - 1.0
+    if turns is Turns.NONE:
+        mirror = torch.ones(count)
     cos, sin = angle.cos() * scale, angle.sin() * scale
     shift = _uniform((count, 2), -SHIFT, SHIFT, generator)
     return torch.stack(

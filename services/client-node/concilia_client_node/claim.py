@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from concilia_kit import keystore, logs, web
+from concilia_kit.classification import HAM10000, Declaration
 from concilia_kit.settings import read
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from concilia_client_node import dataset, health
+from concilia_client_node import health, layouts
 from concilia_client_node.__main__ import begin, complaints, work
 from concilia_client_node.errors import DatasetError
 from concilia_client_node.locks import FileLock
@@ -91,10 +92,10 @@ class Slot:
         }
 
 
-def sites_of(settings: ClaimSettings, data: Path) -> list[Site]:
+def sites_of(settings: ClaimSettings, data: Path, declaration: Declaration = HAM10000) -> list[Site]:
     """The site of each slot there is, in order. Raises `DatasetError`."""
     if settings.sites == COLLECTIONS:
-        names = dataset.read(data).collections()
+        names = layouts.read(data, declaration).collections()
         if not names:
             raise DatasetError(
                 "the table has no 'dataset' column, so there are no collections; "
@@ -135,7 +136,7 @@ def main() -> None:
     settings = read(NodeSettings, keystore=folder, password_file=folder, directory=folder, site="all", site_name="")
     begin(settings)
     with complaints(settings):
-        sites = sites_of(claim, settings.data)
+        sites = sites_of(claim, settings.data, layouts.declared(settings.classification))
         listening = web.bind(settings)
         # A replica that stands by does all that it is to do: it is ready as well as alive.
         standing_by = health.Served(web.application("Concilia standby", ready={"standby": lambda: None}), listening)

@@ -94,8 +94,10 @@ class Consortium:
         path: Path,
         check: Callable[[], None],
         progress: Callable[[float], None] = lambda _fraction: None,
+        what: str = "base model",
     ) -> int:
         """Download an artifact and check its hash; its size in bytes. What came before a break is not fetched again.
+        `what` it is, for words.
 
         Other bytes are told to the service, which puts a file aside that has changed. Until who has the right ones
         brings them again, and for other bytes that the line made, this raises `Unavailable`; and `WeightsError` for a
@@ -112,10 +114,11 @@ class Consortium:
                 max_bytes=MAX_BASE,
             ).size
         except transfer.TooLarge as error:
-            raise WeightsError(f"the base model is not accepted: {error}") from error
+            raise WeightsError(f"the {what} is not accepted: {error}") from error
         except transfer.WrongBytes as error:
             self._call(self.model, "POST", f"/v1/artifacts/{digest}/check")
-            raise Unavailable(f"the base model is not what the task names: {error}", code=BASE_CHANGED) from error
+            names = "the task" if what == "base model" else "the base model"
+            raise Unavailable(f"the {what} is not what {names} names: {error}", code=BASE_CHANGED) from error
 
     def store(
         self,

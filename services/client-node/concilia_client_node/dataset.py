@@ -11,40 +11,45 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from concilia_kit.lesions import CLASSES
+from concilia_kit.classification import LESIONS, Classification
 
 from concilia_client_node import split
 from concilia_client_node.errors import DatasetError, TooManyUnreadable
-from concilia_client_node.split import Scheme, SiteChoice
+from concilia_client_node.split import Scheme, SiteChoice, Split
 
 TABLES = ("HAM10000_metadata", "HAM10000_metadata.csv")
 COLUMNS = ("lesion_id", "image_id", "dx")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 DEPTH = 3  # folders below the data folder that are looked into
 DRAWN_MARK = "DRAWN.txt"
-"""A folder with this file holds drawn lesions and no patient's."""
+"""A folder with this file holds drawn pictures and no patient's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One row: image, lesion, class (position in `CLASSES`), collection where known, file where there is one."""
+    """One row: image, lesion, class (position in its classification), collection where known, file where there is one;
+    of a file that is an archive, the array in it and the row in that."""
 
     image: str
     lesion: str
     label: int
     collection: str | None
     path: Path | None
+    place: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A data folder as read: all pictures of its table, and what they are."""
+    """A data folder as read: all pictures of its table, what they are, what they are told apart as, and on which side
+    each lesion is where whoever made the set has said so."""
 
     pictures: tuple[Picture, ...]
     source: str
+    classification: Classification = LESIONS
+    sides: Split | None = None
 
     def lesions(self) -> dict[str, int]:
         """The class of each lesion."""
@@ -57,21 +62,37 @@ class Folder:
 
 @dataclass(frozen=True)
 class Site:
-    """One hospital's pictures that have a file, divided by lesion; `missing` counts rows without a file."""
+    """One hospital's pictures that have a file, divided by lesion; `missing` counts rows without a file.
+
+    `validation` is empty unless it was asked for (`with_validation`).
+    """
 
     name: str
     source: str
     training: tuple[Picture, ...]
     held_out: tuple[Picture, ...]
     missing: int
+    classification: Classification = LESIONS
+    validation: tuple[Picture, ...] = ()
 
     def overlapping_lesions(self) -> int:
-        """Lesions on both sides, counted from the lists that are used."""
-        return len({p.lesion for p in self.training} & {p.lesion for p in self.held_out})
+        """Lesions on more than one side, counted from the lists that are used."""
+        sides = ({picture.lesion for picture in side} for side in (self.training, self.held_out, self.validation))
+        return sum(count > 1 for count in Counter(lesion for side in sides for lesion in side).values())
+
+    def with_validation(self, seed: int, share: float = split.VALIDATION_SHARE) -> Site:
+        """The same with lesions of the training side set aside, as `split.set_aside` has it."""
+        trained = (*self.training, *self.validation)
+        halves = split.set_aside({picture.lesion: picture.label for picture in trained}, seed, share)
+        return replace(
+            self,
+            training=tuple(picture for picture in trained if picture.lesion in halves.training),
+            validation=tuple(picture for picture in trained if picture.lesion in halves.held_out),
+        )
 
     def accept(self, broken: int, share: float) -> None:
         """Raise `TooManyUnreadable` where missing and `broken` pictures exceed `share` of the site's rows."""
-        rows = len(self.training) + len(self.held_out) + self.missing
+        rows = len(self.training) + len(self.validation) + len(self.held_out) + self.missing
         if (unreadable := self.missing + broken) > share * rows:
             raise TooManyUnreadable(
                 f"{unreadable} of {rows} pictures cannot be found or decoded, more than the {share:.1%} accepted; "
@@ -79,14 +100,22 @@ class Site:
             )
 
 
-def per_class(pictures: Iterable[Picture]) -> tuple[int, ...]:
-    """Images of each class, in `CLASSES` order."""
+def per_class(pictures: Iterable[Picture], classes: int = len(LESIONS.classes)) -> tuple[int, ...]:
+    """Images of each class, in their classification's order."""
     counts = Counter(picture.label for picture in pictures)
-    return tuple(counts[label] for label in range(len(CLASSES)))
+    return tuple(counts[label] for label in range(classes))
 
 
-def read(folder: Path) -> Folder:
+def source_of(folder: Path, classification: Classification) -> str:
+    """What a folder's pictures are, in words."""
+    if not (folder / DRAWN_MARK).exists():
+        return classification.name
+    return "drawn lesions" if classification == LESIONS else f"drawn pictures of {classification.name}"
+
+
+def read(folder: Path, classification: Classification = LESIONS) -> Folder:
     """Read a folder's table and find its pictures. Raises `DatasetError`."""
+    codes = classification.codes
     table, rows = _table(folder)
     files = _scan(folder)
     pictures: list[Picture] = []
@@ -97,13 +126,13 @@ def read(folder: Path) -> Folder:
         where = f"{table.name}, line {number}"
         if not image or not lesion:
             raise DatasetError(f"{where}: image_id and lesion_id must not be empty")
-        if dx not in CLASSES:
-            raise DatasetError(f"{where}: dx is '{dx}', not one of {', '.join(CLASSES)}")
+        if dx not in codes:
+            raise DatasetError(f"{where}: dx is '{dx}', not one of {', '.join(codes)}")
         if image in seen:
             raise DatasetError(f"{where}: image {image} is listed twice")
-        label = CLASSES.index(dx)
+        label = codes.index(dx)
         if labels.setdefault(lesion, label) != label:
-            raise DatasetError(f"{where}: lesion {lesion} is {dx} here and {CLASSES[labels[lesion]]} before")
+            raise DatasetError(f"{where}: lesion {lesion} is {dx} here and {codes[labels[lesion]]} before")
         seen.add(image)
         pictures.append(Picture(image, lesion, label, (row.get("dataset") or "").strip() or None, files.get(image)))
     if not any(picture.path for picture in pictures):
@@ -112,31 +141,53 @@ def read(folder: Path) -> Folder:
             "IMAGE_ID.jpg in HAM10000_images_part_1, HAM10000_images_part1 or any folder below"
         )
     counts = Counter(labels.values())
-    for label, code in enumerate(CLASSES):
+    for label, code in enumerate(codes):
         if counts[label] < 2:
             raise DatasetError(
                 f"{table.name} has {counts[label]} lesions of class {code}; two are needed, one to train on and one "
                 "to hold out"
             )
-    source = "drawn lesions" if (folder / DRAWN_MARK).exists() else "HAM10000"
-    return Folder(tuple(pictures), source)
+    return Folder(tuple(pictures), source_of(folder, classification), classification)
 
 
-def choose(folder: Folder, choice: SiteChoice, seed: int) -> Site:
-    """One site of a folder with its held-out split. Raises `DatasetError` where the site is empty."""
+def shared_lesions(sites: Iterable[Site]) -> int:
+    """Lesions that more than one of these sites has, on whichever side."""
+    owners = Counter(
+        lesion
+        for site in sites
+        for lesion in {picture.lesion for picture in (*site.training, *site.validation, *site.held_out)}
+    )
+    return sum(count > 1 for count in owners.values())
+
+
+def choose(folder: Folder, choice: SiteChoice, seed: int, before: Split | None = None) -> Site:
+    """One site of a folder with its held-out split; lesions of `before` stay on their sides, and of the others those of
+    the folder's `sides` on theirs.
+
+    Raises `DatasetError` where the site is empty.
+    """
     lesions = _lesions_of(folder, choice, seed)
     mine = [picture for picture in folder.pictures if picture.lesion in lesions]
     present = [picture for picture in mine if picture.path is not None]
     if not present:
         raise DatasetError(f"site {choice} has no pictures; {_sites_there_are(folder)}")
-    halves = split.hold_out({picture.lesion: picture.label for picture in present}, seed)
+    labels = {picture.lesion: picture.label for picture in present}
+    halves = split.hold_out(labels, seed, before=_said(before, folder.sides))
     return Site(
         name=str(choice),
         source=folder.source,
         training=tuple(picture for picture in present if picture.lesion in halves.training),
         held_out=tuple(picture for picture in present if picture.lesion in halves.held_out),
         missing=len(mine) - len(present),
+        classification=folder.classification,
     )
+
+
+def _said(before: Split | None, sides: Split | None) -> Split | None:
+    if before is None or sides is None:
+        return before or sides
+    known = before.training | before.held_out
+    return Split(before.training | (sides.training - known), before.held_out | (sides.held_out - known))
 
 
 def _lesions_of(folder: Folder, choice: SiteChoice, seed: int) -> set[str]:

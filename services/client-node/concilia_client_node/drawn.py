@@ -2,7 +2,8 @@
 
 Each class has its habit of colour, outline and structure, loosely after the dermoscopic signs of the real ones, so that
 a network can learn to tell them apart; nothing learnt on them says anything about skin.
-`python -m concilia_client_node.drawn FOLDER --images 800 --seed 0` needs NumPy and Pillow only.
+`python -m concilia_client_node.drawn FOLDER --images 800 --seed 0` needs NumPy and Pillow only. With `--classification
+FILE` it draws the classes that are declared there instead (see `drawn_arrays`).
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from concilia_kit.classification import Layout
 from concilia_kit.lesions import CLASSES
 from PIL import Image
 
+from concilia_client_node import drawn_arrays, layouts
 from concilia_client_node.dataset import DRAWN_MARK, TABLES
 from concilia_client_node.errors import DatasetError
 
@@ -94,12 +99,19 @@ def write_drawn(folder: Path, images: int = 800, seed: int = 0) -> None:
     """Draw about `images` pictures into a new folder, all or nothing. Raises `DatasetError` and `OSError`."""
     if images < 2 * MINIMUM:
         raise DatasetError(f"at least {2 * MINIMUM} images are needed for two lesions of every class")
+    with new_folder(folder) as partial:
+        _write(partial, images, seed)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that gets its name at the end, if that comes. Raises `DatasetError` and `OSError`."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DatasetError(f"{folder} exists and is not empty; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        _write(partial, images, seed)
+        yield partial
         partial.chmod(0o755)
         partial.replace(folder)
     except BaseException:
@@ -125,9 +137,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--images", type=int, default=800, help="about how many pictures (default 800)")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds draw equal pictures (default 0)")
+    parser.add_argument("--classification", type=Path, help="file that declares other classes, in MedMNIST's layout")
+    parser.add_argument("--side", type=int, default=28, help="of such pictures: 28, 64, 128 or 224 pixels (default 28)")
+    parser.add_argument("--colour", action="store_true", help="such pictures in colour; they are grey by default")
     given = parser.parse_args(arguments)
     try:
-        write_drawn(given.folder, given.images, given.seed)
+        if given.classification is None:
+            write_drawn(given.folder, given.images, given.seed)
+        else:
+            declaration = layouts.declared(given.classification)
+            if declaration.layout is not Layout.MEDMNIST:
+                raise DatasetError(f"declared classes are drawn in the layout medmnist, and not {declaration.layout}")
+            with new_folder(given.folder) as partial:
+                chosen = given.images, given.seed, given.side
+                drawn_arrays.write(partial, declaration.classification, *chosen, colour=given.colour)
     except (DatasetError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -15,6 +15,10 @@ class DatasetError(NodeError):
     """The data folder cannot be used as it is."""
 
 
+class SplitMoved(DatasetError):
+    """Lesions would be on another side than in earlier rounds; the message carries counts only."""
+
+
 class TooManyUnreadable(DatasetError):
     """More pictures are missing or broken than the hospital accepts; the message carries counts only."""
 

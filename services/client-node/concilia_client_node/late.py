@@ -24,6 +24,7 @@ from concilia_kit.wire.encoding import Encoded
 from concilia_kit.wire.training import MAX_STALENESS, TrainTask
 
 from concilia_client_node.consortium import Consortium
+from concilia_client_node.fetching import Fetched
 from concilia_client_node.store import NodeFolder, Trained
 
 _STATISTICS = (".running_mean", ".running_var")
@@ -48,10 +49,8 @@ class Late:
         update = TensorFile.open(folder.update(task.job, self.number))
         return rebase(reader(update, base), base, TensorFile.open(folder.base(task.base)))
 
-    def record(
-        self, task: TrainTask, written: Written, encoded: Encoded | None, moved: Sequence[tuple[float, int]]
-    ) -> Trained:
-        """What is known of the update that was written for a task's round. `moved`: seconds and bytes of downloads."""
+    def record(self, task: TrainTask, written: Written, encoded: Encoded | None, moved: Sequence[Fetched]) -> Trained:
+        """What is known of the update that was written for a task's round. `moved`: downloads for it."""
         _log.info("late work taken up", job=task.job, round=task.round, made_for=task.round - self.staleness)
         return self.trained.model_copy(
             update={
@@ -60,8 +59,8 @@ class Late:
                 "size": written.size,
                 "encoded": encoded,
                 "staleness": self.staleness,
-                "seconds_download": self.trained.seconds_download + sum(seconds for seconds, _ in moved),
-                "bytes_download": self.trained.bytes_download + sum(size for _, size in moved),
+                "seconds_download": self.trained.seconds_download + sum(each.seconds for each in moved),
+                "bytes_download": self.trained.bytes_download + sum(each.bytes for each in moved),
             }
         )
 

@@ -47,6 +47,11 @@ class LocalData:
             return self._decoded
 
     @property
+    def classes(self) -> int:
+        """How many the pictures are told apart as."""
+        return len(self._site.classification.classes)
+
+    @property
     def skipped_images(self) -> int:
         """Pictures that are missing or, as far as is known, broken."""
         return self._site.missing + self._broken
@@ -57,11 +62,12 @@ class LocalData:
         return NodeRegistration(
             site=self._name,
             source=site.source,
-            training_images=per_class(site.training),
-            held_out_images=per_class(site.held_out),
+            training_images=per_class(site.training, len(site.classification.classes)),
+            held_out_images=per_class(site.held_out, len(site.classification.classes)),
             training_lesions=len({picture.lesion for picture in site.training}),
             held_out_lesions=len({picture.lesion for picture in site.held_out}),
             overlapping_lesions=site.overlapping_lesions(),
             skipped_images=self.skipped_images,
             encodings=ABILITIES,
+            classification=site.classification,
         )

@@ -22,11 +22,11 @@ from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.training import OWN_QUEUE, keys_of, queue_of
 from fastapi import FastAPI
 
-from concilia_client_node import dataset, redelivery, tasks
+from concilia_client_node import layouts, redelivery, tasks
 from concilia_client_node.broker import TRANSPORT, Credentials
 from concilia_client_node.consortium import Consortium
-from concilia_client_node.errors import DatasetError
 from concilia_client_node.health import Served
+from concilia_client_node.kept_split import KeptSplit
 from concilia_client_node.local_data import LocalData
 from concilia_client_node.metrics import NodeMetrics
 from concilia_client_node.polling import Polling
@@ -72,8 +72,9 @@ def build(settings: NodeSettings) -> Node:
     account = keystore.load(settings.keystore, settings.password_file)
     folder = NodeFolder(settings.directory)
     folder.open()
-    site = dataset.choose(dataset.read(settings.data), settings.choice, settings.split_seed)
-    site.accept(0, settings.unreadable_share)
+    declaration = layouts.declared(settings.classification)
+    split = KeptSplit(settings.data, settings.directory, declaration)
+    site = split.settle(settings.choice, settings.split_seed, settings.unreadable_share, anew=settings.split_anew)
     data = LocalData(
         site, settings.site_name or site.name[:64], folder.scratch, settings.threads, settings.unreadable_share
     )
@@ -95,6 +96,7 @@ def build(settings: NodeSettings) -> Node:
         folder=folder,
         reporter=ProgressReporter(consortium.progress),
         stop=stop,
+        classification=declaration.classification,
         metrics=NodeMetrics(registry),
     )
     heartbeat = Heartbeat(
@@ -110,7 +112,7 @@ def build(settings: NodeSettings) -> Node:
         "Concilia client node",
         ready={
             **source,
-            "data": lambda: _still_there(settings),
+            "data": lambda: layouts.require(settings.data, declaration.layout),
             "auth": lambda: http.call(auth, "GET", "/healthz", retry_seconds=0),
         },
         registry=registry,
@@ -149,11 +151,6 @@ def _queued(settings: NodeSettings, hospital: Hospital) -> tuple[Queued, dict[st
     reminders = Reminders(ask, siblings.idle, hospital, worker, OWN_QUEUE, hospital.stop)
     watch = ConsumingWatch(broker, queue_of(address))
     return Queued(worker, OWN_QUEUE, siblings, reminders, watch), {"broker": broker.ping}
-
-
-def _still_there(settings: NodeSettings) -> None:
-    if not any((settings.data / name).is_file() for name in dataset.TABLES):
-        raise DatasetError("the data folder's table is gone")
 
 
 def run(node: Node, listening: socket.socket) -> int:

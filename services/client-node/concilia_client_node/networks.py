@@ -1,4 +1,5 @@
-"""torchvision architectures by name with seven outputs, and their weights as safetensors files."""
+"""torchvision architectures by name with an output a class, and their weights as safetensors files: whole models, and
+adapters over them."""
 
 from __future__ import annotations
 
@@ -10,59 +11,103 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from concilia_kit import tensorfile
+from concilia_kit.adapters import layout
 from concilia_kit.lesions import CLASSES
 from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec
+from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.training import Architecture, Personal
 from torch import nn
 from torchvision.models import get_model
 
+from concilia_client_node import adapters
 from concilia_client_node.errors import WeightsError
 
+_NORMS = (nn.BatchNorm2d, nn.LayerNorm)
 
-def build(architecture: Architecture) -> nn.Module:
-    """A network with fresh weights: RGB (n, 3, s, s), normalised, to logits (n, 7)."""
-    network: nn.Module = get_model(architecture.value, weights=None, num_classes=len(CLASSES))
+
+def build(architecture: Architecture, classes: int = len(CLASSES)) -> nn.Module:
+    """A network with fresh weights: RGB (n, 3, s, s), normalised, to logits (n, classes)."""
+    network: nn.Module = get_model(architecture.value, weights=None, num_classes=classes)
     return network
 
 
-def load(architecture: Architecture, path: Path, instead: Mapping[str, npt.NDArray[Any]] | None = None) -> nn.Module:
+def load(
+    architecture: Architecture,
+    path: Path,
+    instead: Mapping[str, npt.NDArray[Any]] | None = None,
+    classes: int = len(CLASSES),
+    trunk: Path | None = None,
+) -> nn.Module:
     """A network with the weights of a file, which must have exactly its tensors, but for those of `instead`, which take
-    their places where they have their shapes. Raises `WeightsError`."""
-    try:
-        file = TensorFile.open(path)
-    except (MalformedFile, OSError) as error:
-        raise WeightsError(f"the weights file cannot be used: {error}") from error
+    their places where they have their shapes. All its parameters train; where the file is an adapter over `trunk`, they
+    are the adapter's, and so is the network's state. Raises `WeightsError`."""
+    file = _opened(path)
     with torch.device("meta"):  # no time spent on random numbers that are thrown away
-        network = build(architecture)
-    expected = _specs(network)
-    for name in sorted(expected.keys() | set(file)):
-        wanted, found = expected.get(name), file.header.tensors.get(name)
-        if wanted is None or found is None:
-            which = "lacks" if found is None else "has the foreign"
-            raise WeightsError(f"the weights file {which} tensor {name}; it does not fit {architecture}")
-        if (wanted.shape, wanted.dtype) != (found.shape, found.dtype):
-            raise WeightsError(
-                f"tensor {name} is {found.dtype} {list(found.shape)}, {architecture} has {wanted.dtype} "
-                f"{list(wanted.shape)}"
-            )
-    state = {name: torch.from_numpy(np.array(file.tensor(name))) for name in file}
+        network = build(architecture, classes)
+    whole = _specs(network)
+    said = adapter_of(file)
+    expected = whole if said is None else layout(whole, said.kind)
+    what = str(architecture) if said is None else f"an adapter {said.kind} of {architecture}"
+    _see_fit(file, expected, "weights file", what)
+    state = _state(file)
     for name, tensor in (instead or {}).items():
         if (wanted := expected.get(name)) is not None and (wanted.shape, wanted.dtype) == (tensor.shape, tensor.dtype):
             state[name] = torch.from_numpy(np.array(tensor))
-    network.load_state_dict(state, strict=True, assign=True)
+    if said is None:
+        network.load_state_dict(state, strict=True, assign=True)
+    else:
+        if trunk is None:
+            raise WeightsError("the weights file is an adapter, and its trunk is not at hand")
+        over = _opened(trunk)
+        if adapter_of(over) is not None:
+            raise WeightsError("the adapter's trunk is an adapter itself")
+        _see_fit(over, whole, "adapter's trunk", str(architecture))
+        network.load_state_dict(_state(over), strict=True, assign=True)
+        adapters.put_over(network, state)
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     return network
 
 
+def adapter_of(file: TensorFile) -> Adapter | None:
+    """What a weights file says of its trunk, None of a whole model's. Raises `WeightsError` where that cannot be."""
+    try:
+        return Adapter.of(file.header.metadata)
+    except ValueError as error:
+        raise WeightsError(f"the weights file cannot be used: {error}") from error
+
+
+def _opened(path: Path) -> TensorFile:
+    try:
+        return TensorFile.open(path)
+    except (MalformedFile, OSError) as error:
+        raise WeightsError(f"the weights file cannot be used: {error}") from error
+
+
+def _see_fit(file: TensorFile, expected: Mapping[str, TensorSpec], which: str, what: str) -> None:
+    for name in sorted(expected.keys() | set(file)):
+        wanted, found = expected.get(name), file.header.tensors.get(name)
+        if wanted is None or found is None:
+            has = "lacks" if found is None else "has the foreign"
+            raise WeightsError(f"the {which} {has} tensor {name}; it does not fit {what}")
+        if (wanted.shape, wanted.dtype) != (found.shape, found.dtype):
+            raise WeightsError(
+                f"tensor {name} is {found.dtype} {list(found.shape)}, {what} has {wanted.dtype} {list(wanted.shape)}"
+            )
+
+
+def _state(file: TensorFile) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.array(file.tensor(name))) for name in file}
+
+
 def personal(architecture: Architecture, which: Personal) -> frozenset[str]:
-    """Names of the tensors that a hospital keeps to itself: of batch normalisation, or of the last linear layer."""
+    """Names of the tensors that a hospital keeps to itself: of normalisation, or of the last linear layer."""
     if which is Personal.NOTHING:
         return frozenset()
     with torch.device("meta"):
         network = build(architecture)
     if which is Personal.NORMALISATION:
-        found = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+        found = [name for name, module in network.named_modules() if isinstance(module, _NORMS)]
     else:
         found = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
     return frozenset(name for name in network.state_dict() if name.rpartition(".")[0] in found)

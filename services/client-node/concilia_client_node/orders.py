@@ -7,6 +7,7 @@ What reaches a node's queue, or is told to it, is believed for neither. Source o
 from __future__ import annotations
 
 from concilia_kit import signing
+from concilia_kit.classification import Classification
 from concilia_kit.problems import Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.wire.chain import LedgerRound, RoundStatus
@@ -25,6 +26,12 @@ def see_who_asks(consortium: Consortium, task: Task, signature: str) -> None:
         raise Refused("the task's signature is none") from error
     if Role.COORDINATOR not in consortium.roles(signer):
         raise Refused(f"no coordinator asks for this task: {signer} signed it, or it was changed since")
+
+
+def see_what_is_told_apart(task: Task, own: Classification) -> None:
+    """Raises `Refused` where a task is of another classification than the hospital's pictures."""
+    if unlike := task.classification.unlike(own):
+        raise Refused(f"the job's classification is not this hospital's: {unlike}")
 
 
 def see_open(consortium: Consortium, task: TrainTask, hospital: str, now: float) -> LedgerRound:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from concilia_kit.classification import LESIONS, Classification
 from PIL import Image, ImageOps
 
+from concilia_client_node import archive
 from concilia_client_node.dataset import Picture, Site
+from concilia_client_node.errors import DatasetError
 
 MAX_PIXELS = 64 * 2**20  # a picture that claims more is not decoded
 MAX_SIDE = 65_535  # JPEG's own; each row costs a decoder more than its pixels, and a PNG may claim 2^31 of them
@@ -30,11 +33,13 @@ class PictureUnreadable(ValueError):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures that could be decoded: uint8 RGB of shape (n, 3, size, size), their classes and lesions."""
+    """Pictures that could be decoded: uint8 RGB of shape (n, 3, size, size), their classes and lesions, and what they
+    are told apart as."""
 
     images: torch.Tensor
     labels: tuple[int, ...]
     lesions: tuple[str, ...]
+    classification: Classification = LESIONS
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,8 +80,12 @@ def decode(path: Path, size: int) -> npt.NDArray[np.uint8]:
         raise
     except Exception as error:  # Pillow raises half a dozen kinds for broken bytes, IndexError among them
         raise PictureUnreadable("not readable as a JPEG or PNG picture") from error
-    scaled = whole.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(scaled).transpose(2, 0, 1)
+    return _scaled(whole, size)
+
+
+def _scaled(picture: Image.Image, size: int) -> npt.NDArray[np.uint8]:
+    """An RGB picture as (3, size, size)."""
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
 def decode_site(
@@ -88,32 +97,66 @@ def decode_site(
     """
     wanted = [*site.training, *site.held_out]
     array = _array(directory, len(wanted), size)
+    good = [False] * len(wanted)
 
-    def work(position: int) -> bool:
+    def work(position: int) -> None:
         check()
         path = wanted[position].path
         try:
             assert path is not None
             array[position] = decode(path, size)
         except PictureUnreadable:
-            return False
-        return True
+            return
+        good[position] = True
 
     with ThreadPoolExecutor(threads) as pool:
         try:
-            good = list(pool.map(work, range(len(wanted))))
+            list(pool.map(work, (at for at, picture in enumerate(wanted) if picture.place is None)))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return DecodedSite(
-        size,
-        _side(array, good, wanted, range(len(site.training))),
-        _side(array, good, wanted, range(len(site.training), len(wanted))),
-        tuple(picture for picture, fine in zip(wanted, good, strict=True) if not fine),
-    )
+    for (path, name), rows in _places(wanted).items():
+        # A fault is known at an array's end at the latest, and spares none of its pictures.
+        if _unpack(path, name, rows, array, check):
+            for position in rows.values():
+                good[position] = True
+    sides = range(len(site.training)), range(len(site.training), len(wanted))
+    training, held_out = (_side(array, good, wanted, positions, site.classification) for positions in sides)
+    broken = tuple(picture for picture, fine in zip(wanted, good, strict=True) if not fine)
+    return DecodedSite(size, training, held_out, broken)
 
 
-def _side(array: npt.NDArray[np.uint8], good: Sequence[bool], wanted: Sequence[Picture], positions: range) -> Pictures:
+def _places(wanted: Sequence[Picture]) -> dict[tuple[Path, str], dict[int, int]]:
+    """For each array of an archive, which of its rows go where."""
+    found: dict[tuple[Path, str], dict[int, int]] = {}
+    for position, picture in enumerate(wanted):
+        if picture.place is not None and picture.path is not None:
+            name, row = picture.place
+            found.setdefault((picture.path, name), {})[row] = position
+    return found
+
+
+def _unpack(
+    path: Path, name: str, rows: Mapping[int, int], array: npt.NDArray[np.uint8], check: Callable[[], None]
+) -> bool:
+    """Put rows of an archive's array into their places; whether the whole array could be read."""
+    try:
+        for row, pixels in enumerate(archive.rows(path, name)):
+            if (position := rows.get(row)) is not None:
+                check()
+                array[position] = _scaled(Image.fromarray(pixels).convert("RGB"), array.shape[-1])
+    except DatasetError:
+        return False
+    return True
+
+
+def _side(
+    array: npt.NDArray[np.uint8],
+    good: Sequence[bool],
+    wanted: Sequence[Picture],
+    positions: range,
+    classification: Classification,
+) -> Pictures:
     kept = [position for position in positions if good[position]]
     part = array[positions.start : positions.stop]
     if len(kept) < len(positions):
@@ -122,6 +165,7 @@ def _side(array: npt.NDArray[np.uint8], good: Sequence[bool], wanted: Sequence[P
         torch.from_numpy(part),
         tuple(wanted[position].label for position in kept),
         tuple(wanted[position].lesion for position in kept),
+        classification,
     )
 
 

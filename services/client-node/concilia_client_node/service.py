@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from concilia_kit import digests, encodings, logs, merkle, signing
+from concilia_kit.classification import LESIONS, Classification
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import Acknowledgement, LedgerRound, UpdateSubmission
@@ -37,7 +38,7 @@ from concilia_kit.wire.training import (
 )
 from eth_account.signers.local import LocalAccount
 
-from concilia_client_node import late, orders
+from concilia_client_node import calibrating, fetching, late, orders
 from concilia_client_node.carrying import Luggage
 from concilia_client_node.consortium import BASE_CHANGED, Consortium, transient
 from concilia_client_node.errors import NodeError, Over, Refused, Stopped, WeightsError
@@ -60,6 +61,7 @@ class Hospital:
     folder: NodeFolder
     reporter: ProgressReporter
     stop: threading.Event
+    classification: Classification = LESIONS
     clock: Callable[[], float] = time.time
     metrics: NodeMetrics = field(default_factory=NodeMetrics)
     _ended: deque[Task] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
@@ -108,6 +110,7 @@ class Hospital:
         try:
             if signature is not None:
                 orders.see_who_asks(self.consortium, task, signature)
+            orders.see_what_is_told_apart(task, self.classification)
             work()
         except Stopped:
             self._count(task, STOPPED)
@@ -207,7 +210,7 @@ class Hospital:
         # Of an asynchronous job a training may outlast its round.
         check = self._check if task.asynchronous else self._check_until(task.deadline)
         self.trainer.prepare(task.local.image_size, check)
-        seconds_download, bytes_download = self._fetch(task, task.base, check)
+        fetched = self._fetch_model(task, task.base, check)
         before = self._luggage.rest(task.job, task.round) if task.encoding.feedback else None
         carried = self._luggage.into(task, lambda digest: self._fetch(task, digest, check))
         self._tell(task, Stage.TRAINING, 0.0)
@@ -220,6 +223,7 @@ class Hospital:
             progress=lambda fraction: self._tell(task, Stage.TRAINING, fraction),
             check=check,
             carried=carried,
+            trunk=fetched.trunk,
         )
         seconds_training = time.monotonic() - began
         self.metrics.training_seconds.observe(seconds_training)
@@ -237,9 +241,9 @@ class Hospital:
             lesions=outcome.lesions,
             skipped_images=self.trainer.skipped_images,
             epochs=task.local.epochs,
-            seconds_download=seconds_download,
+            seconds_download=fetched.seconds,
             seconds_training=seconds_training,
-            bytes_download=bytes_download,
+            bytes_download=fetched.bytes,
             encoded=encoded,
             reach=outcome.reach,
             first_loss=outcome.first_loss,
@@ -327,14 +331,14 @@ class Hospital:
         began = time.monotonic()
         orders.see_closed_with(self.consortium, task, self.account.address)
         self.trainer.prepare(task.image_size, self._check)
-        self._fetch(task, task.model, self._check)
+        trunk = self._fetch_model(task, task.model, self._check).trunk
         self._tell(task, Stage.EVALUATING, 0.0)
         # The seed leaves the round out: every round is measured on the same images.
         seed = mix(task.seed, self.account.address)
         model = self.folder.base(task.model)
         own = Carried({} if task.personal is Personal.NOTHING else self._luggage.personal(task.job, task.round + 1))
         counts, overlapping = self.trainer.evaluate(
-            task.architecture, model, task.image_size, task.evaluation, seed, self._check, own
+            task.architecture, model, task.image_size, task.evaluation, seed, self._check, own, trunk, task.calibrate
         )
         report = EvaluationReport(
             job=task.job,
@@ -349,19 +353,18 @@ class Hospital:
             overlapping_lesions=overlapping,
             skipped_images=self.trainer.skipped_images,
             seconds=time.monotonic() - began,
+            calibration=counts.calibration,
         )
-        self.consortium.report(self.account.address, report)
+        self.consortium.report(self.account.address, calibrating.fitting(report))
         self._end(task, Stage.EVALUATED, f"{counts.images} held-out images")
 
-    def _fetch(self, task: Task, digest: str, check: Callable[[], None]) -> tuple[float, int]:
-        """Have a model in the folder, to be read at once; seconds and bytes it took. What is there was checked when it
-        came."""
-        began, size = time.monotonic(), 0
-        if not self.folder.use_base(digest):
-            self._tell(task, Stage.DOWNLOADING, 0.0)
-            size = self.consortium.fetch(digest, self.folder.base(digest), check)
-            self.folder.use_base(digest)
-        return time.monotonic() - began, size
+    def _fetch(self, task: Task, digest: str, check: Callable[[], None]) -> fetching.Fetched:
+        tell = partial(self._tell, task, Stage.DOWNLOADING, 0.0)
+        return fetching.artifact(self.consortium, self.folder, digest, check, tell)
+
+    def _fetch_model(self, task: Task, digest: str, check: Callable[[], None]) -> fetching.Fetched:
+        tell = partial(self._tell, task, Stage.DOWNLOADING, 0.0)
+        return fetching.model(self.consortium, self.folder, digest, check, tell)
 
     def _check(self) -> None:
         if self.stop.is_set():

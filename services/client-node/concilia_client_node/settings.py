@@ -32,16 +32,28 @@ class NodeSettings(ServiceSettings):
     aggregator_url: str = Field(description="aggregator")
     keystore: Path = Field(description="keystore v3 with the hospital's key")
     password_file: Path = Field(description="file with the keystore's password")
-    data: Path = Field(description="folder in HAM10000's layout; only read")
+    data: Path = Field(description="folder in the layout that is declared, HAM10000's if none is; only read")
+    classification: Path | None = Field(
+        default=None, description="file that declares what the pictures are told apart as, and their layout"
+    )
     site: str = Field(default="all", description="which lesions: all, collection:NAME, iid:0/4, dirichlet:0.3:0/4")
     site_name: str = Field(default="", max_length=64, description="name shown to the others; empty: the site itself")
     directory: Path = Field(description="folder of the node's own: base models, updates made, decoded pictures")
     threads: int = Field(default=1, ge=1, le=1024, description="processor threads for decoding and training")
     unreadable_share: Share = Field(default=0.02, description="share of pictures that may be missing or broken")
     split_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of sites and of the held-out lesions")
+    split_anew: bool = Field(
+        default=False,
+        description="divide the lesions as if for the first time, though some change sides; for one start only",
+    )
     plaintext: bool = Field(
         default=False, description="speak to other machines without TLS, on a closed network; otherwise refused"
     )
+
+    @field_validator("classification", mode="before")
+    @classmethod
+    def _named_or_not(cls, text: object) -> object:
+        return text or None
 
     @field_validator("site")
     @classmethod

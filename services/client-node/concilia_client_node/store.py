@@ -1,4 +1,5 @@
-"""The node's own folder: base models by digest, and the updates it made by job and round.
+"""The node's own folder: base models by digest, the trunks of those that are adapters, and the updates it made by job
+and round.
 
 What an update's encoding left out lies beside it, to go into the next one, and so does what the hospital keeps to
 itself: a round's training only ever reads what an earlier round left, and writes its own, so that a task that is tried
@@ -33,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from concilia_client_node.locks import FileLock
 
 BASES_KEPT = 3
+TRUNKS_KEPT = 2  # apart from bases, of which each round brings another
 UPDATES_KEPT = 3  # whole, with tensors; records of a few hundred bytes stay
 LEFT_KEPT = 4  # of each kind, over all jobs
 _LOCK_SECONDS = 0.1
@@ -90,7 +92,7 @@ class NodeFolder:
                 partial.unlink(missing_ok=True)
         while not self._in_use.take(shared=True):
             time.sleep(_LOCK_SECONDS)  # another process is clearing up
-        for path in (self.scratch, self._bases(), self._updates()):
+        for path in (self.scratch, self._bases(), self._trunks(), self._updates()):
             path.mkdir(parents=True, exist_ok=True)
 
     def base(self, digest: str) -> Path:
@@ -100,13 +102,15 @@ class NodeFolder:
     def use_base(self, digest: str) -> bool:
         """Whether the base is there; if so it counts as used just now, and the least recently used beyond
         `BASES_KEPT` go."""
-        try:
-            os.utime(self.base(digest))
-        except FileNotFoundError:
-            return False
-        for path in _oldest(self._bases().glob("*.safetensors"), BASES_KEPT):
-            path.unlink(missing_ok=True)
-        return True
+        return _use(self.base(digest), BASES_KEPT)
+
+    def trunk(self, digest: str) -> Path:
+        """Where an adapter's trunk of that digest is kept, whether it is there or not."""
+        return self._trunks() / f"{digest}.safetensors"
+
+    def use_trunk(self, digest: str) -> bool:
+        """As `use_base`, of trunks and `TRUNKS_KEPT`."""
+        return _use(self.trunk(digest), TRUNKS_KEPT)
 
     @contextmanager
     def alone(self, job: str, number: int, check: Callable[[], None]) -> Iterator[None]:
@@ -193,6 +197,9 @@ class NodeFolder:
     def _bases(self) -> Path:
         return self._directory / "bases"
 
+    def _trunks(self) -> Path:
+        return self._directory / "trunks"
+
     def _updates(self) -> Path:
         return self._directory / "updates"
 
@@ -200,6 +207,16 @@ class NodeFolder:
         path = self._updates() / job / str(number)
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _use(path: Path, kept: int) -> bool:
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    for old in _oldest(path.parent.glob("*.safetensors"), kept):
+        old.unlink(missing_ok=True)
+    return True
 
 
 def _oldest(paths: Iterable[Path], keep: int) -> list[Path]:
@@ -222,9 +239,14 @@ def _read(path: Path, kind: type[_Record]) -> _Record | None:
 
 
 def _write(path: Path, record: BaseModel) -> None:
+    write_whole(path, record.model_dump_json().encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file in the place of what is there, so that a crash leaves either. Raises `OSError`."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(record.model_dump_json())
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     Path(name).replace(path)

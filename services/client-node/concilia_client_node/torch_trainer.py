@@ -40,12 +40,13 @@ class TorchTrainer:
         progress: Callable[[float], None],
         check: Check,
         carried: Carried = NOTHING,
+        trunk: Path | None = None,
     ) -> tuple[Outcome, Tensors]:
         """See `Trainer`."""
         # OpenMP keeps the number of threads a thread, so it is set by the one that works.
         torch.set_num_threads(self.threads)
         pictures = self.data.at(local.image_size, check)
-        network = networks.load(architecture, base, carried.personal)
+        network = networks.load(architecture, base, carried.personal, self.data.classes, trunk=trunk)
         outcome = training.train(
             network,
             pictures.training,
@@ -71,12 +72,22 @@ class TorchTrainer:
         seed: int,
         check: Check,
         carried: Carried = NOTHING,
+        trunk: Path | None = None,
+        calibrate: bool = False,
     ) -> tuple[Counts, int]:
         """See `Trainer`."""
         torch.set_num_threads(self.threads)
         pictures = self.data.at(image_size, check)
-        network = networks.load(architecture, model, carried.personal)
+        network = networks.load(architecture, model, carried.personal, self.data.classes, trunk=trunk)
         counts = evaluation.evaluate(
-            network, pictures.held_out, limits.batch_size, limits.max_images, seed, self.device, check
+            network,
+            pictures.held_out,
+            limits.batch_size,
+            limits.max_images,
+            seed,
+            self.device,
+            check,
+            flips=limits.flips,
+            calibrate=calibrate,
         )
         return counts, pictures.overlapping_lesions()

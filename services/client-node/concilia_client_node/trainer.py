@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
+from concilia_kit.wire.calibration import Calibration
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal
 
 Rows = tuple[tuple[int, ...], ...]
@@ -54,6 +55,7 @@ class Counts:
     loss_sum: float
     images: int
     lesions: int
+    calibration: Calibration | None = None
 
 
 class Trainer(Protocol):
@@ -77,8 +79,10 @@ class Trainer(Protocol):
         progress: Callable[[float], None],
         check: Check,
         carried: Carried = NOTHING,
+        trunk: Path | None = None,
     ) -> tuple[Outcome, Tensors]:
-        """Train from a base file; the tensors have exactly its names, shapes and dtypes. `progress` takes fractions.
+        """Train from a base file, an adapter over its `trunk`; the tensors have exactly its names, shapes and dtypes.
+        `progress` takes fractions.
 
         Raises `NodeError`: `WeightsError` where the file does not fit, `Refused` where training makes no sense.
         """
@@ -97,8 +101,11 @@ class Trainer(Protocol):
         seed: int,
         check: Check,
         carried: Carried = NOTHING,
+        trunk: Path | None = None,
+        calibrate: bool = False,
     ) -> tuple[Counts, int]:
-        """A model file on the held-out lesions, and how many of them are among the training lesions too (none should).
+        """A model file, an adapter over its `trunk`, on the held-out lesions, and how many of them are among the
+        training lesions too (none should). With counts for calibration where that is asked for.
 
         Raises `NodeError`.
         """

@@ -39,6 +39,8 @@ class Untrained:
         seed: int,
         check: Check,
         carried: Carried = NOTHING,
+        trunk: Path | None = None,
+        calibrate: bool = False,
     ) -> tuple[Counts, int]:
         raise NotImplementedError
 

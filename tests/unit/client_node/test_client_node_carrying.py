@@ -59,6 +59,7 @@ class Stepping(Untrained):
         progress: Callable[[float], None],
         check: Check,
         carried: Carried = NOTHING,
+        trunk: Path | None = None,
     ) -> tuple[Outcome, Tensors]:
         self.given.append(carried)
         file = tensorfile.TensorFile.open(base)
@@ -79,6 +80,8 @@ class Stepping(Untrained):
         seed: int,
         check: Check,
         carried: Carried = NOTHING,
+        trunk: Path | None = None,
+        calibrate: bool = False,
     ) -> tuple[Counts, int]:
         self.judged.append(carried)
         rows, bins = ((0,) * 7,) * 7, ((0,) * SCORE_BINS,) * 7

@@ -47,6 +47,7 @@ class Walk(Untrained):
         progress: Callable[[float], None],
         check: Check,
         carried: Carried = NOTHING,
+        trunk: Path | None = None,
     ) -> tuple[Outcome, Tensors]:
         file = TensorFile.open(base)
         rng = np.random.default_rng(seed)

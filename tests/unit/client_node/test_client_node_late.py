@@ -60,6 +60,7 @@ class Pace(Untrained):
         progress: Callable[[float], None],
         check: Check,
         carried: Carried = NOTHING,
+        trunk: Path | None = None,
     ) -> tuple[Outcome, Tensors]:
         file = TensorFile.open(base)
         self.trained += 1

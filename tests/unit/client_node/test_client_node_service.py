@@ -42,12 +42,11 @@ LOCAL = LocalTraining(epochs=1, batch_size=16, image_size=32, max_images=32)
 HospitalMaker = Callable[..., Hospital]
 
 
-def tiny(architecture: Architecture) -> nn.Module:
+def tiny(architecture: Architecture, classes: int = 7) -> nn.Module:
     """A network for the life of a task, which does not depend on its size."""
     width = 4 if architecture is Architecture.MOBILENET_V2 else 8
-    return nn.Sequential(
-        nn.Conv2d(3, width, 3, 4), nn.BatchNorm2d(width), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 7)
-    )
+    trunk = (nn.Conv2d(3, width, 3, 4), nn.BatchNorm2d(width), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*trunk, nn.Linear(width, classes))
 
 
 @pytest.fixture(autouse=True)
