@@ -1,7 +1,9 @@
 """Who may read which artifact; pure.
 
 Coordinators, administrators and auditors read everything. A hospital reads what it uploaded itself and what is shared:
-artifacts the service made, and uploads by coordinators and administrators. It never reads another hospital's bytes.
+artifacts the service made, uploads by coordinators and administrators, and the trunks of adapters among those: who may
+fetch an adapter can use it. What a hospital's own file names as its trunk opens nothing. It never reads another
+hospital's bytes.
 """
 
 from __future__ import annotations

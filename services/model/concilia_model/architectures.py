@@ -1,4 +1,4 @@
-"""torchvision's architectures with a head for the seven classes; pure, apart from torch's global random generator.
+"""torchvision's architectures with a head for a number of classes; pure, apart from torch's global random generator.
 
 Shapes and dtypes come from a model on torch's `meta` device, which allocates nothing and draws no random numbers.
 """
@@ -21,6 +21,7 @@ HEADS: dict[Architecture, str] = {
     Architecture.RESNET18: "fc",
     Architecture.MOBILENET_V2: "classifier.1",
     Architecture.EFFICIENTNET_B0: "classifier.1",
+    Architecture.CONVNEXT_TINY: "classifier.2",
 }
 """Name of the last linear layer, by architecture."""
 
@@ -35,25 +36,25 @@ _INITIALISATION: dict[Architecture, dict[str, bool]] = {
 _generator = threading.Lock()
 
 
-def empty(architecture: Architecture) -> torch.nn.Module:
+def empty(architecture: Architecture, classes: int = len(CLASSES)) -> torch.nn.Module:
     """The model without storage, in evaluation mode; give it tensors by `load_state_dict(..., assign=True)`."""
     with torch.device("meta"):
-        model: torch.nn.Module = get_model(architecture.value, weights=None, num_classes=len(CLASSES))
+        model: torch.nn.Module = get_model(architecture.value, weights=None, num_classes=classes)
     return model.eval()
 
 
-def expected(architecture: Architecture) -> dict[str, TensorSpec]:
+def expected(architecture: Architecture, classes: int = len(CLASSES)) -> dict[str, TensorSpec]:
     """Name, dtype and shape of every tensor of a complete model, in torchvision's order."""
     return {
         name: TensorSpec(torch.empty(0, dtype=tensor.dtype).numpy().dtype, tuple(tensor.shape))
-        for name, tensor in empty(architecture).state_dict().items()
+        for name, tensor in empty(architecture, classes).state_dict().items()
     }
 
 
-def fresh(architecture: Architecture, seed: int) -> Mapping[str, Array]:
+def fresh(architecture: Architecture, seed: int, classes: int = len(CLASSES)) -> Mapping[str, Array]:
     """Every tensor of a model as torchvision initialises it from `seed`. The global generator is left as it was."""
     options = _INITIALISATION.get(architecture, {})
     with _generator, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = get_model(architecture.value, weights=None, num_classes=len(CLASSES), **options)
+        model = get_model(architecture.value, weights=None, num_classes=classes, **options)
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 
 import torch
-from concilia_kit.lesions import MEAN, STD
+from concilia_kit.classification import LESIONS, Classification
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
 
@@ -42,10 +42,10 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
         raise ImageUnreadable("the file cannot be read as a JPEG or PNG picture") from error
 
 
-def prepare(image: Image.Image, side: int) -> torch.Tensor:
-    """An RGB picture as a normalised float32 batch of one, shape (1, 3, side, side)."""
+def prepare(image: Image.Image, side: int, classification: Classification = LESIONS) -> torch.Tensor:
+    """An RGB picture as a float32 batch of one, shape (1, 3, side, side), normalised as the classification has it."""
     scaled = functional.resize(image, [side, side], antialias=True)  # by Pillow, as training scales
     # Divided, not multiplied by the reciprocal as torchvision's ToDtype does: equal to training to the last bit.
     batch = functional.pil_to_tensor(scaled).unsqueeze(0).float().div_(255)
-    normalised: torch.Tensor = functional.normalize(batch, list(MEAN), list(STD))
+    normalised: torch.Tensor = functional.normalize(batch, list(classification.mean), list(classification.std))
     return normalised

@@ -19,7 +19,7 @@ def show_storage(
     def part(index: int) -> Callable[[], dict[tuple[str, ...], float]]:
         return lambda: {(kind,): float(both[index]) for kind, both in stored().items()}
 
-    words = "of the artifact store by kind: initial, global, update, spare, orphan, unfinished, quarantined."
+    words = "of the artifact store by kind: initial, global, trunk, update, spare, orphan, unfinished, quarantined."
     registry.register(AtScrape("concilia_store_bytes", f"Bytes {words}", ("kind",), part(0)))
     registry.register(AtScrape("concilia_store_files", f"Files {words}", ("kind",), part(1)))
     registry.register(

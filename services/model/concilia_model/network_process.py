@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from concilia_kit import logs
+from concilia_kit.classification import LESIONS, Classification
+from concilia_kit.lesions import CLASSES
 from concilia_kit.problems import Problem
+from concilia_kit.wire.calibration import AS_IT_IS, Use
 from concilia_kit.wire.training import Architecture
 
 from concilia_model import frames
@@ -44,6 +47,20 @@ class InitialWeights:
     loaded: int
     fresh: int
     origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a network said of a picture: a share a class, which sum to one, and a map a class where they were asked for.
+
+    Where its use names a critical class, that class's share before any temperature; where a threshold, how odd it found
+    the picture.
+    """
+
+    shares: list[float]
+    maps: Grids | None = None
+    critical: float | None = None
+    oddity: float | None = None
 
 
 class NetworkProcess:
@@ -80,12 +97,29 @@ class NetworkProcess:
         self._broken = ""
 
     def predict(
-        self, digest: str, path: Path, architecture: Architecture, side: int, picture: bytes, *, attention: bool
-    ) -> tuple[list[float], Grids | None]:
+        self,
+        digest: str,
+        path: Path,
+        architecture: Architecture,
+        side: int,
+        picture: bytes,
+        *,
+        attention: bool,
+        trunk: Path | None = None,
+        classification: Classification = LESIONS,
+        use: Use = AS_IT_IS,
+    ) -> Seen:
         """See `Networks.predict`."""
-        given = {"digest": digest, "path": str(path), "side": side, "attention": attention}
-        shares, maps = self._call("predict", architecture, given, picture)
-        return shares, maps
+        given = {
+            "digest": digest,
+            "path": str(path),
+            "trunk": _text(trunk),
+            "side": side,
+            "attention": attention,
+            "classification": classification.model_dump(mode="json"),
+            "use": use.model_dump(mode="json"),
+        }
+        return Seen(**self._call("predict", architecture, given, picture))
 
     def make_initial(
         self,
@@ -94,17 +128,50 @@ class NetworkProcess:
         target: Path,
         *,
         offered: Path | None = None,
+        trunk: Path | None = None,
         named: str | None = None,
         release: str | None = None,
+        classes: int = len(CLASSES),
     ) -> InitialWeights:
         """See `Networks.make_initial`."""
-        from_ = None if offered is None else str(offered)
-        given = {"seed": seed, "target": str(target), "offered": from_, "named": named, "release": release}
+        given = {
+            "seed": seed,
+            "target": str(target),
+            "offered": _text(offered),
+            "trunk": _text(trunk),
+            "named": named,
+            "release": release,
+            "classes": classes,
+        }
         return InitialWeights(**self._call("make_initial", architecture, given))
 
-    def check(self, architecture: Architecture, path: Path) -> None:
+    def make_adapter(
+        self,
+        architecture: Architecture,
+        seed: int,
+        target: Path,
+        *,
+        trunk: Path,
+        digest: str,
+        kind: str,
+        classes: int = len(CLASSES),
+    ) -> InitialWeights:
+        """See `Networks.make_adapter`."""
+        given = {
+            "seed": seed,
+            "target": str(target),
+            "trunk": str(trunk),
+            "digest": digest,
+            "kind": kind,
+            "classes": classes,
+        }
+        return InitialWeights(**self._call("make_adapter", architecture, given))
+
+    def check(
+        self, architecture: Architecture, path: Path, trunk: Path | None = None, classes: int = len(CLASSES)
+    ) -> None:
         """See `Networks.check`."""
-        self._call("check", architecture, {"path": str(path)})
+        self._call("check", architecture, {"path": str(path), "trunk": _text(trunk), "classes": classes})
 
     def release(self, architecture: Architecture) -> str:
         """See `Networks.release`."""
@@ -244,6 +311,10 @@ class _Worker:
         self._line.close()
         for answer in left.values():
             answer.set_exception(_Ended())
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _result(answer: dict[str, Any]) -> Any:

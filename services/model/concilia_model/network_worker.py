@@ -15,8 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from concilia_kit.classification import Classification
 from concilia_kit.problems import Problem
 from concilia_kit.sealing import Keyring
+from concilia_kit.wire.calibration import Use
 from concilia_kit.wire.training import Architecture
 
 from concilia_model import frames
@@ -43,29 +45,50 @@ class Calls:
         architecture = Architecture(given["architecture"])
         match call:
             case "predict":
-                return self._networks.predict(
+                seen = self._networks.predict(
                     given["digest"],
                     Path(given["path"]),
                     architecture,
                     given["side"],
                     content,
                     attention=given["attention"],
+                    trunk=_path(given["trunk"]),
+                    classification=Classification.model_validate(given["classification"]),
+                    use=Use.model_validate(given["use"]),
                 )
+                return asdict(seen)
             case "make_initial":
                 made = self._networks.make_initial(
                     architecture,
                     given["seed"],
                     Path(given["target"]),
-                    offered=None if given["offered"] is None else Path(given["offered"]),
+                    offered=_path(given["offered"]),
+                    trunk=_path(given["trunk"]),
                     named=given["named"],
                     release=given["release"],
+                    classes=given["classes"],
+                )
+                return asdict(made)
+            case "make_adapter":
+                made = self._networks.make_adapter(
+                    architecture,
+                    given["seed"],
+                    Path(given["target"]),
+                    trunk=Path(given["trunk"]),
+                    digest=given["digest"],
+                    kind=given["kind"],
+                    classes=given["classes"],
                 )
                 return asdict(made)
             case "check":
-                return self._networks.check(architecture, Path(given["path"]))
+                return self._networks.check(architecture, Path(given["path"]), _path(given["trunk"]), given["classes"])
             case "release":
                 return self._networks.release(architecture)
         raise LookupError(call)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def serve(line: socket.socket, calls: Calls, at_once: int) -> None:

@@ -1,7 +1,7 @@
 """Loaded models, and probabilities from them.
 
 A model is loaded once, its tensors mapped from its file, or decrypted into memory where that is sealed; the least
-recently used one goes when there are too many.
+recently used one goes when there are too many. An adapter is merged with its trunk at loading.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from concilia_kit import oddity
+from concilia_kit.classification import LESIONS, VIEWS, Classification
 from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.storedfile import digest_of
 from concilia_kit.tensorfile import TensorFile
+from concilia_kit.wire.calibration import AS_IT_IS, Use
 from concilia_kit.wire.training import Architecture
 
-from concilia_model import architectures, attention
+from concilia_model import adapters, architectures
+from concilia_model import attention as looking
 from concilia_model.errors import ArtifactCorrupt
+from concilia_model.network_process import Seen
 
 
 class Predictor:
@@ -28,50 +33,75 @@ class Predictor:
         self._capacity = capacity
         self._keys = keys
         self._lock = threading.Lock()
-        self._models: OrderedDict[str, torch.nn.Module] = OrderedDict()
+        self._models: OrderedDict[str, tuple[torch.nn.Module, oddity.Watch]] = OrderedDict()
 
-    def probabilities(self, digest: str, path: Path, architecture: Architecture, batch: torch.Tensor) -> list[float]:
-        """Class probabilities of one picture, in the order of `concilia_kit.lesions.CLASSES`; they sum to one.
+    def see(
+        self,
+        digest: str,
+        path: Path,
+        architecture: Architecture,
+        batch: torch.Tensor,
+        trunk: Path | None = None,
+        *,
+        attention: bool = False,
+        classification: Classification = LESIONS,
+        use: Use = AS_IT_IS,
+    ) -> Seen:
+        """What a model says of one picture: `batch` has shape (1, 3, side, side); `trunk` is an adapter's.
 
-        `batch` has shape (1, 3, side, side). Raises `ArtifactCorrupt`, `FileNotFoundError` and
-        `SealingKeyUnknown`.
+        With `attention` also where the network looked for each class (see `looking`), at the picture as it stands.
+        Raises `ArtifactCorrupt`, `FileNotFoundError` and `SealingKeyUnknown`.
         """
-        model = self._model(digest, path, architecture)
+        model, watch = self._model(digest, path, architecture, trunk, len(classification.classes))
+        maps = None
         with torch.inference_mode():
-            shares: list[float] = model(batch)[0].double().softmax(0).tolist()
-        return shares
+            with watch.listening(really=use.unusual is not None) as heard:
+                if attention:
+                    first, maps = looking.look(model, architecture, batch)
+                else:
+                    first = model(batch)
+            turned = VIEWS[classification.turns][1:] if use.flips else ()
+            logits = torch.stack([first[0].double(), *(model(batch.flip(axes))[0].double() for axes in turned)]).mean(0)
+            which = None if use.critical is None else classification.codes.index(use.critical.code)
+            return Seen(
+                (logits / use.temperature).softmax(0).tolist(),
+                None if maps is None else maps.tolist(),
+                None if which is None else logits.softmax(0)[which].item(),
+                float(oddity.oddities(heard)[0]) if heard else None,
+            )
 
-    def look(
-        self, digest: str, path: Path, architecture: Architecture, batch: torch.Tensor
-    ) -> tuple[list[float], list[list[list[float]]]]:
-        """The same probabilities, and for each class a grid of where the network looked (see `attention`).
-
-        Raises as `probabilities` does.
-        """
-        model = self._model(digest, path, architecture)
-        with torch.inference_mode():
-            logits, maps = attention.look(model, architecture, batch)
-            return logits[0].double().softmax(0).tolist(), maps.tolist()
-
-    def _model(self, digest: str, path: Path, architecture: Architecture) -> torch.nn.Module:
+    def _model(
+        self, digest: str, path: Path, architecture: Architecture, trunk: Path | None, classes: int
+    ) -> tuple[torch.nn.Module, oddity.Watch]:
         with self._lock:  # held while loading: two first requests load one model once
             if (model := self._models.get(digest)) is None:
-                model = self._load(digest, path, architecture)
+                network = self._load(digest, path, architecture, trunk, classes)
+                model = network, oddity.Watch(network)
                 self._models[digest] = model
                 if len(self._models) > self._capacity:
                     self._models.popitem(last=False)
             self._models.move_to_end(digest)
             return model
 
-    def _load(self, digest: str, path: Path, architecture: Architecture) -> torch.nn.Module:
-        if digest_of(path, self._keys) != digest:
-            raise ArtifactCorrupt(f"the stored file of model {digest} no longer has this digest; restore it")
-        model = architectures.empty(architecture)
-        model.load_state_dict(self._state(path), strict=True, assign=True)
+    def _load(
+        self, digest: str, path: Path, architecture: Architecture, trunk: Path | None, classes: int
+    ) -> torch.nn.Module:
+        self._check(digest, path)
+        model = architectures.empty(architecture, classes)
+        model.load_state_dict(self._state(path, trunk), strict=True, assign=True)
         return model
 
-    def _state(self, path: Path) -> dict[str, torch.Tensor]:
+    def _check(self, digest: str, path: Path) -> None:
+        if digest_of(path, self._keys) != digest:
+            raise ArtifactCorrupt(f"the stored file of model {digest} no longer has this digest; restore it")
+
+    def _state(self, path: Path, trunk: Path | None) -> dict[str, torch.Tensor]:
         file = TensorFile.open(path, self._keys)
+        if (said := adapters.adapter_of(file)) is not None:
+            if trunk is not None:
+                self._check(said.trunk, trunk)
+            made = adapters.whole(path, trunk, self._keys)
+            return {name: torch.from_numpy(tensor.copy()) for name, tensor in made.items()}
         if not file.is_sealed:
             return safetensors.torch.load_file(path)
         return {name: torch.from_numpy(file.tensor(name).copy()) for name in file}

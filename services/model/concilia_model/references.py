@@ -189,6 +189,15 @@ def _statement() -> sa.Select[tuple[object, ...]]:
         .group_by(ledger_uses.c.digest)
         .subquery()
     )
+    # What hospitals alone bring keeps nothing: their updates and orphans go, and must not hold others' back.
+    over = artifacts.alias()
+    adapters = (
+        sa.select(over.c.trunk, sa.func.count(sa.distinct(over.c.digest)).label("adapters"))
+        .join(artifact_owners, artifact_owners.c.digest == over.c.digest)
+        .where(over.c.trunk.is_not(None), artifact_owners.c.shared)
+        .group_by(over.c.trunk)
+        .subquery()
+    )
     owners = artifact_owners.c
     shared = sa.exists(sa.select(owners.digest).where(owners.digest == artifacts.c.digest, owners.shared))
     return (
@@ -200,8 +209,10 @@ def _statement() -> sa.Select[tuple[object, ...]]:
                 sa.func.coalesce(uses.c[name], 0).label(name)
                 for name in ("first_bases", "bases", "globals_", "updates", "job_open")
             ),
+            sa.func.coalesce(adapters.c.adapters, 0).label("adapters"),
             uses.c.job_last_at,
         )
+        .outerjoin(adapters, adapters.c.trunk == artifacts.c.digest)
         .outerjoin(uses, uses.c.digest == artifacts.c.digest)
         .where(artifacts.c.removed_at.is_(None))
         .order_by(artifacts.c.digest)

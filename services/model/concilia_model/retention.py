@@ -2,8 +2,8 @@
 
 Only two kinds ever go. An update, of which nobody's record but rounds that are over speaks: it is kept for the audits
 that may need it, counted from the last that the ledger says of its job, and that may be for ever. And an orphan: bytes
-that hospitals alone brought and no record names. Whatever else is somebody's base, result or published model, or was
-brought by an administrator or coordinator or made here, stays.
+that hospitals alone brought and no record names. Whatever else is somebody's base, result or published model, the trunk
+of an adapter that stays, or was brought by an administrator or coordinator or made here, stays.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class Facts:
     """What is known of an artifact whose file is there. Times are Unix seconds.
 
     `first_bases` and `bases` count rounds that begin with it (the first of a job, any), `globals_` rounds that end with
-    it, `updates` rounds in which it is somebody's update; `job_last_at` is when the ledger last said something of any
-    job it is an update of, and `job_open` whether one of them has a round that is not over.
+    it, `updates` rounds in which it is somebody's update, `adapters` the adapters over it that others than hospitals
+    brought; `job_last_at` is when the ledger last said something of any job it is an update of, and `job_open` whether
+    one of them has a round that is not over.
     """
 
     digest: str
@@ -47,6 +48,7 @@ class Facts:
     bases: int = 0
     globals_: int = 0
     updates: int = 0
+    adapters: int = 0
     job_last_at: float | None = None
     job_open: bool = False
 
@@ -57,6 +59,8 @@ class Facts:
             return StoredKind.GLOBAL
         if self.bases:
             return StoredKind.INITIAL
+        if self.adapters:
+            return StoredKind.TRUNK
         if self.updates:
             return StoredKind.UPDATE
         return StoredKind.SPARE if self.shared else StoredKind.ORPHAN

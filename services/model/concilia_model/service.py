@@ -13,10 +13,12 @@ from typing import Any
 import anyio
 import anyio.to_thread
 from concilia_kit.admission import TooBusy
-from concilia_kit.lesions import CLASSES, FULL_NAMES
+from concilia_kit.classification import Classification
 from concilia_kit.metrics import outcome_of
 from concilia_kit.problems import Problem
 from concilia_kit.tokens import Principal
+from concilia_kit.wire.adapter import Adapter
+from concilia_kit.wire.calibration import AS_IT_IS
 from concilia_kit.wire.models import (
     Artifact,
     AttentionMap,
@@ -29,11 +31,12 @@ from concilia_kit.wire.models import (
     Weights,
 )
 
-from concilia_model import access, lineage
+from concilia_model import access, lineage, reading
 from concilia_model.artifacts import ArtifactStore, Incoming
 from concilia_model.errors import (
     AlreadyRegistered,
     ArtifactCorrupt,
+    ArtifactMalformed,
     ArtifactNotFound,
     DigestMismatch,
     NoModel,
@@ -86,19 +89,39 @@ class ArtifactService:
         """
         if incoming.digest() != digest:
             raise DigestMismatch(f"the bytes received hash to {incoming.digest()}, not to {digest}")
-        header = incoming.header()
+        header, shared = incoming.header(), access.uploads_are_shared(caller)
+        try:
+            said = Adapter.of(header.metadata)
+        except ValueError as error:
+            raise ArtifactMalformed(f"no acceptable adapter: {error}") from error
         self.store.bring(digest, self.clock())
+        if said is not None and shared:
+            self.store.bring(said.trunk, self.clock())  # from here on it is needed
         incoming.commit()
         self.metrics.bytes.labels("in").inc(incoming.size)
-        artifact = Artifact(digest=digest, size=incoming.size, owner=caller.address, tensors=len(header.tensors))
-        return self.store.record(artifact, shared=access.uploads_are_shared(caller), now=self.clock())
+        artifact = Artifact(
+            digest=digest,
+            size=incoming.size,
+            owner=caller.address,
+            tensors=len(header.tensors),
+            trunk=None if said is None else said.trunk,
+            adapter=None if said is None else said.kind,
+        )
+        return self.store.record(artifact, shared=shared, now=self.clock())
 
-    def keep(self, path: Path, made: InitialWeights, owner: str) -> Artifact:
-        """Store a file that this service made as an artifact readable to every hospital. Raises `NoSpace`."""
+    def keep(self, path: Path, made: InitialWeights, owner: str, over: Adapter | None = None) -> Artifact:
+        """Store a file that this service made as an artifact readable to every hospital; `over` says what an adapter is
+        over. Raises `NoSpace`."""
         self.store.bring(made.digest, self.clock())
         self.files.adopt(path, made.digest)
         artifact = Artifact(
-            digest=made.digest, size=made.size, owner=owner, tensors=made.loaded + made.fresh, origin=made.origin
+            digest=made.digest,
+            size=made.size,
+            owner=owner,
+            tensors=made.loaded + made.fresh,
+            origin=made.origin,
+            trunk=None if over is None else over.trunk,
+            adapter=None if over is None else over.kind,
         )
         return self.store.record(artifact, shared=True, now=self.clock())[0]
 
@@ -125,6 +148,11 @@ class ArtifactService:
             return self.files.path(digest)
         except FileNotFoundError as error:
             raise absent(self.store, digest) from error
+
+    def trunk(self, digest: str) -> Path | None:
+        """The file of an adapter's trunk, None for what is no adapter. Raises as `info` where it is not there."""
+        artifact = self.store.artifact(digest)
+        return None if artifact is None or artifact.trunk is None else self.file(artifact.trunk)
 
     def sent(self, size: int) -> None:
         """Bytes of an artifact went out."""
@@ -153,7 +181,8 @@ class ModelService:
     """The service's own address, owner of what it makes."""
 
     def make_initial(self, request: InitialModelRequest, caller: Principal) -> InitialModel:
-        """Make initial weights and keep them; the same request gives the same bytes.
+        """Make initial weights and keep them, and an adapter over them where that is asked for; the same request gives
+        the same bytes.
 
         Raises `ArtifactNotFound`, `WeightsDoNotFit`, `WeightsUnavailable`, `NetworksUnavailable` and `NoSpace`.
         """
@@ -162,20 +191,37 @@ class ModelService:
             target = stack.enter_context(self.artifacts.files.scratch())
             source: dict[str, Any] = {}
             if request.file is not None:
-                offered = self.artifacts.path(request.file, caller)
-                source = {"offered": offered, "named": f"file {request.file[:8]}…"}
+                offered, trunk = self.artifacts.path(request.file, caller), self.artifacts.trunk(request.file)
+                source = {"offered": offered, "trunk": trunk, "named": f"file {request.file[:8]}…"}
             elif request.weights is Weights.IMAGENET:
                 url, folder = stack.enter_context(self.releases.downloaded(architecture))
                 source = {"offered": folder, "named": "torchvision's ImageNet weights", "release": url}
-            made = self.networks.make_initial(architecture, seed, target, **source)
+            made = self.networks.make_initial(architecture, seed, target, **source, classes=request.classes)
             artifact = self.artifacts.keep(target, made, self.address)
+        if request.adapter is not None:
+            made, artifact = self._make_adapter(request, request.adapter, artifact.digest)
         return InitialModel(
             digest=artifact.digest,
             architecture=architecture,
             origin=made.origin,
             loaded_tensors=made.loaded,
             fresh_tensors=made.fresh,
+            adapter=artifact.adapter,
+            trunk=artifact.trunk,
         )
+
+    def _make_adapter(self, request: InitialModelRequest, kind: str, trunk: str) -> tuple[InitialWeights, Artifact]:
+        with self.artifacts.files.scratch() as target:
+            made = self.networks.make_adapter(
+                request.architecture,
+                request.seed,
+                target,
+                trunk=self.artifacts.file(trunk),
+                digest=trunk,
+                kind=kind,
+                classes=request.classes,
+            )
+            return made, self.artifacts.keep(target, made, self.address, Adapter(trunk, kind))
 
     def register(self, request: ModelRegistration, caller: Principal) -> ModelVersion:
         """Register what a job published, with its lineage from the ledger. Repeating it changes nothing.
@@ -190,7 +236,9 @@ class ModelService:
                 raise
             raise NotPublished("the ledger knows no such job") from problem
         line = lineage.of(recorded, request.digest)
-        self.networks.check(request.architecture, self.artifacts.path(request.digest, caller))
+        path = self.artifacts.path(request.digest, caller)
+        classes = len(request.classification.classes)
+        self.networks.check(request.architecture, path, self.artifacts.trunk(request.digest), classes)
         store = self.artifacts.store
         initial = store.artifact(line.initial)
         standing = store.register(
@@ -204,11 +252,19 @@ class ModelService:
                 published_at=datetime.fromtimestamp(self.artifacts.clock(), UTC),
             )
         )
-        if (standing.architecture, standing.image_size) != (request.architecture, request.image_size):
+        # A hospital that reports late changes how the outputs would be read; what was registered first stands.
+        told = ModelRegistration.model_fields.keys() - {"use"}
+        if any(getattr(standing, name) != getattr(request, name) for name in told):
             raise AlreadyRegistered(
-                f"this job's model is registered as {standing.architecture} of {standing.image_size} pixels"
+                f"this job's model is registered as {standing.architecture} of {standing.image_size} pixels for "
+                f"{standing.classification.name}"
             )
         return standing
+
+    def made_of(self, digest: str) -> tuple[str, ...]:
+        """The artifacts that a model is read from: its own, and an adapter's trunk."""
+        artifact = self.artifacts.store.artifact(digest)
+        return (digest,) if artifact is None or artifact.trunk is None else (digest, artifact.trunk)
 
     def versions(self) -> tuple[ModelVersion, ...]:
         """Registered models, the newest first."""
@@ -267,34 +323,41 @@ class PredictionService:
     def _predict(self, content: bytes, model: str | None, attention: bool) -> Prediction:
         began = time.perf_counter()
         version = self.models.version(model)
+        use = version.use or AS_IT_IS
         try:
-            shares, maps = self.networks.predict(
+            seen = self.networks.predict(
                 version.digest,
                 self.models.artifacts.file(version.digest),
                 version.architecture,
                 version.image_size,
                 content,
                 attention=attention,
+                trunk=self.models.artifacts.trunk(version.digest),
+                classification=version.classification,
+                use=use,
             )
         except ArtifactCorrupt:
-            self.integrity.inspect(version.digest, Found.ASKED)
+            for digest in self.models.made_of(version.digest):
+                self.integrity.inspect(digest, Found.ASKED)
             raise
         return Prediction(
             model=version.digest,
             job=version.job,
             probabilities=tuple(
-                ClassProbability(code=code, name=FULL_NAMES[code], probability=share)
-                for code, share in zip(CLASSES, shares, strict=True)
+                ClassProbability(code=each.code, name=each.name, probability=share)
+                for each, share in zip(version.classification.classes, seen.shares, strict=True)
             ),
-            attention=None if maps is None else _rounded(maps),
+            attention=None if seen.maps is None else _rounded(seen.maps, version.classification),
             milliseconds=(time.perf_counter() - began) * 1000,
+            critical=reading.critical(use, seen),
+            unusual=reading.unusual(use, seen, version.classification),
         )
 
 
-def _rounded(maps: list[list[list[float]]]) -> tuple[AttentionMap, ...]:
+def _rounded(maps: list[list[list[float]]], classification: Classification) -> tuple[AttentionMap, ...]:
     return tuple(
         AttentionMap(code=code, grid=tuple(tuple(round(value, _DECIMALS) for value in row) for row in grid))
-        for code, grid in zip(CLASSES, maps, strict=True)
+        for code, grid in zip(classification.codes, maps, strict=True)
     )
 
 

@@ -69,8 +69,10 @@ class Store:
         return self._has_owner(sa.and_(artifact_owners.c.digest == digest, artifact_owners.c.owner == owner))
 
     def shared(self, digest: str) -> bool:
-        """Whether somebody brought these bytes whose uploads every hospital may read."""
-        return self._has_owner(sa.and_(artifact_owners.c.digest == digest, artifact_owners.c.shared))
+        """Whether somebody brought these bytes whose uploads every hospital may read, or an adapter over them."""
+        over = sa.select(artifacts.c.digest).where(artifacts.c.trunk == digest)
+        named = sa.or_(artifact_owners.c.digest == digest, artifact_owners.c.digest.in_(over))
+        return self._has_owner(sa.and_(named, artifact_owners.c.shared))
 
     def removed(self, digest: str) -> Removed | None:
         """Whether an artifact's file was removed."""

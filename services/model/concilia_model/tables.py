@@ -14,6 +14,8 @@ artifacts = sa.Table(
     sa.Column("owner", sa.String(42), nullable=False),
     sa.Column("tensors", sa.Integer, nullable=False),
     sa.Column("origin", sa.Text, nullable=True),
+    sa.Column("trunk", sa.String(64), nullable=True, index=True),  # of an adapter, as its file names it
+    sa.Column("adapter", sa.String(16), nullable=True),
     sa.Column("created_at", sa.Float, nullable=False),  # Unix seconds, as all times here
     sa.Column("brought_at", sa.Float, nullable=False),  # when somebody last brought these bytes, or began to
     sa.Column("checked_at", sa.Float, nullable=False),  # when the bytes were last hashed

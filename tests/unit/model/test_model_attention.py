@@ -24,7 +24,9 @@ LAST_FEATURES = {
     Architecture.RESNET18: "layer4",
     Architecture.MOBILENET_V2: "features",
     Architecture.EFFICIENTNET_B0: "features",
+    Architecture.CONVNEXT_TINY: "features",
 }
+LINEAR = [architecture for architecture in Architecture if architecture is not Architecture.CONVNEXT_TINY]
 
 
 def network(architecture: Architecture, seed: int = 0) -> torch.nn.Module:
@@ -92,6 +94,53 @@ def test_a_class_that_nothing_speaks_for_has_an_empty_map(architecture: Architec
     assert not maps[2].any()
     assert maps.isfinite().all()
     assert maps.min() >= 0
+
+
+@pytest.mark.parametrize("architecture", LINEAR)
+def test_of_a_linear_head_maps_are_the_features_weighted_by_its_rows_to_the_last_bit(
+    architecture: Architecture,
+) -> None:
+    model = network(architecture)
+    kept: list[torch.Tensor] = []
+    model.get_submodule(LAST_FEATURES[architecture]).register_forward_hook(lambda _m, _i, output: kept.append(output))
+    given = batch(100)
+    with torch.inference_mode():
+        _, maps = attention.look(model, architecture, given)
+        weights = model.get_parameter(f"{architectures.HEADS[architecture]}.weight")
+        evidence = torch.einsum("kc,crs->krs", weights.double(), kept[0][0].double()).relu()
+        largest = evidence.amax(dim=(1, 2), keepdim=True)
+        assert torch.equal(maps, torch.where(largest > 0, evidence / largest, 0.0))
+
+
+@pytest.mark.parametrize("architecture", Architecture)
+def test_a_head_of_random_weights_looks_elsewhere(architecture: Architecture) -> None:
+    """The first step of the cascading randomisation of Adebayo et al., "Sanity Checks for Saliency Maps" (2018),
+    section 3.1: a map that stayed what it was would show the picture, and not what was learnt."""
+    model, other = network(architecture), network(architecture)
+    head = other.get_parameter(f"{architectures.HEADS[architecture]}.weight")
+    with torch.inference_mode():
+        drawn = torch.randn(head.shape, generator=torch.Generator().manual_seed(7)) * head.std()
+        head.copy_(drawn)
+        given = batch(224)
+        maps, elsewhere = (attention.look(some, architecture, given)[1] for some in (model, other))
+    alike = [
+        float(torch.corrcoef(torch.stack([one.flatten(), two.flatten()]))[0, 1])
+        for one, two in zip(maps, elsewhere, strict=True)
+        if one.any() and two.any()
+    ]
+    assert len(alike) >= 2
+    assert sum(alike) / len(alike) < 0.7
+
+
+@pytest.mark.parametrize("architecture", Architecture)
+def test_there_are_as_many_maps_as_classes(architecture: Architecture) -> None:
+    model = architectures.empty(architecture, classes=3)
+    tensors = architectures.fresh(architecture, 0, classes=3)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()}, assign=True)
+    with torch.inference_mode():
+        logits, maps = attention.look(model, architecture, batch(64))
+    assert logits.shape == (1, 3)
+    assert maps.shape == (3, 2, 2)
 
 
 def picture() -> bytes:

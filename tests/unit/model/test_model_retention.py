@@ -36,6 +36,7 @@ facts = st.builds(
     bases=st.integers(1, 3),
     globals_=st.integers(0, 2),
     updates=st.integers(0, 2),
+    adapters=st.integers(0, 1),
     job_last_at=st.none() | times,
     job_open=st.booleans(),
 ).flatmap(lambda made: st.sampled_from([made, replace(made, first_bases=0, bases=0)]))
@@ -58,6 +59,7 @@ def test_an_update_whose_job_is_over_for_long_enough_goes() -> None:
         {"bases": 1, "first_bases": 1},
         {"bases": 1},
         {"globals_": 1},
+        {"adapters": 1},
     ],
 )
 def test_an_update_stays(change: dict[str, object]) -> None:
@@ -86,7 +88,7 @@ def test_only_updates_and_orphans_of_hospitals_alone_ever_go(
     if not goes(each, Policy(updates, orphans), Reading(0.0, taking), now):
         return
     assert each.kind in {StoredKind.UPDATE, StoredKind.ORPHAN}
-    assert not any((each.shared, each.registered, each.bases, each.globals_))
+    assert not any((each.shared, each.registered, each.bases, each.globals_, each.adapters))
     period = updates if each.kind is StoredKind.UPDATE else orphans
     assert period is not None
     assert each.brought_at + period <= now
@@ -100,7 +102,7 @@ def test_every_file_is_of_one_kind(each: Facts) -> None:
     if each.kind is StoredKind.INITIAL:
         assert each.first_bases == each.bases
     if each.kind in {StoredKind.SPARE, StoredKind.ORPHAN}:
-        assert not any((each.updates, each.bases, each.globals_, each.registered))
+        assert not any((each.updates, each.bases, each.globals_, each.registered, each.adapters))
 
 
 def test_a_round_takes_updates_until_a_day_after_its_deadline() -> None:

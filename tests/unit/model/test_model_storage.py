@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from concilia_kit.problems import Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.sealing import Keyring
 from concilia_kit.tokens import Principal
+from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.chain import LedgerJob, LedgerRound
 from concilia_kit.wire.models import Artifact, StorageReport, StoredKind
 from concilia_model.artifacts import DirectoryStore
@@ -35,9 +37,10 @@ JOB, OTHER = "1" * 64, "2" * 64
 START = 1_000_000.0
 
 
-def file_of(text: str) -> tuple[str, bytes]:
-    """A small safetensors file and its digest."""
-    header = b'{"a":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (len(text), len(text))
+def file_of(text: str, trunk: str = "") -> tuple[str, bytes]:
+    """A small safetensors file, an adapter over `trunk`, and its digest."""
+    over = json.dumps({"__metadata__": Adapter(trunk, "norms").metadata()})[1:-1].encode() + b"," if trunk else b""
+    header = b'{%b"a":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (over, len(text), len(text))
     content = len(header).to_bytes(8, "little") + header + text.encode()
     return hashlib.sha256(content).hexdigest(), content
 
@@ -70,8 +73,8 @@ class Room:
             self.files, self.upkeep, self.store, self.references, self.index, days, clock=lambda: self.now
         )
 
-    def bring(self, text: str, who: Principal = HOSPITAL) -> str:
-        digest, content = file_of(text)
+    def bring(self, text: str, who: Principal = HOSPITAL, trunk: str = "") -> str:
+        digest, content = file_of(text, trunk)
         with self.files.create() as incoming:
             incoming.write([content])
             self.artifacts.take(incoming, digest, who)
@@ -107,6 +110,34 @@ def room(tmp_path: Path, memory_ledger: Any, keys: Keyring) -> Iterator[Room]:
 
 def kinds(report: StorageReport) -> dict[StoredKind, int]:
     return {item.kind: item.files for item in report.stored if item.files}
+
+
+def test_a_trunk_stays_for_an_adapter_over_it_that_does(room: Room) -> None:
+    """One that hospitals brought themselves, which else would go: as an orphan, or as an update."""
+    initial = room.bring("initial", ADMIN)
+    room.round(1, initial, [], initial)
+    room.now += 2 * DAY
+    orphan, update = room.bring("brought by a hospital"), room.bring("an update")
+    room.round(2, initial, [update], initial)
+    lonely, claimed = room.bring("nothing goes over it"), room.bring("a hospital's adapter goes over it")
+    kept = [room.bring(f"over {trunk[:8]}", ADMIN, trunk) for trunk in (orphan, update)]
+    own = room.bring("its own", HOSPITAL, claimed)
+    assert kinds(room.storage().report())[StoredKind.TRUNK] == 2
+    room.now += 60 * DAY
+    room.storage().sweep()
+    assert room.there(orphan, update, *kept) == [True] * 4
+    assert room.there(lonely, claimed, own) == [False] * 3
+
+
+def test_a_trunk_of_which_an_adapter_comes_is_not_removed_meanwhile(room: Room) -> None:
+    trunk = room.bring("weights")
+    seen = room.store.brought_at(trunk)
+    assert seen is not None
+    room.now += 1
+    room.bring("a hospital's word", HOSPITAL, trunk)
+    assert room.store.brought_at(trunk) == seen
+    room.bring("an administrator's", ADMIN, trunk)
+    assert not room.store.remove(trunk, Removed(room.now, Removal.POLICY), seen)
 
 
 def test_updates_go_after_their_job_and_everything_else_stays(room: Room) -> None:
@@ -413,7 +444,7 @@ async def test_the_report(service: Any, safetensors: Any) -> None:
         assert answer.status_code == status
     report = StorageReport.model_validate_json(answer.content)
     assert {item.kind.value: (item.files, item.bytes) for item in report.stored} == {
-        **dict.fromkeys(("initial", "global", "update", "spare", "quarantined"), (0, 0)),
+        **dict.fromkeys(("initial", "global", "trunk", "update", "spare", "quarantined"), (0, 0)),
         "orphan": (1, len(content)),
         "unfinished": (1, 100),
     }

@@ -293,7 +293,7 @@ def test_the_least_recently_used_model_goes(tmp_path: Path, keys: Keyring) -> No
         files[write(path, architectures.fresh(Architecture.MOBILENET_V2, seed), keys=keys)] = path
     first, second = files
     answers = [
-        predictor.probabilities(digest, files[digest], Architecture.MOBILENET_V2, batch)
+        predictor.see(digest, files[digest], Architecture.MOBILENET_V2, batch).shares
         for digest in (first, second, first)
     ]
     assert answers[0] == answers[2] != answers[1]
