@@ -13,22 +13,26 @@ from concilia_kit.roles import Role
 from concilia_kit.signing import Address
 from concilia_kit.tokens import Principal
 from concilia_kit.web import bearer, require
-from concilia_kit.wire.jobs import Change, JobSpec, JobView
+from concilia_kit.wire.changes import Change
+from concilia_kit.wire.jobs import JobSpec, JobView
 from concilia_kit.wire.training import Assignment, EvaluationReport, Node, NodeRegistration, Progress
 from concilia_kit.wire.verification import Verification
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials
 from fastapi.sse import EventSourceResponse
 
 from concilia_aggregator import views
 from concilia_aggregator.assignments import MAX_WAIT, Assignments
+from concilia_aggregator.card.facts import gather
+from concilia_aggregator.card.page import card
 from concilia_aggregator.errors import (
     EventsUnavailable,
     InitialMissing,
     JobEnded,
     JobNotFound,
     KeyReused,
+    NothingPublished,
     NotYours,
     ReportMismatch,
     RoundNotFound,
@@ -43,6 +47,12 @@ from concilia_aggregator.verification.records import Verifications, shown
 from concilia_aggregator.wakeup import Wakeup
 
 router = APIRouter(prefix="/v1")
+
+
+class Markdown(PlainTextResponse):
+    """RFC 7763; the charset, which it requires, is added."""
+
+    media_type = "text/markdown"
 
 
 async def _jobs(request: Request) -> Jobs:
@@ -131,6 +141,12 @@ def list_jobs(_caller: Member, store: Stored) -> list[JobView]:
 def show_job(job: JobId, _caller: Member, store: Stored) -> JobView:
     """One job with its rounds."""
     return views.job(store, store.job(job))
+
+
+@router.get("/jobs/{job}/card", response_class=Markdown, responses=problems(JobNotFound, NothingPublished))
+def show_card(job: JobId, _caller: Member, request: Request, store: Stored, verifications: Verifying) -> Markdown:
+    """The published model's card, in Markdown: what it is for, what it was made of, how good it is, and where not."""
+    return Markdown(card(gather(store, verifications, request.app.state.ledger, job)))
 
 
 @router.post("/jobs/{job}/stop", status_code=202, response_class=Response, responses=problems(JobNotFound, JobEnded))

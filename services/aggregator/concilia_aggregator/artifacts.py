@@ -15,7 +15,7 @@ from concilia_kit import transfer
 from concilia_kit.http import call
 from concilia_kit.problems import NotFound, Problem
 from concilia_kit.sealing import NO_KEYS, Keyring
-from concilia_kit.wire.models import ArtifactCheck, ModelRegistration
+from concilia_kit.wire.models import Artifact, ArtifactCheck, ModelRegistration
 
 PUT_ASIDE = "artifact_quarantined"
 _ABSENT = frozenset({404, 410})
@@ -36,7 +36,7 @@ class Artifacts(Protocol):
         ...
 
     def exists(self, digest: str) -> bool:
-        """Whether the store has it."""
+        """Whether the store has it, and of an adapter its trunk too."""
         ...
 
     def fetch(self, digest: str) -> Path:
@@ -77,12 +77,13 @@ class RemoteArtifacts:
     def exists(self, digest: str) -> bool:
         """See `Artifacts`."""
         try:
-            call(self._model, "GET", f"/v1/artifacts/{digest}/info")
+            found = call(self._model, "GET", f"/v1/artifacts/{digest}/info")
         except Problem as problem:
             if problem.problem_status in _ABSENT:
                 return False
             raise
-        return True
+        trunk = Artifact.model_validate_json(found.content).trunk
+        return trunk is None or self.exists(trunk)
 
     def fetch(self, digest: str) -> Path:
         """See `Artifacts`."""

@@ -92,6 +92,8 @@ class Assignments:
         found = dispatch.assigned(job, spec, state, hospital, ability, self._clock())
         if found is None:
             return None
+        if hospital not in state.cohort and not self._store.is_of(hospital, spec.classification):
+            return None
         if isinstance(found, EvaluateTask) and self._store.has_reported(job, found.round, hospital):
             return None
         name = TRAIN_TASK if isinstance(found, TrainTask) else EVALUATE_TASK

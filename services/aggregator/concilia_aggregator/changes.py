@@ -12,7 +12,7 @@ from typing import Protocol
 import redis
 from concilia_kit import logs
 from concilia_kit.wire.base import Wire
-from concilia_kit.wire.jobs import Change, job_stream
+from concilia_kit.wire.changes import Change, job_stream
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 

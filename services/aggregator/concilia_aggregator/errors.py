@@ -47,6 +47,12 @@ class NotYours(Forbidden):
     code = "not_yours"
 
 
+class NothingPublished(Conflict):
+    """The job has published no model."""
+
+    code = "nothing_published"
+
+
 class ReportMismatch(Conflict):
     """An evaluation of another model than the round's."""
 

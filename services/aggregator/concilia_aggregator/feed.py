@@ -21,7 +21,8 @@ from concilia_kit import logs
 from concilia_kit.problems import Problem
 from concilia_kit.tokens import Principal
 from concilia_kit.wire.chain import STREAM, LedgerEvent
-from concilia_kit.wire.jobs import Change, JobView, job_stream
+from concilia_kit.wire.changes import Change, job_stream
+from concilia_kit.wire.jobs import JobView
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import ValidationError
 

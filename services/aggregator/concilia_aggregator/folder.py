@@ -16,6 +16,7 @@ from concilia_kit.encodings import expect
 from concilia_kit.problems import Unavailable
 from concilia_kit.storedfile import digest_of, size_of
 from concilia_kit.tensorfile import MalformedFile, TensorFile
+from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.chain import LedgerRound, LedgerUpdate, Reason, Rejection, RoundStatus
 from concilia_kit.wire.encoding import PLAIN, Encoding
 from concilia_kit.wire.jobs import JobSpec
@@ -126,12 +127,14 @@ class Folder:
         )
         self._directory.mkdir(parents=True, exist_ok=True)
         target = self._directory / f"{recorded.job[:16]}-{recorded.round}.safetensors"
-        recipe = Recipe(spec.architecture, recorded.round, spec.strategy, facts=_facts(recorded, spec, contributions))
+        facts = _facts(recorded, spec, contributions)
         ahead = self._ahead(recorded, spec)
         direct = [item for item in contributions if Member(item.digest, item.samples) not in ahead.members]
         state = target.with_suffix(".state")
         try:
             files, base = [self._unchanged(item.digest) for item in direct], self._open(recorded.base)
+            adapter = Adapter.of(base.header.metadata)
+            recipe = Recipe(spec.architecture, recorded.round, spec.strategy, facts=facts, adapter=adapter)
             samples, keys = [item.samples for item in direct], self._artifacts.keys
             known = recipe.state_before(base)
             before = None if known is None else self._open(known)

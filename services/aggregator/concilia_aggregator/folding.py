@@ -15,6 +15,7 @@ import rfc8785
 from concilia_kit.encodings import staleness_of
 from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.tensorfile import TensorFile, TensorSpec, TensorWriter
+from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.jobs import Strategy as StrategySpec
 from concilia_kit.wire.training import STATE, Architecture, state_name
 
@@ -50,6 +51,8 @@ class Recipe:
     facts: RoundFacts | None = None
     state: str | None = None
     """Digest of the artifact with what the strategy remembers after this round."""
+    adapter: Adapter | None = None
+    """What the model is an adapter of, and over which trunk: the base's, whose file says so too."""
 
     def metadata(self) -> dict[str, str]:
         """The recipe as a safetensors file's metadata."""
@@ -60,11 +63,13 @@ class Recipe:
             STRATEGY: rfc8785.dumps(self.strategy.model_dump(mode="json", exclude_none=True)).decode(),
             **({} if self.facts is None else {FACTS: self.facts.text()}),
             **({} if self.state is None else {STATE: self.state}),
+            **({} if self.adapter is None else self.adapter.metadata()),
         }
 
     @classmethod
     def of(cls, model: TensorFile) -> Recipe:
-        """The recipe in a global model's file. Raises `ValueError` where it carries none, or an unknown arithmetic."""
+        """The recipe in a global model's file. Raises `ValueError` where it carries none, an unknown arithmetic, or
+        half an adapter's."""
         metadata = model.header.metadata
         try:
             recipe = cls(
@@ -74,6 +79,7 @@ class Recipe:
                 metadata.get(ARITHMETIC, ORDERED),
                 RoundFacts.model_validate_json(metadata[FACTS]) if FACTS in metadata else None,
                 metadata.get(STATE),
+                Adapter.of(metadata),
             )
         except KeyError as error:
             raise ValueError(f"{model.path.name} carries no recipe") from error

@@ -11,15 +11,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from concilia_kit import logs
-from concilia_kit.wire.jobs import (
-    Change,
-    EvaluationChange,
-    JobChange,
-    JobManifest,
-    JobSpec,
-    ProgressChange,
-    RoundChange,
-)
+from concilia_kit.wire.changes import Change, EvaluationChange, JobChange, ProgressChange, RoundChange
+from concilia_kit.wire.jobs import JobManifest, JobSpec
 from concilia_kit.wire.training import EvaluationReport, Progress
 
 from concilia_aggregator import rounds, strategies
@@ -56,7 +49,10 @@ class Jobs:
         except strategies.StrategyUnknown as error:
             raise StrategyMissing(str(error)) from error
         if not self._artifacts.exists(spec.initial):
-            raise InitialMissing(f"no artifact {spec.initial[:12]}…: upload the initial weights first")
+            raise InitialMissing(
+                f"no artifact {spec.initial[:12]}…, or not the trunk that it is an adapter over: "
+                "upload the initial weights first"
+            )
         manifest = JobManifest(
             spec=spec.model_dump(mode="json"),
             created_by=creator,
@@ -91,9 +87,15 @@ class Jobs:
 
     def report(self, hospital: str, report: EvaluationReport) -> None:
         """Take a site's evaluation. Raises `JobNotFound`, `RoundNotFound`, `ReportMismatch`."""
-        self._store.require(report.job)
+        row = self._store.job(report.job)
         if self._store.model(report.job, report.round) != report.model:
             raise ReportMismatch("the round's model is another one than was evaluated")
+        if len(report.confusion) != (classes := len(spec_of(row).classification.classes)):
+            raise ReportMismatch(f"the job tells {classes} classes apart, the report {len(report.confusion)}")
+        if report.calibration is not None:
+            which = spec_of(row).classification.critical_index
+            if report.calibration.critical != (None if which is None else sum(report.confusion[which])):
+                raise ReportMismatch("the calibration has other images of the critical class than the confusion matrix")
         self._store.report(hospital, report)
         self._tell(report.job, Change.EVALUATION, EvaluationChange(round=report.round, hospital=hospital))
 

@@ -152,6 +152,7 @@ def _api(settings: AggregatorSettings, parts: Parts, ready: dict[str, Check]) ->
     app.state.store, app.state.wakeup = parts.store, parts.wakeup
     app.state.verifications = parts.verifications
     app.state.assignments = Assignments(parts.store, parts.orders)
+    app.state.ledger = parts.orders.domain
     app.state.feeds = Feeds(
         settings.redis_url,
         settings.max_streams,

@@ -33,9 +33,17 @@ class Orders:
         order = TaskOrder(name=name, digest=digests.of_json(dict(task)))
         with self._lock:
             if (signature := self._signed.get(order)) is None:
-                if self._domain is None:
-                    self._domain = self._ask()
-                signature = self._signed[order] = signing.sign(order, self._domain, self._account)
+                signature = self._signed[order] = signing.sign(order, self._known(), self._account)
                 if len(self._signed) > _REMEMBERED:
                     self._signed.popitem(last=False)
         return signature
+
+    def domain(self) -> Domain:
+        """Where signatures are valid. Raises `Problem`."""
+        with self._lock:
+            return self._known()
+
+    def _known(self) -> Domain:
+        if self._domain is None:
+            self._domain = self._ask()
+        return self._domain

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from concilia_kit.lesions import MELANOMA
+from concilia_kit.classification import LESIONS, Classification
 from concilia_kit.wire.jobs import Scores
 from concilia_kit.wire.training import EvaluationReport
 
@@ -22,8 +22,9 @@ def confusion(reports: Sequence[EvaluationReport]) -> Counts:
     return _sum([report.confusion for report in reports])
 
 
-def pooled(reports: Sequence[EvaluationReport]) -> Scores | None:
+def pooled(reports: Sequence[EvaluationReport], classification: Classification = LESIONS) -> Scores | None:
     """Scores of all sites' held-out images together; None where nobody had any."""
+    critical = classification.critical_index
     images = sum(report.images for report in reports)
     if not images:
         return None
@@ -36,7 +37,7 @@ def pooled(reports: Sequence[EvaluationReport]) -> Scores | None:
         balanced_accuracy=sum(present) / len(present),
         loss=sum(report.loss_sum for report in reports) / images,
         recall=tuple(recalls),
-        melanoma_recall=recalls[MELANOMA],
+        melanoma_recall=None if critical is None else recalls[critical],
         auc=areas(_sum([report.positives for report in reports]), _sum([report.negatives for report in reports])),
     )
 

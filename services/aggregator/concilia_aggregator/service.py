@@ -28,9 +28,10 @@ from concilia_kit.wire.jobs import (
     Recording,
 )
 from concilia_kit.wire.models import ModelRegistration
+from concilia_kit.wire.training import EvaluationReport
 from pydantic import JsonValue
 
-from concilia_aggregator import dispatch, rounds, scores, summary
+from concilia_aggregator import calibrating, dispatch, rounds, scores, summary
 from concilia_aggregator.artifacts import Artifacts
 from concilia_aggregator.changes import Tell, nobody
 from concilia_aggregator.errors import RoundNotFound
@@ -171,7 +172,7 @@ class Coordinator(Jobs):
         is_planned = state.phase is Phase.OPENING and state.deadline is not None and time.time() < state.deadline
         if state.phase in {Phase.BASELINE, Phase.OPENING, Phase.EVALUATING, Phase.TRAINING} and not is_planned:
             members = self._ledger.hospitals()
-            live = members & self._store.heard(self._node_seconds)
+            live = members & self._store.heard(self._node_seconds, spec.classification)
         ledger = None
         if state.stopping or state.phase is Phase.TRAINING or (state.phase is Phase.OPENING and not is_planned):
             look.recorded = self._ledger.round(row.id, state.round) if state.round else None
@@ -179,11 +180,10 @@ class Coordinator(Jobs):
         evaluated: frozenset[str] = frozenset()
         score = None
         if state.phase in {Phase.BASELINE, Phase.EVALUATING} and state.deadline is not None:
-            at = state.round if state.closed else 0
-            reports = self._store.reports(row.id, at).get(at, {})
+            reports = self._reported(row, state)
             evaluated = frozenset(reports)
-            if spec.target is not None and (pooled := scores.pooled(list(reports.values()))) is not None:
-                score = pooled.balanced_accuracy
+            pooled = None if spec.target is None else scores.pooled(list(reports.values()), spec.classification)
+            score = None if pooled is None else pooled.balanced_accuracy
         return rounds.Facts(time.time(), live, ledger, evaluated, score)
 
     def _make(self, row: JobRow, spec: JobSpec, state: JobState, move: rounds.Move, look: _Look) -> bool:
@@ -222,7 +222,12 @@ class Coordinator(Jobs):
         """Publish and register a head; the state after it, a failed one where no other try would be taken."""
         self._ledger.publish(Publication(job=row.id, digest=new.head))
         registration = ModelRegistration(
-            job=row.id, digest=new.head, architecture=spec.architecture, image_size=spec.local.image_size
+            job=row.id,
+            digest=new.head,
+            architecture=spec.architecture,
+            image_size=spec.local.image_size,
+            classification=spec.classification,
+            use=calibrating.use(self._reported(row, new).values(), spec),
         )
         try:
             self._artifacts.register(registration)
@@ -234,6 +239,11 @@ class Coordinator(Jobs):
                 new, phase=Phase.FAILED, detail=f"published on the ledger, not served: {problem.detail}"[:500]
             )
         return new
+
+    def _reported(self, row: JobRow, state: JobState) -> dict[str, EvaluationReport]:
+        """What hospitals reported on a state's head."""
+        at = state.round if state.closed else 0
+        return self._store.reports(row.id, at).get(at, {})
 
     def _open(self, row: JobRow, spec: JobSpec, new: JobState) -> None:
         deadline = rounds.state_deadline(new)

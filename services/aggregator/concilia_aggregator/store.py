@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
+from concilia_kit.classification import LESIONS, Classification
 from concilia_kit.database import reading
 from concilia_kit.together import Together
 from concilia_kit.wire.encoding import PLAIN_ONLY
@@ -30,6 +31,7 @@ _TOGETHER = 1000
 """Values in one query."""
 
 _jobs, _rounds, _nodes, _reports = tables.jobs, tables.rounds, tables.nodes, tables.reports
+_classification = _nodes.c.registration["classification"]  # left out where it is `LESIONS`
 
 
 class StaleState(Exception):
@@ -201,11 +203,21 @@ class Store:
         row = {"address": address, "registration": registration.model_dump(mode="json"), "seen_at": time.time()}
         self._nodes.put(row).result()
 
-    def heard(self, seconds: float) -> frozenset[str]:
-        """The nodes that were heard of in the last `seconds`."""
-        query = sa.select(_nodes.c.address).where(_nodes.c.seen_at >= time.time() - seconds)
+    def heard(self, seconds: float, classification: Classification = LESIONS) -> frozenset[str]:
+        """The nodes with pictures of a classification that were heard of in the last `seconds`."""
+        heard, named = _nodes.c.seen_at >= time.time() - seconds, _classification.as_string().is_not(None)
         with self._reading.begin() as connection:
-            return frozenset(connection.execute(query).scalars())
+            if classification == LESIONS:
+                return frozenset(connection.execute(sa.select(_nodes.c.address).where(heard, ~named)).scalars())
+            wanted = classification.model_dump(mode="json")
+            rows = connection.execute(sa.select(_nodes.c.address, _classification).where(heard, named))
+            return frozenset(address for address, found in rows if found == wanted)
+
+    def is_of(self, address: str, classification: Classification) -> bool:
+        """Whether a node has pictures of a classification; of one that said nothing yet, that they are lesions."""
+        with self._reading.begin() as connection:
+            found = connection.execute(sa.select(_classification).where(_nodes.c.address == address)).scalar()
+        return classification == (LESIONS if found is None else Classification.model_validate(found))
 
     def nodes(self) -> list[NodeRow]:
         """All nodes by address."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from concilia_kit.wire.jobs import JobManifest, JobView, Phase, Rejected, RoundView, SiteScores
+from concilia_kit.wire.jobs import JobManifest, JobSpec, JobView, Phase, Rejected, RoundView, SiteScores
 from concilia_kit.wire.training import EvaluationReport, Node, NodeRegistration, Progress
 
 from concilia_aggregator.store import Store, moment, spec_of, state_of
@@ -35,9 +35,10 @@ def job(store: Store, row: JobRow) -> JobView:
     state = state_of(row)
     reports, progresses = store.reports(row.id), store.progresses(row.id)
     sites = {node.address: node.registration.site for node in nodes(store)}
+    spec = spec_of(row)
     return JobView(
         id=row.id,
-        spec=spec_of(row),
+        spec=spec,
         phase=state.phase,
         paused=state.paused,
         round=state.round,
@@ -46,7 +47,7 @@ def job(store: Store, row: JobRow) -> JobView:
         created_by=row.created_by,
         model=state.head if state.phase is Phase.FINISHED else None,
         rounds=tuple(
-            _round(item, reports.get(item.round, {}), progresses.get(item.round, {}), sites)
+            _round(item, reports.get(item.round, {}), progresses.get(item.round, {}), sites, spec)
             for item in store.rounds(row.id)
         ),
         manifest=JobManifest.model_validate(row.manifest) if row.manifest else None,
@@ -54,7 +55,11 @@ def job(store: Store, row: JobRow) -> JobView:
 
 
 def _round(
-    row: RoundRow, reports: dict[str, EvaluationReport], progress: dict[str, Progress], sites: dict[str, str]
+    row: RoundRow,
+    reports: dict[str, EvaluationReport],
+    progress: dict[str, Progress],
+    sites: dict[str, str],
+    spec: JobSpec,
 ) -> RoundView:
     summary = row.summary
     return RoundView(
@@ -66,7 +71,7 @@ def _round(
         deadline=row.deadline,
         accepted=len(summary.get("accepted", ())),
         rejected=tuple(Rejected.model_validate(item) for item in summary.get("rejected", ())),
-        **(_evaluated(reports, sites) if reports else _NOT_EVALUATED),
+        **(_evaluated(reports, sites, spec) if reports else _NOT_EVALUATED),
         seconds_training=summary.get("seconds_training", 0.0),
         seconds_moving=summary.get("seconds_moving", 0.0),
         seconds_chain=summary.get("seconds_chain", 0.0),
@@ -79,18 +84,20 @@ def _round(
 _NOT_EVALUATED: dict[str, Any] = {"pooled": None, "confusion": None, "sites": (), "overlapping_lesions": None}
 
 
-def _evaluated(reports: dict[str, EvaluationReport], sites: dict[str, str]) -> dict[str, Any]:
+def _evaluated(reports: dict[str, EvaluationReport], sites: dict[str, str], spec: JobSpec) -> dict[str, Any]:
     """What a round's evaluations come to, as `RoundView` has it."""
-    from concilia_aggregator import scores  # and NumPy with it, which nothing else here needs
+    from concilia_aggregator import calibrating, scores  # and NumPy with them, which nothing else here needs
 
+    classification = spec.classification
     everybody = list(reports.values())
     return {
-        "pooled": scores.pooled(everybody),
+        "pooled": scores.pooled(everybody, classification),
         "confusion": tuple(map(tuple, scores.confusion(everybody).tolist())),
         "sites": tuple(
             SiteScores(hospital=hospital, site=sites.get(hospital, ""), scores=own)
             for hospital, report in reports.items()
-            if (own := scores.pooled([report])) is not None
+            if (own := scores.pooled([report], classification)) is not None
         ),
         "overlapping_lesions": sum(report.overlapping_lesions for report in everybody),
+        "calibrated": calibrating.calibrated(everybody, spec),
     }

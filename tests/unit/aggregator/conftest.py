@@ -243,8 +243,8 @@ class FolderArtifacts:
     def register(self, registration: ModelRegistration) -> None:
         self.registered.append(registration)
 
-    def add(self, tensors: dict[str, Any]) -> str:
-        data = safetensors.numpy.save(tensors)
+    def add(self, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> str:
+        data = safetensors.numpy.save(tensors, metadata)
         digest = hashlib.sha256(data).hexdigest()
         if not self.exists(digest):  # the store leaves a file as it is that it has
             self._store(digest, data)

@@ -20,10 +20,12 @@ from concilia_aggregator.settings import AggregatorSettings
 from concilia_aggregator.store import state_of
 from concilia_aggregator.wakeup import QUEUE
 from concilia_kit import signing
+from concilia_kit.problems import Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.signing import Domain
 from concilia_kit.tokens import Principal
-from concilia_kit.wire.jobs import JobSpec, Phase, job_stream
+from concilia_kit.wire.changes import job_stream
+from concilia_kit.wire.jobs import JobSpec, Phase
 from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, Assignment, EvaluationReport, TrainTask, order_of
 from eth_account import Account
 from fastapi import FastAPI
@@ -127,6 +129,27 @@ async def test_verifications(http: httpx.AsyncClient, app: FastAPI) -> None:
     assert await call(http, "GET", f"/verifications/{asked['id']}", "hospital") == (200, asked)
     told = [fields[b"name"] for _, fields in app.state.wakeup._redis.xrange(job_stream(JOB))]
     assert told == [b"verification"]
+
+
+async def test_a_published_models_card(http: httpx.AsyncClient, app: FastAPI) -> None:
+    app.state.ledger = lambda: DOMAIN
+    assert await code(http, "GET", f"/jobs/{JOB}/card", "clinician") == (409, "nothing_published")
+    assert await code(http, "GET", f"/jobs/{NOWHERE}/card") == (404, "job_not_found")
+    spec = JobSpec(name="published", initial="0" * 64)
+    app.state.store.add_job(OTHER, spec, rounds.JobState(Phase.FINISHED, "e" * 64), address(1))
+    answer = await http.get(f"/v1/jobs/{OTHER}/card", headers={"Authorization": "Bearer clinician"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/markdown; charset=utf-8")
+    assert answer.text.startswith("# published\n")
+    assert f"contract `{DOMAIN.contract}` on chain 1" in answer.text
+    described = (await http.get("/openapi.json")).json()["paths"]["/v1/jobs/{job}/card"]["get"]["responses"]
+    assert list(described["200"]["content"]) == ["text/markdown"]
+    assert {"404", "409"} <= set(described)
+
+    def unreachable() -> Domain:
+        raise Unavailable("the chain service does not answer")
+
+    app.state.ledger = unreachable
+    assert await code(http, "GET", f"/jobs/{OTHER}/card") == (503, "unavailable")
 
 
 async def tasks(http: httpx.AsyncClient, known: str = "", wait: int = 0, of: str = address(1)) -> tuple[int, Any, str]:

@@ -8,9 +8,11 @@ import httpx
 import pytest
 from concilia_aggregator import api
 from concilia_kit import web
+from concilia_kit.classification import FEWEST, MOST
 from concilia_kit.roles import Role
 from concilia_kit.tokens import Principal
-from concilia_kit.wire.jobs import Change, JobSpec
+from concilia_kit.wire.changes import Change
+from concilia_kit.wire.jobs import JobSpec
 from concilia_kit.wire.training import SCORE_BINS, EvaluationReport
 from fastapi import FastAPI
 
@@ -85,8 +87,9 @@ def test_orders_have_no_answer_and_the_stream_has_events(app: FastAPI) -> None:
 
 def test_the_shapes_of_a_report_are_described() -> None:
     members = EvaluationReport.model_json_schema()["properties"]
-    for name, columns in (("confusion", 7), ("positives", SCORE_BINS), ("negatives", SCORE_BINS)):
+    classes, bins = (FEWEST, MOST), (SCORE_BINS, SCORE_BINS)
+    for name, columns in (("confusion", classes), ("positives", bins), ("negatives", bins)):
         rows = members[name]
-        assert (rows["minItems"], rows["maxItems"]) == (7, 7)
-        assert (rows["items"]["minItems"], rows["items"]["maxItems"]) == (columns, columns)
+        assert (rows["minItems"], rows["maxItems"]) == classes
+        assert (rows["items"]["minItems"], rows["items"]["maxItems"]) == columns
         assert rows["items"]["items"] == {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**53}

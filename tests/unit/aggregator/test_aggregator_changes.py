@@ -9,7 +9,7 @@ import pytest
 import redis
 from concilia_aggregator import changes
 from concilia_aggregator.changes import Changes
-from concilia_kit.wire.jobs import Change, RoundChange, job_stream
+from concilia_kit.wire.changes import Change, RoundChange, job_stream
 
 JOB = "a" * 64
 

@@ -14,11 +14,13 @@ import safetensors.numpy
 from concilia_aggregator import folder as module
 from concilia_aggregator.errors import UpdateChanged
 from concilia_aggregator.folder import Folder
+from concilia_aggregator.folding import Recipe
 from concilia_aggregator.screening import Limits
 from concilia_kit.problems import Unavailable
 from concilia_kit.tensorfile import TensorFile
+from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.chain import LedgerRound, Reason, RoundOpening
-from concilia_kit.wire.jobs import JobSpec
+from concilia_kit.wire.jobs import JobSpec, Strategy
 
 JOB = "a" * 64
 
@@ -208,6 +210,25 @@ def test_a_global_model_that_was_lost_is_made_again_to_the_same_bytes(world: Wor
     spoil(world.artifacts.directory / recorded.updates[2].update.digest)
     with pytest.raises(UpdateChanged):
         other.fold_again(recorded, world.spec)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_a_model_is_over_its_bases_trunk_whatever_updates_say(world: World, strategy: str) -> None:
+    said = Adapter("ab" * 32, "lora:8")
+    base = world.artifacts.add(model(0), {"origin": "here", **said.metadata()})
+    world.ledger.open(RoundOpening(job="b" * 64, round=1, base=base, deadline=2**40, quorum=1))
+    for number in (1, 2):
+        digest = world.artifacts.add(model(number), Adapter("cd" * 32, "norms").metadata())
+        world.ledger.submit("b" * 64, 1, f"0x{number:040x}", digest, 10)
+    recorded = world.folder.screen(world.ledger.round("b" * 64, 1), {})
+    assert recorded.rejected == 0
+    spec = world.spec.model_copy(update={"initial": base, "strategy": Strategy(name=strategy)})
+    made = TensorFile.open(world.artifacts.fetch(world.folder.fold(recorded, spec)), world.artifacts.keys)
+    assert Adapter.of(made.header.metadata) == said == Recipe.of(made).adapter
+    assert "origin" not in made.header.metadata
+    digest = world.folder.fold(world.screen(), world.spec)
+    plain = TensorFile.open(world.artifacts.fetch(digest), world.artifacts.keys)
+    assert Recipe.of(plain).adapter is None
 
 
 def test_a_file_that_changed_while_it_was_folded_is_not_published(

@@ -21,7 +21,8 @@ from concilia_kit import database, digests
 from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import RoundStatus
-from concilia_kit.wire.jobs import Change, JobChange, JobSpec, Phase, ProgressChange, Recording, RoundChange
+from concilia_kit.wire.changes import Change, JobChange, ProgressChange, RoundChange
+from concilia_kit.wire.jobs import JobSpec, Phase, Recording
 from concilia_kit.wire.training import (
     EVALUATE_TASK,
     SCORE_BINS,

@@ -28,7 +28,8 @@ from concilia_kit import database, signing
 from concilia_kit.problems import Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.wire.chain import EventPage, LedgerEvent, LedgerUpdate, RecordedEvent
-from concilia_kit.wire.jobs import Change, JobSpec
+from concilia_kit.wire.changes import Change
+from concilia_kit.wire.jobs import JobSpec
 from concilia_kit.wire.verification import Verification, VerificationState
 
 from .conftest import address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from concilia_kit import digests, encodings, merkle, signing
 from concilia_kit.digests import Contribution, in_order, of_contributions
 from concilia_kit.signing import Domain, Update
 from concilia_kit.tensorfile import TensorFile
+from concilia_kit.wire.adapter import ADAPTER, TRUNK, Adapter
 from concilia_kit.wire.chain import EventName, LedgerEvent, LedgerUpdate
 from concilia_kit.wire.encoding import Encoding
 from concilia_kit.wire.jobs import Strategy, StrategyName
@@ -88,9 +90,10 @@ class Job:
         return verifier.verify(JOB, self.events, self.signed, roles=roles)
 
 
-def tensors(seed: int) -> bytes:
+def tensors(seed: int, metadata: dict[str, str] | None = None) -> bytes:
     rng = np.random.default_rng(seed)
-    return safetensors.numpy.save({"w": rng.normal(size=20).astype(np.float32), "n": np.array(seed, np.int64)})
+    made = {"w": rng.normal(size=20).astype(np.float32), "n": np.array(seed, np.int64)}
+    return safetensors.numpy.save(made, metadata)
 
 
 def encoded(job: Job, text: str, update: bytes, base: str) -> bytes:
@@ -114,9 +117,11 @@ def finished(
     merkle_rounds: frozenset[int] = frozenset(),
     encoding: str = "none",
     strategy: Strategy = Strategy(),  # noqa: B008 - frozen
+    over: Sequence[Adapter | None] = (None, None, None),
 ) -> Job:
+    """`over`: what the initial model and those of the two rounds are adapters of."""
     job = Job(store)
-    base = job.put(tensors(0))
+    base = job.put(tensors(0, None if over[0] is None else over[0].metadata()))
     for round_, who, rejected in ((1, KEYS, KEYS[1]), (2, KEYS[:2], None)):
         job.emit(EventName.ROUND_OPENED, round_, base=base, deadline=10, quorum=2)
         is_merkle = round_ in merkle_rounds
@@ -167,7 +172,8 @@ def finished(
         target = store / "folded"
         ordered = in_order(contributions)
         made_by = strategies.make(strategy)
-        recipe = Recipe(Architecture.RESNET18, round_, strategy, facts=facts_of(job, round_, ordered, strategy))
+        facts = facts_of(job, round_, ordered, strategy)
+        recipe = Recipe(Architecture.RESNET18, round_, strategy, facts=facts, adapter=over[round_])
         files, samples = (
             [TensorFile.open(job.path(each.digest)) for each in ordered],
             [each.samples for each in ordered],
@@ -253,6 +259,50 @@ def test_facts_that_nobody_signed_are_found(tmp_path: Path, monkeypatch: pytest.
         patch.setattr(RoundFacts, "of", favouring)
         job = finished(tmp_path, strategy=Strategy(name=StrategyName.FEDNOVA))
     assert ["other facts" in each.what for each in job.verify().findings] == [True, True]
+
+
+def over_trunk(store: Path, kind: str = "lora:8", seed: int = 99) -> Adapter:
+    return Adapter(Job(store).put(tensors(seed)), kind)
+
+
+def test_a_job_of_adapters_verifies_and_its_trunk_counts(tmp_path: Path) -> None:
+    said = over_trunk(tmp_path)
+    job = finished(tmp_path, over=(said, said, said))
+    verdict = job.verify()
+    assert verdict.ok, verdict.findings
+    job.path(said.trunk).write_bytes(b"other")
+    assert [(each.round, each.digest) for each in job.verify().findings] == [(0, said.trunk)]
+    job.path(said.trunk).unlink()
+    assert [(each.round, each.digest) for each in job.verify().findings] == [(0, said.trunk)]
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("change", ["trunk", "kind", "none"])
+def test_an_adapter_whose_trunk_was_swapped_is_found(tmp_path: Path, at: int, change: str) -> None:
+    """Folded again it is the same: a coordinator may write what it will into a model's file."""
+    said = over_trunk(tmp_path)
+    other = {"trunk": over_trunk(tmp_path, seed=98), "kind": over_trunk(tmp_path, "norms"), "none": None}[change]
+    over = [other if number >= at else said for number in range(3)]
+    job = finished(tmp_path, over=over)
+    assert [(each.round, "another adapter" in each.what) for each in job.verify().findings] == [(at, True)]
+
+
+def test_a_job_that_was_none_of_adapters_and_becomes_one_is_found(tmp_path: Path) -> None:
+    job = finished(tmp_path, over=(None, None, over_trunk(tmp_path)))
+    assert [(each.round, "another adapter" in each.what) for each in job.verify().findings] == [(2, True)]
+
+
+@pytest.mark.parametrize("metadata", [{TRUNK: "ab" * 32}, {TRUNK: "x", ADAPTER: "norms"}])
+def test_an_initial_model_that_is_half_an_adapter_is_found(tmp_path: Path, metadata: dict[str, str]) -> None:
+    job = finished(tmp_path)
+    initial = job.put(tensors(0, metadata))
+    job.events = [
+        each.model_copy(update={"arguments": each.arguments | {"base": initial}})
+        if (each.name, each.round) == (EventName.ROUND_OPENED, 1)
+        else each
+        for each in job.events
+    ]
+    assert (0, True) in [(each.round, "cannot be an adapter" in each.what) for each in job.verify().findings]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
-from concilia_kit.wire.jobs import Change
+from concilia_kit.wire.changes import Change
 from concilia_kit.wire.verification import Verdict, Verification, VerificationState
 from sqlalchemy.exc import IntegrityError
 

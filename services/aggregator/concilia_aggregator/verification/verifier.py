@@ -2,8 +2,9 @@
 
 What is checked of every round: each update's signature against its hospital, the hospital's role at that place of the
 chain (where the role events are given), its metrics and its file against their digests, the ordered contribution list,
-and the global model folded again from the stored updates; of a Merkle round before all that its leaves, against root
-and count. One finding does not end the search; a service that does not answer does, because nothing follows from that.
+and the global model folded again from the stored updates, and that an adapter is still over the trunk that the job
+began with; of a Merkle round before all that its leaves, against root and count. One finding does not end the search; a
+service that does not answer does, because nothing follows from that.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from concilia_kit.problems import Problem
 from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.storedfile import digest_of, size_of
 from concilia_kit.tensorfile import MalformedFile, TensorFile
+from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, Reason
 from concilia_kit.wire.verification import Finding, Verdict
 
@@ -101,6 +103,7 @@ class Verifier:
         self._folds = folds
         self._findings: list[Finding] = []
         self._tally = _Tally()
+        self._adapters: dict[str, Adapter | None] = {}
 
     def verify(
         self,
@@ -137,7 +140,7 @@ class Verifier:
         if lineage.rounds and self._source is not None:
             self._progress("initial weights")
             with self._place() as place:
-                self._file(0, None, lineage.rounds[0].base, place)
+                self._initial(lineage.rounds[0].base, place)
         self._tally.done += 1
         for item in lineage.rounds:
             self._round(job, item, by_place)
@@ -250,6 +253,7 @@ class Verifier:
         self._progress(f"round {item.number}: folding {len(files)} updates again")
         try:
             recipe = Recipe.of(models[0])
+            self._see_trunk(item, recipe.adapter)
             is_weighed = recipe.strategy.asynchronous and self._late(item, contributions, files)
             is_weighed |= not isinstance(recipe.made(), Blockwise)
             base = self._base(item, files, folder, is_weighed)
@@ -272,6 +276,28 @@ class Verifier:
             return
         if again != item.global_digest:
             self._find(item.number, None, item.global_digest, f"folded again it is {again}")
+
+    def _initial(self, digest: str, folder: Path) -> None:
+        """The first round's base, and its trunk where it is an adapter."""
+        found: list[TensorFile] = []
+        if (path := self._file(0, None, digest, folder)) is not None:
+            self._open(0, None, digest, path, found)
+        try:
+            said = self._adapters[digest] = Adapter.of(found[0].header.metadata)
+        except IndexError:
+            return  # named already
+        except ValueError as error:
+            self._find(0, None, digest, f"it cannot be an adapter: {error}")
+            return
+        if said is not None:
+            self._file(0, None, said.trunk, folder)
+
+    def _see_trunk(self, item: Round, adapter: Adapter | None) -> None:
+        """A round's model must be over the very trunk of its base: folding, which sees neither, would not tell."""
+        if self._adapters.get(item.base, adapter) != adapter:
+            said = "none" if adapter is None else f"{adapter.kind} over {adapter.trunk}"
+            self._find(item.number, None, item.global_digest, f"it is another adapter than its base: {said}")
+        self._adapters[item.global_digest or ""] = adapter
 
     def _before(self, item: Round, digest: str | None, folder: Path) -> TensorFile | None:
         """What the strategy remembered when it made a round's base, where it did."""
