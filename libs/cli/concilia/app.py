@@ -9,6 +9,7 @@ from concilia.commands import (
     contributions,
     demo,
     enrol,
+    export,
     jobs,
     ledger,
     lineage,
@@ -35,6 +36,8 @@ app.command("enrol")(enrol.enrol)
 app.command("certificates")(certificates.certificates)
 app.command("contributions")(contributions.contributions)
 app.command("predict")(models.predict)
+app.command("card")(models.card)
+app.command("export")(export.export)
 app.command("lineage")(lineage.lineage)
 app.command("verify")(verification.verify)
 app.command("bundle")(verification.bundle)

@@ -51,6 +51,7 @@ _NODES = TypeAdapter(list[Node])
 _EVENTS = TypeAdapter(list[LedgerEvent])
 _TRANSACTIONS = TypeAdapter(list[Transaction])
 _VERIFICATIONS = TypeAdapter(list[Verification])
+_MODELS = TypeAdapter(list[ModelVersion])
 
 
 class Client:
@@ -80,6 +81,24 @@ class Client:
     def job(self, job: str) -> JobView:
         """One job."""
         return JobView.model_validate_json(call(self._to.aggregator, "GET", f"/v1/jobs/{job}").content)
+
+    def card(self, job: str) -> str:
+        """The card of the model that a job published, in Markdown."""
+        return call(self._to.aggregator, "GET", f"/v1/jobs/{job}/card").text
+
+    def find_job_of(self, prefix: str) -> JobView:
+        """The one job whose published model begins with `prefix`, or whose id does; 'latest' is the newest that has
+        published one. Raises `Problem`."""
+        published = [job for job in self.jobs() if job.model is not None]
+        if prefix == "latest":
+            found = published[:1]
+        else:
+            found = [job for job in published if job.id.startswith(prefix) or str(job.model).startswith(prefix)]
+        if not found:
+            raise Problem(f"no job has published a model {prefix}", status=404, code="no_model")
+        if len(found) > 1:
+            raise Problem(f"{len(found)} jobs and models begin with {prefix}", status=409, code="ambiguous")
+        return found[0]
 
     def find_job(self, prefix: str) -> JobView:
         """The one job whose id begins with `prefix`; 'latest' is the newest. Raises `Problem`."""
@@ -236,14 +255,26 @@ class Client:
         """A published model with its lineage."""
         return ModelVersion.model_validate_json(call(self._to.model, "GET", f"/v1/models/{digest}").content)
 
-    def predict(self, image: Path, model: str | None = None) -> Prediction:
-        """Seven probabilities for a picture (clinicians). Raises `OSError`, `Problem`."""
+    def find_model(self, prefix: str) -> ModelVersion:
+        """The one published model whose digest begins with `prefix`; 'latest' is the newest. Raises `Problem`."""
+        known = _MODELS.validate_json(call(self._to.model, "GET", "/v1/models").content)
+        found = known[:1] if prefix == "latest" else [each for each in known if each.digest.startswith(prefix)]
+        if not found:
+            what = "no model is published yet" if prefix == "latest" else f"no published model is {prefix}"
+            raise Problem(what, status=404, code="no_model")
+        if len({each.digest for each in found}) > 1:
+            raise Problem(f"{len(found)} models begin with {prefix}; give more of it", status=409, code="ambiguous")
+        return found[0]
+
+    def predict(self, image: Path, model: str | None = None, *, attention: bool = False) -> Prediction:
+        """A probability for each class of a picture (clinicians), and a map of where the network looked for it if that
+        is asked for. Raises `OSError`, `Problem`."""
         media_type = mimetypes.guess_type(image.name)[0] or "application/octet-stream"
         answer = call(
             self._to.model,
             "POST",
             "/v1/predictions",
-            params={"model": model} if model else {},
+            params=({"model": model} if model else {}) | ({"attention": "true"} if attention else {}),
             files={"image": ("image", image.read_bytes(), media_type)},
         )
         return Prediction.model_validate_json(answer.content)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from concilia_kit.classification import Classification
 from concilia_kit.wire.jobs import JobView, Phase, RoundView
 from concilia_kit.wire.training import Progress as NodeProgress
 from concilia_kit.wire.training import Stage
@@ -78,7 +79,8 @@ def fraction(text: str) -> Iterator[Callable[[float, str], None]]:
         yield line
         return
     columns = (TextColumn(text), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f} % {task.description}"))
-    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as progress:
+    # Left alone, standard output can go to a file meanwhile; rich would draw it into the terminal.
+    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True, redirect_stdout=False) as progress:
         task = progress.add_task("", total=1.0)
         yield lambda done, step: progress.update(task, completed=done, description=escape(step))
 
@@ -159,7 +161,7 @@ def rounds_table(job: JobView, *, console: Console = out) -> None:
             "rejected",
             "pooled bal. acc.",
             "worst site",
-            "melanoma recall",
+            f"{critical_of(job.spec.classification)} recall",
             "loss",
             "s training",
             "s moving",
@@ -170,6 +172,42 @@ def rounds_table(job: JobView, *, console: Console = out) -> None:
         [_round_row(item) for item in job.rounds],
         console=console,
     )
+
+
+def critical_of(classification: Classification) -> str:
+    """The class that must not be missed, in words."""
+    index = classification.critical_index
+    return "critical" if index is None else classification.classes[index].name.lower()
+
+
+def calibration(job: JobView, *, console: Console = out) -> None:
+    """What the last calibrated round says of how to read the model, where one was."""
+    for item in [item for item in job.rounds if item.calibrated is not None][-1:]:
+        for line in _use_lines(item):
+            console.print(line, markup=False)
+
+
+def _use_lines(item: RoundView) -> Iterator[str]:
+    if item.calibrated is None:
+        return
+    use = item.calibrated.use
+    yield (
+        f"calibrated in round {item.round} on {use.images} held-out images: temperature {use.temperature:.3f}, "
+        f"expected calibration error {_number(use.error_before)} → {_number(use.error_after)}, "
+        f"loss {_number(use.loss_before)} → {_number(use.loss_after)}"
+    )
+    if use.critical is not None:
+        found = use.critical
+        yield (
+            f"{found.code} is told from {found.threshold:.3f} on: sensitivity {found.sensitivity:.3f} of "
+            f"{found.positives} images, specificity {_number(found.specificity)} of {found.negatives}"
+        )
+    if use.unusual is not None:
+        yield f"unusual is told of {use.unusual.share:.1%} of held-out images"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _round_row(item: RoundView) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -119,6 +120,24 @@ def test_a_job_is_created_with_its_encoding_and_shows_it(monkeypatch: pytest.Mon
         done = CliRunner().invoke(app, ["job", "create", "--strategy", "fedbuff", "--quorum", "2"])
         assert done.exit_code == 0, done.output
         assert (double.spec["strategy"]["name"], double.spec["quorum"]) == ("fedbuff", 2)
+        assert not {"schedule", "calibrate", "sensitivity"} & double.spec.keys()
+        done = CliRunner().invoke(app, ["job", "create", "--calibrate", "--sensitivity", "0.95", "--flips"])
+        assert done.exit_code == 0, done.output
+        assert (double.spec["calibrate"], double.spec["sensitivity"]) == (True, 0.95)
+        assert double.spec["evaluation"]["flips"] is True
+        done = CliRunner().invoke(app, ["job", "create", "--calibrate", "--strategy", "fedrep"])
+        assert done.exit_code == 2
+        assert "a network of its own" in " ".join(done.output.split())
+        recipe = "--balance logit --optimizer adamw --label-smoothing 0.1 --mixup 0.2 --whole-job --warm-up 0.5"
+        done = CliRunner().invoke(app, ["job", "create", *recipe.split(), "--head-rounds", "1"])
+        assert done.exit_code == 0, done.output
+        assert double.spec["schedule"] == {"whole_job": True, "warm_up": 0.5, "head_rounds": 1}
+        local = double.spec["local"]
+        assert (local["balance"], local["optimizer"]) == ("logit", "adamw")
+        assert (local["label_smoothing"], local["mixup"]) == (0.1, 0.2)
+        done = CliRunner().invoke(app, ["job", "create", "--strategy", "scaffold", "--optimizer", "adamw"])
+        assert done.exit_code == 2
+        assert "scaffold goes by how far plain steps reach" in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize(
@@ -168,3 +187,76 @@ def test_a_strategy_that_is_none_is_told_in_a_line(words: list[str], why: str) -
     done = CliRunner().invoke(app, ["job", "create", *words])
     assert done.exit_code == 2
     assert why in " ".join(done.output.split())
+
+
+def test_a_job_is_created_for_what_a_file_declares(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    double = Creating()
+    asked: list[int] = []
+
+    def initial(*given: Any) -> InitialModel:
+        asked.append(given[4])
+        return InitialModel(
+            digest="0" * 64, architecture=Architecture.RESNET18, origin="random", loaded_tensors=0, fresh_tensors=1
+        )
+
+    monkeypatch.setattr(jobs, "initial_weights", initial)
+    classes = [{"code": "normal", "name": "Normal"}, {"code": "pneumonia", "name": "Pneumonia"}]
+    declared = tmp_path / "chest.json"
+    declared.write_text(json.dumps({"classification": {"name": "chest", "classes": classes, "critical": "pneumonia"}}))
+    with httpx.Client(transport=httpx.MockTransport(double.answer), base_url="http://aggregator") as http:
+
+        class Here:
+            aggregator = http
+
+        monkeypatch.setattr(jobs, "client", lambda _config: Client(Here()))  # type: ignore[arg-type]
+        done = CliRunner().invoke(app, ["job", "create", "--classification", str(declared)])
+        assert done.exit_code == 0, done.output
+        assert double.spec["classification"]["classes"] == classes
+        assert asked == [2]
+        assert "pneumonia recall" in done.output
+        done = CliRunner().invoke(app, ["job", "create"])
+        assert done.exit_code == 0, done.output
+        assert "classification" not in double.spec
+        assert asked == [2, 7]
+        assert "melanoma recall" in done.output
+        declared.write_text('{"classification": {"name": "chest", "classes": []}}')
+        for path, words in ((declared, "at least 2"), (tmp_path / "none.json", "No such file")):
+            done = CliRunner().invoke(app, ["job", "create", "--classification", str(path)])
+            assert done.exit_code == 2
+            assert words in done.output.replace("\n", " ")
+        assert len(asked) == 2
+
+
+def test_a_job_trains_an_adapter_where_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    double, asked = Creating(), []
+
+    def make(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        made = InitialModel(
+            digest="b" * 64,
+            architecture=Architecture.RESNET50,
+            origin="adapter lora:8",
+            loaded_tensors=1,
+            fresh_tensors=2,
+            adapter="lora:8",
+            trunk="a" * 64,
+        )
+        return httpx.Response(201, content=made.model_dump_json())
+
+    with (
+        httpx.Client(transport=httpx.MockTransport(double.answer), base_url="http://aggregator") as aggregator,
+        httpx.Client(transport=httpx.MockTransport(make), base_url="http://model") as model,
+    ):
+        here = type("Here", (), {"aggregator": aggregator, "model": model})()
+        monkeypatch.setattr(jobs, "client", lambda _config: Client(here))
+        done = CliRunner().invoke(app, ["job", "create", "--weights", "random", "--adapter", "lora:8"])
+        assert done.exit_code == 0, done.output
+        assert double.spec["initial"] == "b" * 64
+        assert asked[0]["adapter"] == "lora:8"
+        refused = CliRunner().invoke(app, ["job", "create", "--weights", "random", "--adapter", "lora:80"])
+        assert refused.exit_code == 2, refused.output
+        assert "--adapter" in refused.output
+        plain = CliRunner().invoke(app, ["job", "create", "--weights", "random"])
+        assert plain.exit_code == 0, plain.output
+    assert len(asked) == 2
+    assert "adapter" not in asked[1]

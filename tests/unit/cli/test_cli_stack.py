@@ -40,6 +40,19 @@ def test_every_port_is_somebodys_and_known(tmp_path: Path, pages: Path | None) -
     assert ("front" in known.values()) is ("front-door" in started) is (pages is not None)
 
 
+def test_nodes_alone_are_told_what_is_declared(tmp_path: Path) -> None:
+    layout, declared = Layout(tmp_path, 9000), tmp_path / "chest.json"
+    for given, told in ((None, {}), (declared, {"node-0": str(declared), "node-1": str(declared)})):
+        started = layout.processes(ADMIN, Path("/data"), SITES, 1, given)
+        named = {
+            each.name: value
+            for each in started
+            for name, value in each.environment.items()
+            if name.endswith("CLASSIFICATION")
+        }
+        assert named == told
+
+
 def test_the_store_of_a_sealed_stack_has_a_key_that_no_other_process_is_told(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "demo", 9000, sealed=True)
     make_keys(layout, len(SITES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from contextlib import closing
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import rlp
+import safetensors.numpy
 from concilia.app import app
 from concilia.client import Client
 from concilia.commands import evidence as asking
@@ -22,6 +25,8 @@ from concilia.verification.bundle import Bundle, BundleDamaged
 from concilia.verification.decoding import ChainEvent
 from concilia.verification.evidence import Evidence, SignedUpdate, examine
 from concilia_aggregator.verification.sources import FolderSource
+from concilia_kit.wire.adapter import TRUNK
+from concilia_kit.wire.training import STATE
 from concilia_kit.wire.verification import Verdict
 from eth_utils.address import to_checksum_address
 from hypothesis import HealthCheck, given, settings
@@ -69,6 +74,37 @@ def command(path: Path, *arguments: str) -> Any:
     told = CliRunner().invoke(app, ["verify", "--offline", str(path), *arguments])
     assert isinstance(told.exception, SystemExit | None), told.exception
     return told
+
+
+class Naming(FolderSource):
+    """A store whose initial model names a trunk and what a strategy remembers; its updates name something too."""
+
+    def __init__(self, store: Path, initial: str, models: frozenset[str]) -> None:
+        super().__init__(store)
+        self._names = {initial: {TRUNK: "a" * 64, STATE: "b" * 64}} | {each: {} for each in models - {initial}}
+
+    def fetch(self, digest: str, folder: Path) -> Path:
+        path = super().fetch(digest, folder)
+        made = folder / "named"
+        said = self._names.get(digest, {TRUNK: "c" * 64})
+        made.write_bytes(safetensors.numpy.save(safetensors.numpy.load_file(path), said))
+        return made
+
+
+def test_what_models_files_name_is_in_the_bundle_too(finished: Any, evidence: Evidence, tmp_path: Path) -> None:
+    store, path = tmp_path / "store", tmp_path / "job.zip"
+    shutil.copytree(finished.store, store)
+    for name in ("a" * 64, "b" * 64, "c" * 64):
+        (store / name[:2]).mkdir(exist_ok=True)
+        safetensors.numpy.save_file({"w": np.zeros(1)}, store / name[:2] / name)
+    initial = next(str(event.arguments["base"]) for event in evidence.of_job() if "base" in event.arguments)
+    assert bundles.write(evidence, Naming(store, initial, evidence.models()), path, quiet) == 0
+    with zipfile.ZipFile(path) as archive:
+        held = {name.rpartition("/")[2] for name in archive.namelist() if name.startswith("artifacts/")}
+    assert held == {*evidence.artifacts(), "a" * 64, "b" * 64}
+    with Bundle(path) as opened:
+        assert "names other files" not in str(opened.findings)
+        assert opened.fetch("a" * 64, tmp_path).exists()
 
 
 def test_a_bundle_verifies_and_says_what_it_cannot_know(bundle: Path, finished: Any) -> None:

@@ -15,7 +15,16 @@ from concilia_kit.wire.models import Weights
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
 
 from concilia import output
-from concilia.commands.options import RECORDING_HELP, STRATEGY_HELP, Json, guarded, options_checked, strategy_of
+from concilia.commands.options import (
+    CLASSIFICATION_HELP,
+    RECORDING_HELP,
+    STRATEGY_HELP,
+    Json,
+    declared,
+    guarded,
+    options_checked,
+    strategy_of,
+)
 from concilia.stack import demo as stack
 from concilia.stack import refusals
 from concilia.stack.supervisor import StartFailed, stop_kept
@@ -37,6 +46,7 @@ def run(
     data: Annotated[
         Path | None, typer.Option(help="HAM10000's folder; drawn lesions if none is given or found")
     ] = None,
+    classification: Annotated[Path | None, typer.Option(help=CLASSIFICATION_HELP)] = None,
     architecture: Annotated[Architecture, typer.Option(help="network")] = Architecture.RESNET50,
     weights: Annotated[str, typer.Option(help="'imagenet', 'random' or a safetensors file")] = "random",
     strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = StrategyName.FEDAVG.value,
@@ -80,6 +90,8 @@ def run(
             directory=directory,
             port=port,
             data=data,
+            declared=classification,
+            declaration=declared(classification),
             drawn_images=drawn_images,
             architecture=architecture,
             weights=weights,

@@ -8,22 +8,27 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from concilia_kit.classification import LESIONS
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
-from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Recording, StrategyName
+from concilia_kit.wire.jobs import SENSITIVITY, JobSpec, JobView, Phase, Recording, Schedule, StrategyName
 from concilia_kit.wire.models import InitialModel, InitialModelRequest, Weights
-from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
+from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining, Optimizer
 
 from concilia import output
 from concilia.client import Client
 from concilia.commands.options import (
+    ADAPTER_HELP,
+    CLASSIFICATION_HELP,
     DEFAULT_CONFIG,
     ENCODING_HELP,
     RECORDING_HELP,
     STRATEGY_HELP,
     Config,
     Json,
+    adapter_of,
     client,
+    declared,
     encoding_of,
     guarded,
     options_checked,
@@ -52,14 +57,24 @@ def check_weights(weights: str) -> Path | None:
     return path
 
 
-def initial_weights(to: Client, architecture: Architecture, weights: str, seed: int) -> InitialModel:
-    """Have initial weights made from 'imagenet', 'random' or a safetensors file. Raises `UsageError`, `Problem`."""
+def initial_weights(
+    to: Client,
+    architecture: Architecture,
+    weights: str,
+    seed: int,
+    classes: int = len(LESIONS.classes),
+    adapter: str | None = None,
+) -> InitialModel:
+    """Have initial weights made from 'imagenet', 'random' or a safetensors file, and an adapter over them where one is
+    asked for. Raises `UsageError`, `Problem`."""
     path = check_weights(weights)
     request = InitialModelRequest(
         architecture=architecture,
         weights=Weights.FILE if path else Weights(weights),
         file=to.upload(path) if path else None,
         seed=seed,
+        classes=classes,
+        adapter=adapter,
     )
     try:
         return to.initial_model(request)
@@ -85,8 +100,10 @@ def watch(to: Client, job: JobView) -> JobView:
 @guarded
 def create(
     name: Annotated[str, typer.Option(help="what people call it")] = "lesions",
+    classification: Annotated[Path | None, typer.Option(help=CLASSIFICATION_HELP)] = None,
     architecture: Annotated[Architecture, typer.Option(help="network")] = Architecture.RESNET50,
     weights: Annotated[str, typer.Option(help="'imagenet', 'random' or a safetensors file")] = "imagenet",
+    adapter: Annotated[str | None, typer.Option(help=ADAPTER_HELP)] = None,
     strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = StrategyName.FEDAVG.value,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="the strategy's KEY=VALUE, as hostile=0.3 or mixing=bucketing")
@@ -102,12 +119,28 @@ def create(
     recording: Annotated[Recording, typer.Option(help=RECORDING_HELP)] = Recording.EACH,
     encoding: Annotated[str, typer.Option(help=ENCODING_HELP)] = "none",
     evaluate_every: Annotated[int, typer.Option(help="rounds from one evaluation to the next")] = 1,
+    flips: Annotated[bool, typer.Option(help="look at pictures from all sides, and take the mean")] = False,
+    calibrate: Annotated[
+        bool, typer.Option(help="find a temperature and thresholds on held-out lesions for the published model")
+    ] = False,
+    sensitivity: Annotated[
+        float, typer.Option(help="share of the critical class that its threshold is to find")
+    ] = SENSITIVITY,
     epochs: Annotated[int, typer.Option(help="local epochs a round")] = 1,
     batch_size: Annotated[int, typer.Option(help="local batch size")] = 32,
     learning_rate: Annotated[float, typer.Option(help="local learning rate")] = 1e-3,
     image_size: Annotated[int, typer.Option(help="side of the network's input in pixels")] = 224,
     max_images: Annotated[int | None, typer.Option(help="training images a site and round at most")] = None,
     balance: Annotated[Balance, typer.Option(help="how class imbalance is met")] = Balance.LOSS,
+    optimizer: Annotated[Optimizer, typer.Option(help="what takes local steps")] = Optimizer.SGD,
+    weight_decay: Annotated[float, typer.Option(help="what weights are drawn to nothing by")] = 1e-4,
+    label_smoothing: Annotated[float, typer.Option(help="share of a label spread over all classes")] = 0.0,
+    mixup: Annotated[float, typer.Option(help="alpha by which pairs of images are mixed; 0: none are")] = 0.0,
+    whole_job: Annotated[
+        bool, typer.Option(help="one cosine of the learning rate over all rounds, in place of one a round")
+    ] = False,
+    warm_up: Annotated[float, typer.Option(help="share of the first round over which the rate rises")] = 0.0,
+    head_rounds: Annotated[int, typer.Option(help="first rounds that train the last layer alone")] = 0,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     follow: Annotated[bool, typer.Option("--watch", help="stay and watch")] = False,
     config: Config = DEFAULT_CONFIG,
@@ -116,6 +149,7 @@ def create(
     """Create a job; it starts as soon as enough hospitals are there."""
     mu = [f"proximal_mu={proximal_mu}"] if strategy == StrategyName.FEDPROX else []
     chosen = strategy_of(strategy, [*mu, *(settings or [])])
+    told_apart, kind = declared(classification).classification, adapter_of(adapter)
     to = client(config)
     with options_checked():
         local = LocalTraining(
@@ -125,6 +159,10 @@ def create(
             image_size=image_size,
             max_images=max_images,
             balance=balance,
+            optimizer=optimizer,
+            weight_decay=weight_decay,
+            label_smoothing=label_smoothing,
+            mixup=mixup,
         )
         spec = JobSpec(
             name=name,
@@ -138,13 +176,17 @@ def create(
             target=target,
             seed=seed,
             local=local,
-            evaluation=Evaluation(),
+            evaluation=Evaluation(flips=flips),
             evaluate_every=evaluate_every,
             recording=recording,
             encoding=encoding_of(encoding),
+            calibrate=calibrate,
+            sensitivity=sensitivity,
+            classification=told_apart,
+            schedule=Schedule(whole_job=whole_job, warm_up=warm_up, head_rounds=head_rounds),
         )
     with output.spinner("preparing the initial weights"):
-        initial = initial_weights(to, architecture, weights, seed)
+        initial = initial_weights(to, architecture, weights, seed, len(told_apart.classes), kind)
     output.err.print(f"initial weights: {initial.origin}", markup=False)
     spec = spec.model_copy(update={"initial": initial.digest})
     job = to.create_job(spec)
@@ -248,6 +290,7 @@ def _print(job: JobView, as_json: bool) -> None:
         output.as_json(job)
         return
     output.rounds_table(job)
+    output.calibration(job)
     output.out.print(f"job {job.id} · {job.detail or job.phase.value}", markup=False)
     if job.model:
         output.out.print(f"model {job.model}")

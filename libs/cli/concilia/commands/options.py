@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
+from concilia_kit.classification import HAM10000, Declaration
 from concilia_kit.problems import Problem
+from concilia_kit.wire.adapter import rank_of
 from concilia_kit.wire.encoding import Encoding
 from concilia_kit.wire.jobs import Strategy, StrategyName
 from pydantic import ValidationError
@@ -24,8 +26,11 @@ Config = Annotated[
     Path,
     typer.Option("--config", envvar="CONCILIA_CONFIG", help="connection file: addresses of the services and your key"),
 ]
+ModelArgument = Annotated[str, typer.Argument(help="a published model's digest or its beginning, or 'latest'")]
 RECORDING_HELP = "how the ledger records updates: each by itself, or a round's under one Merkle root"
 ENCODING_HELP = "how updates are sent: none, float16, int8, topk:0.01 (a share), each with +zstd or not"
+ADAPTER_HELP = "train a small part: norms, or lora:8 (a rank, 1 to 64); everything if not given"
+CLASSIFICATION_HELP = "file that declares the classes to tell apart; HAM10000's lesions if not given"
 STRATEGY_HELP = f"how updates become a model: {', '.join(StrategyName)}, or another package's"
 DEFAULT_CONFIG = Path("var/demo/concilia.json")
 
@@ -44,6 +49,28 @@ def encoding_of(text: str) -> Encoding:
         return Encoding.parse(text)
     except ValueError as error:
         raise UsageError(f"--encoding: {error}") from error
+
+
+def adapter_of(text: str | None) -> str | None:
+    """The kind of adapter that an option names. Raises `UsageError`."""
+    try:
+        if text is not None:
+            rank_of(text)
+    except ValueError as error:
+        raise UsageError(f"--adapter: {error}") from error
+    return text
+
+
+def declared(path: Path | None) -> Declaration:
+    """What a file declares that an option names; HAM10000 without one. Raises `UsageError`."""
+    if path is None:
+        return HAM10000
+    try:
+        return Declaration.read(path)
+    except OSError as error:
+        raise UsageError(f"--classification {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"--classification: {error}") from error
 
 
 def strategy_of(name: str, settings: Sequence[str]) -> Strategy:

@@ -1,5 +1,5 @@
-"""The demo's pictures: HAM10000 where a folder is given or found, drawn lesions otherwise; checked before anything
-starts.
+"""The demo's pictures: HAM10000 where a folder is given or found, drawn lesions otherwise, or what a file declares;
+checked before anything starts.
 
 The looking and the drawing are client-node's, run as the separate program that a hospital would run.
 """
@@ -41,27 +41,43 @@ class DatasetReport(Wire):
     overlapping_lesions: int
 
 
-def locate(named: Path | None) -> Path | None:
-    """The dataset's folder, None where lesions must be drawn. Raises `UsageError` for a named folder that is none."""
+def locate(named: Path | None, declared: Path | None = None) -> Path | None:
+    """The dataset's folder, None where pictures must be drawn; of classes that a file declares, none is looked for.
+    Raises `UsageError` for a named folder that is none."""
     if named is not None:
         if not named.is_dir():
             raise UsageError(f"DATA={named} is no folder; name the one that holds HAM10000_metadata")
         return named
+    if declared is not None:
+        return None
     return next((path for path in FOUND_AT if path.is_dir()), None)
 
 
-def draw(folder: Path, images: int, seed: int) -> None:
-    """Draw lesions into a folder in HAM10000's layout. Raises `UsageError`."""
-    _run("concilia_client_node.drawn", str(folder), "--images", str(images), "--seed", str(seed))
+def draw(folder: Path, images: int, seed: int, declared: Path | None = None) -> None:
+    """Draw lesions into a folder in HAM10000's layout, or what a file declares. Raises `UsageError`."""
+    asked = ("--images", str(images), "--seed", str(seed), *_option(declared))
+    _run("concilia_client_node.drawn", str(folder), *asked)
 
 
-def check(folder: Path, seed: int) -> DatasetReport:
+def picture(folder: Path, target: Path, declared: Path | None = None) -> Path:
+    """A picture of a dataset as a file; `target` is written where it is none yet. Raises `UsageError`."""
+    if declared is None and (found := sorted(folder.glob("**/*.jpg"))):
+        return found[0]
+    _run("concilia_client_node.check", str(folder), "--picture", str(target), *_option(declared))
+    return target
+
+
+def check(folder: Path, seed: int, declared: Path | None = None) -> DatasetReport:
     """Look at a dataset. Raises `UsageError` with the loader's one line."""
-    output = _run("concilia_client_node.check", str(folder), "--seed", str(seed))
+    output = _run("concilia_client_node.check", str(folder), "--seed", str(seed), *_option(declared))
     try:
         return DatasetReport.model_validate_json(output)
     except ValidationError as error:
         raise UsageError(f"{folder} could not be looked at: {output[:200]}") from error
+
+
+def _option(declared: Path | None) -> tuple[str, ...]:
+    return () if declared is None else ("--classification", str(declared))
 
 
 def _run(module: str, *arguments: str) -> str:

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Recording, Strategy
+from concilia_kit.classification import Declaration
+from concilia_kit.wire.jobs import OWN_TENSORS, JobSpec, JobView, Phase, Recording, Strategy
 from concilia_kit.wire.models import InitialModel, Prediction
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
 from concilia_kit.wire.verification import Verdict
@@ -33,6 +34,7 @@ MODEL_BYTES = {
     Architecture.RESNET18: 45e6,
     Architecture.MOBILENET_V2: 9.5e6,
     Architecture.EFFICIENTNET_B0: 17e6,
+    Architecture.CONVNEXT_TINY: 112e6,
 }
 SITES = 4
 
@@ -48,6 +50,9 @@ class Plan:
     directory: Path
     port: int
     data: Path | None
+    declared: Path | None
+    """The file that `declaration` is of, None for HAM10000."""
+    declaration: Declaration
     drawn_images: int
     architecture: Architecture
     weights: str
@@ -113,19 +118,19 @@ def run(plan: Plan) -> Result:
     started = time.monotonic()
     layout = Layout(plan.directory.resolve(), plan.port, plan.pages, plan.sealed)
     _require_pages(layout)
-    named = dataset.locate(plan.data)
+    named = dataset.locate(plan.data, plan.declared)
     check_weights(plan.weights)
     _require_room(layout, plan, named)
     folder = named or _draw(layout, plan)
     with output.spinner("looking at the pictures"):
-        found = dataset.check(folder, seed=0)
+        found = dataset.check(folder, 0, plan.declared)
     sites = [Site(item.site.removeprefix("collection:"), item.site) for item in found.sites]
     supervisor.require_free(layout.ports(len(sites)))
     _say_what_is_used(plan, found, folder)
     with output.spinner("making keys"):
         addresses = make_keys(layout, len(sites))
     write_connection(layout)
-    processes = layout.processes(addresses["admin"], folder.resolve(), sites, plan.threads)
+    processes = layout.processes(addresses["admin"], folder.resolve(), sites, plan.threads, plan.declared)
     (layout.directory / "redis").mkdir(exist_ok=True)
     stack = Supervisor(layout)
     try:
@@ -177,8 +182,9 @@ def disk_bytes(plan: Plan) -> float:
 
 def _draw(layout: Layout, plan: Plan) -> Path:
     folder = layout.directory / "drawn"
-    with output.spinner(f"drawing {plan.drawn_images} lesions"):
-        dataset.draw(folder, plan.drawn_images, plan.seed)
+    what = "lesions" if plan.declared is None else "pictures"
+    with output.spinner(f"drawing {plan.drawn_images} {what}"):
+        dataset.draw(folder, plan.drawn_images, plan.seed, plan.declared)
     return folder
 
 
@@ -224,7 +230,9 @@ def _train(
     started: float,
 ) -> Result:
     with output.spinner("preparing the initial weights"):
-        initial = initial_weights(admin, plan.architecture, plan.weights, plan.seed)
+        classification = plan.declaration.classification
+        classes = len(classification.classes)
+        initial = initial_weights(admin, plan.architecture, plan.weights, plan.seed, classes)
     output.err.print(f"initial weights: {initial.origin}", markup=False)
     quorum = len(found.sites)
     spec = JobSpec(
@@ -239,10 +247,13 @@ def _train(
         local=plan.local,
         evaluation=plan.evaluation,
         recording=plan.recording,
+        classification=classification,
+        calibrate=plan.strategy.name not in OWN_TENSORS,
     )
     job = watch(admin, admin.create_job(spec))
     stack.check()
     output.rounds_table(job, console=plan.console)
+    output.calibration(job, console=plan.console)
     if job.phase is not Phase.FINISHED:
         raise DemoFailed(f"the job {job.phase.value}: {job.detail}")
     transactions = admin.transactions(job.id)
@@ -263,7 +274,7 @@ def _train(
         console=plan.console,
     )
     logged = [update.update.hospital for item in admin.ledger_job(job.id).rounds for update in item.updates]
-    picture = next(iter(sorted(folder.glob("**/*.jpg"))))
+    picture = dataset.picture(folder, layout.directory / "picture.png", plan.declared)
     endpoints = Endpoints.read(layout.connection_file)
     keystore = layout.keystore("clinician")
     clinician = Client(

@@ -82,8 +82,11 @@ class Layout:
         names += [f"node-{index}" for index in range(nodes)]
         return {self.port_of(name): name for name in names}
 
-    def processes(self, admin: str, data: Path, sites: list[Site], threads: int) -> list[Process]:
-        """Every process of the stack, in the order in which they are started."""
+    def processes(
+        self, admin: str, data: Path, sites: list[Site], threads: int, declared: Path | None = None
+    ) -> list[Process]:
+        """Every process of the stack, in the order in which they are started. `declared`: the file that names what the
+        nodes' pictures are of, where they are no lesions."""
         redis_url = f"redis://127.0.0.1:{self.port_of('redis')}/0"
         redis_folder = self.directory / "redis"
         urls = {f"{name.upper()}_URL": self.url(name) for name in SERVICES}
@@ -101,7 +104,7 @@ class Layout:
             self._service("model", DIRECTORY=str(self.artifacts), **self._sealing(), **urls),
             self._aggregator(redis_url, urls),
         ]
-        nodes = [self._node(index, site, redis_url, urls, data, threads) for index, site in enumerate(sites)]
+        nodes = [self._node(index, site, redis_url, urls, data, threads, declared) for index, site in enumerate(sites)]
         redis = Process("redis", tuple(redis_server.command(self.port_of("redis"), redis_folder)))
         front = [self._front_door(self.pages, urls)] if self.pages else []
         return [redis, *services, *nodes, *front]
@@ -154,7 +157,14 @@ class Layout:
         )
 
     def _node(
-        self, index: int, site: Site, redis_url: str, urls: Mapping[str, str], data: Path, threads: int
+        self,
+        index: int,
+        site: Site,
+        redis_url: str,
+        urls: Mapping[str, str],
+        data: Path,
+        threads: int,
+        declared: Path | None,
     ) -> Process:
         name = f"node-{index}"
         settings = {
@@ -164,6 +174,7 @@ class Layout:
             "SITE_NAME": site.name,
             "DIRECTORY": str(self.directory / name),
             "THREADS": str(threads),
+            **({} if declared is None else {"CLASSIFICATION": str(declared.resolve())}),
             **urls,
         }
         return Process(

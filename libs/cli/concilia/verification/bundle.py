@@ -5,7 +5,8 @@
     leaves.json            the updates of Merkle rounds, where there are any: what `concilia leaves` writes
     calldata.json          the updates' transactions, where a node was asked
     blocks.json            headers and receipts, where a node was asked
-    artifacts/ab/abcd…     the model files under their SHA-256, unless left out
+    artifacts/ab/abcd…     the model files under their SHA-256, and after them what the models' files name: the trunk of
+                           an adapter, what a strategy remembers; unless left out
     manifest.json          the format, the contract, the job, and every member's size and SHA-256
 
 Members stand in this order, stored without compression, with a fixed time. The manifest shows damage; it proves
@@ -33,7 +34,10 @@ from concilia_aggregator.verification.verifier import ArtifactSource
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.problems import Problem
 from concilia_kit.signing import Domain
+from concilia_kit.tensorfile import MalformedFile, TensorFile
+from concilia_kit.wire.adapter import TRUNK
 from concilia_kit.wire.base import Wire
+from concilia_kit.wire.training import STATE
 from concilia_kit.wire.verification import Finding
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -123,9 +127,10 @@ def _fill(
     for name in _PARTS:
         if document[name.removesuffix(".json")] is not None:
             members[name] = _put(archive, name, [_json(document[name.removesuffix(".json")])])
-    digests, missing = evidence.artifacts(), 0
-    for index, digest in enumerate(digests if source is not None else ()):
-        progress(index / len(digests), f"file {index + 1} of {len(digests)}")
+    digests, models, missing = evidence.artifacts(), evidence.models(), 0
+    wanted = [*digests] if source is not None else []
+    for index, digest in enumerate(wanted):  # which becomes longer by what models name
+        progress(index / len(wanted), f"file {index + 1} of {len(wanted)}")
         with tempfile.TemporaryDirectory(prefix="concilia-bundle-") as folder:
             try:
                 assert source is not None, "else there is nothing to loop over"
@@ -139,6 +144,8 @@ def _fill(
             with file:
                 name = f"artifacts/{digest[:2]}/{digest}"
                 members[name] = _put(archive, name, iter(lambda file=file: file.read(_CHUNK), b""))  # type: ignore[misc]
+            if digest in models:
+                wanted += sorted(_named_by(path) - set(wanted))
     manifest = Manifest(
         format=FORMAT,
         origin=evidence.origin,
@@ -149,6 +156,15 @@ def _fill(
     )
     _put(archive, _MANIFEST, [_json(manifest.model_dump(mode="json"))])
     return missing
+
+
+def _named_by(model: Path) -> set[str]:
+    """Digests of the files that a model's file names, without which it cannot be made again or used."""
+    try:
+        metadata = TensorFile.open(model).header.metadata
+    except (MalformedFile, OSError):
+        return set()  # the verifier says so
+    return {metadata[key] for key in (TRUNK, STATE) if re.fullmatch("[0-9a-f]{64}", metadata.get(key, ""))}
 
 
 def _put(archive: zipfile.ZipFile, name: str, chunks: Any) -> Member:

@@ -105,6 +105,11 @@ class Evidence(Wire):
             {digest for digest in (*told, *(each.digest for each in self.named())) if isinstance(digest, str)}
         )
 
+    def models(self) -> frozenset[str]:
+        """Digests of the job's models, the initial one included: the files whose metadata count."""
+        told = (event.arguments.get(key) for event in self.of_job() for key in ("base", "globalDigest"))
+        return frozenset(digest for digest in told if isinstance(digest, str))
+
     def without_artifact(self) -> frozenset[str]:
         """Digests that no sound file need have: of updates that were rejected for having none."""
         rejected = {
