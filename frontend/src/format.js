@@ -56,9 +56,13 @@ export const brief = (digest) => (digest == null ? "–" : digest.slice(0, 8));
 
 /** "mobilenet_v2" → "MobileNetV2". */
 export const architecture = (name) =>
-  ({ resnet50: "ResNet-50", resnet18: "ResNet-18", mobilenet_v2: "MobileNetV2", efficientnet_b0: "EfficientNet-B0" })[
-    name
-  ] ?? name;
+  ({
+    resnet50: "ResNet-50",
+    resnet18: "ResNet-18",
+    mobilenet_v2: "MobileNetV2",
+    efficientnet_b0: "EfficientNet-B0",
+    convnext_tiny: "ConvNeXt-Tiny",
+  })[name] ?? name;
 
 /** What is sent of an update, in a sentence; a job from before there were encodings has none. */
 export function encodingSentence({ name = "none", share = null, zstd = false } = {}) {

@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { doubts, ranked, recallNote, recallSentence, recognised, within } from "../src/diagnosis/answer.js";
+import { within } from "../src/classes.js";
+import { doubts, oddity, ranked, recallNote, recallSentence, recognised, warning } from "../src/diagnosis/answer.js";
 import { CLASSES } from "../src/lesions.js";
 
 const shares = (given) => CLASSES.map(({ code }) => ({ code, name: code, probability: given[code] ?? 0 }));
@@ -71,4 +72,27 @@ test("recall in a sentence", () => {
   assert.equal(recallNote({ found: 1, of: 2 }), "recognised 1 of 2 held out");
   assert.deepEqual([recallNote({ found: 0, of: 0 }), recallNote(undefined)], ["", ""]);
   assert.equal(within("Actinic keratosis / Bowen's disease"), "actinic keratosis / Bowen's disease");
+});
+
+test("a warning says on which side of its threshold a picture is, and what that rule is worth", () => {
+  const said = (critical) => warning({ critical }, ranked(shares({ nv: 1 })));
+  const above = { code: "mel", above: true, sensitivity: 0.91, specificity: 0.76 };
+  assert.equal(
+    said(above),
+    "Warning of melanoma: this picture is above the threshold that found 91 % of held-out pictures of it. It also warned of 24 % of those that show none.",
+  );
+  assert.match(said({ ...above, specificity: null }), /pictures of it\.$/);
+  assert.equal(
+    said({ ...above, above: false }),
+    "No warning of melanoma: on held-out pictures this rule found 91 % of those that show it, and missed 9 %.",
+  );
+  assert.equal(warning({}, ranked(shares({ nv: 1 }))), null);
+});
+
+test("a picture is called odd where the model's service says so, and a usual one is not", () => {
+  assert.equal(
+    oddity({ unusual: { beyond: true, notice: "This may be no dermoscopic picture." } }),
+    "This may be no dermoscopic picture.",
+  );
+  assert.deepEqual([oddity({ unusual: { beyond: false, notice: null } }), oddity({})], [null, null]);
 });

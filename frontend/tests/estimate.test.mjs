@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { estimate, MODEL_BYTES, quorumSentence } from "../src/job/estimate.js";
+import { ADAPTER_BYTES, estimate, MODEL_BYTES, quorumSentence } from "../src/job/estimate.js";
 
 test("downloads, uploads and transactions of a job", () => {
   const sum = estimate({ modelBytes: 10, hospitals: 4, rounds: 3 });
@@ -18,6 +18,24 @@ test("under a Merkle root a round's updates share one transaction", () => {
 test("an encoding makes uploads smaller, and downloads not", () => {
   const sum = estimate({ modelBytes: 1000, hospitals: 4, rounds: 3, encoding: "int8+zstd" });
   assert.deepEqual([sum.bytesDown, sum.bytesUp, sum.bytes, sum.bytesEach], [16_000, 3000, 19_000, 4750]);
+});
+
+test("what an adapter goes over is downloaded once by each hospital", () => {
+  const sum = estimate({ modelBytes: 10, trunkBytes: 1000, hospitals: 4, rounds: 3 });
+  assert.deepEqual([sum.downloads, sum.uploads], [20, 12]);
+  assert.deepEqual([sum.bytesDown, sum.bytesUp, sum.bytes], [4160, 120, 4280]);
+});
+
+test("an adapter is smaller than its network, and a larger rank is larger", () => {
+  assert.deepEqual(Object.keys(ADAPTER_BYTES).sort(), Object.keys(MODEL_BYTES).sort());
+  for (const [name, sizes] of Object.entries(ADAPTER_BYTES)) {
+    const ranks = Object.values(sizes);
+    assert.deepEqual(
+      ranks,
+      [...ranks].sort((a, b) => a - b),
+    );
+    assert.ok(ranks.at(-1) < MODEL_BYTES[name] / 4);
+  }
 });
 
 test("one hospital, one round", () => {

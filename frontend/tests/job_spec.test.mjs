@@ -68,6 +68,20 @@ test("weights that exist must be named", () => {
   });
 });
 
+test("an adapter is made over whatever weights there are", () => {
+  const of = (changes) => initialRequest(values({ adapter: "lora:8", ...changes }));
+  assert.deepEqual(of({ weights: "random", seed: "7" }), {
+    architecture: "resnet50",
+    weights: "random",
+    seed: 7,
+    adapter: "lora:8",
+  });
+  const digest = "a".repeat(64);
+  const file = { architecture: "resnet50", weights: "file", file: digest, seed: 0, adapter: "lora:8" };
+  assert.deepEqual(of({ weights: "artifact", artifact: digest }), file);
+  assert.deepEqual(of({ weights: "model", model: digest }), file);
+});
+
 test("a description in the services' units", () => {
   const spec = jobSpec(
     values({ deadline: "0.5", evaluate_every: "4", target: "80", train_cap: "40", strategy: "fedprox", mu: "0.1" }),
@@ -84,6 +98,12 @@ test("a description in the services' units", () => {
 test("updates are recorded each by itself unless it is asked otherwise", () => {
   assert.equal(jobSpec(values(), "f".repeat(64)).recording, "each");
   assert.equal(jobSpec(values({ recording: "merkle" }), "f".repeat(64)).recording, "merkle");
+});
+
+test("the learning rate falls in every round unless it is asked otherwise", () => {
+  assert.equal(jobSpec(values(), "f".repeat(64)).schedule, undefined);
+  assert.deepEqual(jobSpec(values({ schedule: "job" }), "f".repeat(64)).schedule, { whole_job: true, warm_up: 0.5 });
+  assert.equal(jobSpec(values({ balance: "logit" }), "f".repeat(64)).local.balance, "logit");
 });
 
 test("a service's refusal stands beside its fields", () => {
@@ -110,4 +130,23 @@ test("an encoding as services take it", () => {
   assert.deepEqual(encoding("int8+zstd"), { name: "int8", zstd: true });
   assert.deepEqual(encoding("topk:0.01+zstd"), { name: "topk", share: 0.01, zstd: true });
   assert.deepEqual(jobSpec(values({ encoding: "float16" }), "f".repeat(64)).encoding, { name: "float16", zstd: false });
+});
+
+test("a job calibrates unless it is asked not to, or hospitals evaluate networks of their own", () => {
+  const of = (changes) => {
+    const { calibrate, sensitivity } = jobSpec(values(changes), "f".repeat(64));
+    return [calibrate, sensitivity];
+  };
+  assert.deepEqual(of({}), [true, 0.9]);
+  assert.deepEqual(of({ sensitivity: "95" }), [true, 0.95]);
+  assert.deepEqual(of({ calibrate: "no" }), [undefined, undefined]);
+  assert.deepEqual(of({ strategy: "fedrep" }), [undefined, undefined]);
+  assert.deepEqual(faults(values({ sensitivity: "101" })), { sensitivity: "At most 100." });
+  assert.deepEqual(faults(values({ sensitivity: "x", calibrate: "no" })), {});
+  assert.deepEqual(faults(values({ sensitivity: "x", strategy: "fedbn" })), {});
+});
+
+test("pictures are looked at from all sides where that is asked for", () => {
+  assert.deepEqual(jobSpec(values(), "f".repeat(64)).evaluation, { max_images: null });
+  assert.deepEqual(jobSpec(values({ flips: "yes" }), "f".repeat(64)).evaluation, { max_images: null, flips: true });
 });

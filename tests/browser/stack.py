@@ -35,7 +35,8 @@ from eth_account.signers.local import LocalAccount
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "frontend" / "dist"
 HOSPITALS = 3
-PICTURES = 160
+PICTURES = 480
+"""So many that each hospital holds out enough to calibrate."""
 DRAWN = "drawn"
 FIRST_JOB = "First light"
 START_SECONDS = 240.0

@@ -94,6 +94,37 @@ def test_the_model_says_how_good_it_proved_and_where_it_comes_from(person: MakeP
         expect(origin).to_contain_text(sites[address])
 
 
+def test_what_thresholds_say_stands_with_the_answer(person: MakePerson, stack: BrowserStack) -> None:
+    cleo = person("clinician", signed_in=True)
+    page = cleo.go("/diagnosis")
+    told = {
+        "critical": {
+            "code": "mel",
+            "share": 0.4,
+            "threshold": 0.1,
+            "above": True,
+            "sensitivity": 0.91,
+            "specificity": 0.7,
+        },
+        "unusual": {"oddity": 1.0, "threshold": 0.2, "beyond": True, "notice": "This may be no dermoscopic picture."},
+    }
+    page.route(PREDICTIONS, lambda route: route.fulfill(json=route.fetch().json() | told))
+    _choose(page, stack.pictures[0])
+    _ask(page)
+    expect(page.locator("#unusual")).to_have_text("This may be no dermoscopic picture.")
+    expect(page.locator("#critical")).to_contain_text("Warning of melanoma")
+    expect(page.locator("#critical")).to_contain_text("It also warned of 30 % of those that show none.")
+    expect(page.locator(".remarks p")).not_to_have_count(0)
+    expect(page.locator(".remarks")).not_to_contain_text("Warning of melanoma")  # said once
+    assert cleo.axe() == []
+    cleo.screenshot("diagnosis-warned")
+
+    page.unroute(PREDICTIONS)
+    page.get_by_role("button", name="Ask again").click()
+    expect(page.locator(".verdict")).to_be_visible()
+    expect(page.locator("#unusual")).to_have_count(0)
+
+
 def test_where_the_network_looked(person: MakePerson, stack: BrowserStack) -> None:
     page = _answered(person("clinician", signed_in=True), stack)
     told = _prediction(stack, stack.pictures[0])

@@ -36,6 +36,8 @@ _NOTE_CONFIRMATIONS = """() => {
   return Date.now();
 }"""
 
+_DRAWN = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(v => v > 0)"
+
 # Chromium's offline mode refuses new requests and leaves open ones alone: the open stream is cut here.
 _CUTTABLE = """(() => {
   const ask = globalThis.fetch;
@@ -62,7 +64,7 @@ def test_an_administrator_creates_a_job_and_sees_it_to_its_end(person: MakePerso
     page.get_by_label("Initial weights").select_option("random")
     page.get_by_text("More about training and evaluation").click()
     _fill(page, **{"Batch size": "16", "Picture size in pixels": "32"})
-    _fill(page, **{"Training pictures, at most": "32", "Held-out pictures, at most": "16"})
+    _fill(page, **{"Training pictures, at most": "32", "Held-out pictures, at most": "60"})
     expect(page.locator("#cost-transactions")).to_have_text(str(2 * (2 + HOSPITALS) + 1))
     page.get_by_role("button", name="Create the job").click()
 
@@ -78,14 +80,28 @@ def test_an_administrator_creates_a_job_and_sees_it_to_its_end(person: MakePerso
     view = stack.admin.job(page.url.rpartition("=")[2])
     assert (view.phase, view.spec.local.image_size, view.spec.local.max_images) == (Phase.FINISHED, 32, 32)
     _compare(page, stack, view)
-    for name in ("accuracy", "spread", "loss", "seconds", "bytes"):
-        assert page.locator(f"#chart-{name}").evaluate(
-            "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(v => v > 0)"
-        ), f"the chart of {name} is blank"
+    assert view.spec.calibrate
+    assert view.rounds[-1].calibrated is not None
+    temperature = f"a temperature of {view.rounds[-1].calibrated.use.temperature:.3f}"
+    expect(page.locator("#calibration")).to_contain_text(temperature)
+    for name in ("accuracy", "spread", "loss", "seconds", "bytes", "reliability"):
+        # What came with the end is drawn within a frame or two.
+        until(lambda name=name: page.locator(f"#chart-{name}").evaluate(_DRAWN), seconds=5)  # type: ignore[misc]
     expect(page.get_by_role("link", name="See its lineage")).to_have_attribute("href", f"/lineage?job={view.id}")
     expect(page.get_by_role("link", name="Ask it about a picture")).to_have_attribute("href", "/diagnosis")
     expect(page.get_by_role("button", name="Pause")).to_have_count(0)
     assert ada.axe() == []
+
+    page.get_by_role("button", name="Read its card").click()
+    dialog = page.get_by_role("dialog", name="The model's card")
+    expect(dialog.get_by_label("The card, in Markdown")).to_contain_text(str(view.model))
+    assert ada.axe("dialog") == []
+    with page.expect_download() as downloading:
+        dialog.get_by_role("button", name="Save it").click()
+    assert downloading.value.suggested_filename == f"concilia-card-{view.id[:12]}.md"
+    assert downloading.value.path().read_text().startswith("# Trial of the form\n")
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_have_count(0)
 
 
 def test_a_paused_job_goes_on_and_a_stopped_one_ends(person: MakePerson, stack: BrowserStack) -> None:

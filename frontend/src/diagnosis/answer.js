@@ -1,5 +1,6 @@
 // What the model answered, as a person should read it: sorted, doubts said in words, and how good it has proved. Pure.
 
+import { within } from "../classes.js";
 import { count, percent } from "../format.js";
 import { CLASSES } from "../lesions.js";
 
@@ -11,16 +12,25 @@ const WORRY = 0.2;
 const FEW = 30;
 const WORRYING = new Set(["malignant", "pre-malignant"]);
 
-/** The seven classes with their probabilities, most probable first: `{code, name, kind, what, index, probability}`. */
+/**
+ * The classes with their probabilities, most probable first: `{code, name, kind, what, index, probability}`. What is known
+ * of HAM10000's lesions is added where the answer is of them; of others `kind` and `what` are empty.
+ */
 export function ranked(probabilities) {
-  return CLASSES.map((known, index) => {
-    const { probability } = probabilities.find(({ code }) => code === known.code);
-    return { ...known, index, probability };
-  }).sort((one, other) => other.probability - one.probability);
+  const of = new Map(probabilities.map((each) => [each.code, each]));
+  const lesions = of.size === CLASSES.length && CLASSES.every(({ code }) => of.has(code));
+  const classes = lesions
+    ? CLASSES.map((known, index) => ({ ...known, index, probability: of.get(known.code).probability }))
+    : probabilities.map(({ code, name, probability }, index) => ({
+        code,
+        name,
+        kind: "",
+        what: "",
+        index,
+        probability,
+      }));
+  return classes.sort((one, other) => other.probability - one.probability);
 }
-
-/** "Melanoma" → "melanoma", as within a sentence. */
-export const within = (name) => name[0].toLowerCase() + name.slice(1);
 
 /** Sentences about how far the answer is from clear; none where it is. */
 export function doubts(classes) {
@@ -43,8 +53,26 @@ export function doubts(classes) {
   return sentences;
 }
 
+/** What the model says of a picture that may be none of its kind, in a sentence; null where nothing is odd about it. */
+export const oddity = ({ unusual }) => (unusual?.beyond ? unusual.notice : null);
+
+/** On which side of its threshold the class lies that must not be missed, in a sentence; null where there is none. */
+export function warning({ critical }, classes) {
+  if (!critical) return null;
+  const name = within(classes.find(({ code }) => code === critical.code)?.name ?? critical.code);
+  const found = percent(critical.sensitivity, 0);
+  if (!critical.above) {
+    return `No warning of ${name}: on held-out pictures this rule found ${found} of those that show it, and missed ${percent(1 - critical.sensitivity, 0)}.`;
+  }
+  const others =
+    critical.specificity === null
+      ? ""
+      : ` It also warned of ${percent(1 - critical.specificity, 0)} of those that show none.`;
+  return `Warning of ${name}: this picture is above the threshold that found ${found} of held-out pictures of it.${others}`;
+}
+
 /**
- * How many held-out pictures of each class a model recognised: `[{found, of}]` in the order of `CLASSES`, from the
+ * How many held-out pictures of each class a model recognised: `[{found, of}]` in the order of its classes, from the
  * confusion matrix of the round that made it. Null where that round was not evaluated.
  */
 export function recognised(job, digest) {

@@ -102,7 +102,7 @@ function bar(context, { name, kind, probability, note }, y) {
   context.textAlign = "left";
   context.fillStyle = "#eceff1";
   context.fillRect(MARGIN, y + 20, INNER, 7);
-  context.fillStyle = BARS[kind];
+  context.fillStyle = BARS[kind] ?? BARS.benign;
   context.fillRect(MARGIN, y + 20, INNER * probability, 7);
   return y + 38;
 }

@@ -1,8 +1,9 @@
 // The diagnosis page's HTML: the picture and what to do with it, the answer, and where the model comes from.
 
+import { inWords as numberInWords, within } from "../classes.js";
 import { architecture, brief, count, moment, percent, short } from "../format.js";
 import { html, nothing } from "../html.js";
-import { doubts, NOTICE, recallNote, recallSentence, within } from "./answer.js";
+import { doubts, NOTICE, oddity, recallNote, recallSentence, warning } from "./answer.js";
 import { inWords } from "./attention.js";
 import { ACCEPT } from "./picture.js";
 
@@ -33,8 +34,9 @@ export const mapInWords = (state) => {
 /** "Melanoma is the most probable class: 73.1 %." */
 export const verdict = ({ name, probability }) => `${name} is the most probable class: ${percent(probability)}.`;
 
-/** What stands about the answer in sentences: how good the model has proved for its first class, and doubts. */
-export const remarks = ({ classes, origin }) => [
+/** What stands about the answer in sentences: what the model warns of, how good it has proved for its first class, and doubts. */
+export const remarks = ({ prediction, classes, origin }) => [
+  ...[oddity(prediction), warning(prediction, classes)].filter(Boolean),
   ...(origin ? [recallSentence(classes[0], origin.recognised?.[classes[0].index])] : []),
   ...doubts(classes),
 ];
@@ -173,12 +175,18 @@ function answerPart(state, on) {
       ${noDevice()}`;
   }
   const [first] = answer.classes;
-  return html`<p class="verdict"><strong>${first.name}</strong> is the most probable class: <strong>${percent(first.probability)}</strong>.</p>
+  const odd = oddity(answer.prediction);
+  const warned = warning(answer.prediction, answer.classes);
+  return html`${odd ? html`<p class="problem" id="unusual" role="alert">${odd}</p>` : nothing}
+    <p class="verdict"><strong>${first.name}</strong> is the most probable class: <strong>${percent(first.probability)}</strong>.</p>
+    ${warned ? html`<p id="critical" class=${answer.prediction.critical.above ? "problem" : ""}>${warned}</p>` : nothing}
     <div class="remarks">
       ${
         answer.origin === undefined
           ? html`<p class="busy quiet">Looking up how well this model recognises that class…</p>`
-          : remarks(answer).map((remark) => html`<p>${remark}</p>`)
+          : remarks(answer)
+              .filter((remark) => remark !== odd && remark !== warned)
+              .map((remark) => html`<p>${remark}</p>`)
       }
     </div>
     ${noDevice()}
@@ -186,7 +194,7 @@ function answerPart(state, on) {
       ${answer.classes.map((each) => classRow(each, answer.origin?.recognised?.[each.index]))}
     </ol>
     <p class="quiet small">
-      Asked on ${moment(answer.at)}. Probabilities of a network say how it weighs seven classes, not how often a disease occurs.
+      Asked on ${moment(answer.at)}. Probabilities of a network say how it weighs ${numberInWords(answer.classes.length)} classes, not how often a disease occurs.
     </p>
     <div class="actions no-print">
       <button @click=${on.download} ?disabled=${answer.origin === undefined}>Download as PNG</button>
@@ -199,7 +207,7 @@ function classRow({ code, name, kind, what, probability }, measured) {
   return html`<li class="class" data-code=${code} data-probability=${probability}>
     <div class="class-head">
       <span class="class-kind"><span class="class-name">${name}</span>
-      <span class=${`badge ${{ malignant: "bad", "pre-malignant": "warn", benign: "" }[kind]}`}>${kind}</span></span>
+      ${kind ? html`<span class=${`badge ${{ malignant: "bad", "pre-malignant": "warn", benign: "" }[kind]}`}>${kind}</span>` : nothing}</span>
       <span class="class-share">${percent(probability)}</span>
     </div>
     <svg class=${`bar-of-share ${kind}`} viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">

@@ -46,7 +46,10 @@ export class Charts {
 
   /** Draw a chart (see series.js) on a canvas, or bring the one that is there up to date. */
   draw(canvas, description) {
-    const known = this.#drawn.get(description.id);
+    const drawn = this.#drawn.get(description.id);
+    // A figure that went and came back has another canvas.
+    if (drawn && drawn.chart.canvas !== canvas) drawn.chart.destroy();
+    const known = drawn?.chart.canvas === canvas ? drawn : undefined;
     const shown = JSON.stringify([description.labels, description.series]);
     if (known?.shown === shown) return;
     const chart = known?.chart ?? new Chart(canvas, { type: description.kind, data: { labels: [], datasets: [] } });
@@ -63,7 +66,7 @@ export class Charts {
   }
 }
 
-function dress(chart, { kind, unit, labels, series }) {
+function dress(chart, { kind, unit, labels, series, axis }) {
   const style = getComputedStyle(document.documentElement);
   const token = (name) => style.getPropertyValue(`--${name}`).trim();
   chart.data.labels = labels;
@@ -85,10 +88,10 @@ function dress(chart, { kind, unit, labels, series }) {
     chart.data.datasets[index] = dataset;
   });
   chart.data.datasets.length = series.length;
-  chart.options = options({ unit, series, token });
+  chart.options = options({ unit, series, axis, token });
 }
 
-function options({ unit, series, token }) {
+function options({ unit, series, axis, token }) {
   const text = { color: token("quiet"), font: { family: token("font"), size: 12 } };
   const grid = { color: token("line"), drawTicks: false };
   return {
@@ -98,7 +101,7 @@ function options({ unit, series, token }) {
     interaction: { mode: "index", intersect: false },
     scales: {
       x: {
-        title: { display: true, text: "Round", ...text },
+        title: { display: true, text: axis ?? "Round", ...text },
         ticks: { ...text, maxRotation: 0 },
         grid: { display: false },
       },
@@ -121,12 +124,17 @@ function options({ unit, series, token }) {
         titleColor: token("panel"),
         bodyColor: token("panel"),
         callbacks: {
-          title: ([item]) => (item.label === "start" ? "Initial model" : `Round ${item.label}`),
+          title: ([item]) => titleOf(item.label, axis),
           label: (item) => `${item.dataset.label}: ${inUnit(unit, item.parsed.y)}`,
         },
       },
     },
   };
+}
+
+function titleOf(label, axis) {
+  if (axis) return `${axis}: ${label}`;
+  return label === "start" ? "Initial model" : `Round ${label}`;
 }
 
 function tick(unit, value) {

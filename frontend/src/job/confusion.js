@@ -2,13 +2,13 @@
 
 import { CLASSES } from "../lesions.js";
 
-/** Rows of the true classes in order: `{code, name, images, cells: [{count, share}], recall}`; recall null without images. */
-export function rows(matrix) {
+/** Rows of the true classes in order, which are HAM10000's if no others are given: `{code, name, images, cells: [{count, share}], recall}`; recall null without images. */
+export function rows(matrix, classes = CLASSES) {
   return matrix.map((counts, truth) => {
     const images = counts.reduce((sum, value) => sum + value, 0);
     return {
-      code: CLASSES[truth].code,
-      name: CLASSES[truth].name,
+      code: classes[truth].code,
+      name: classes[truth].name,
       images,
       cells: counts.map((value) => ({ count: value, share: images ? value / images : 0 })),
       recall: images ? counts[truth] / images : null,
@@ -17,16 +17,16 @@ export function rows(matrix) {
 }
 
 /** The largest confusion that is not right, in a sentence; null where there is none. */
-export function worst(matrix) {
+export function worst(matrix, classes = CLASSES) {
   let found = null;
-  for (const [truth, row] of rows(matrix).entries()) {
+  for (const [truth, row] of rows(matrix, classes).entries()) {
     for (const [guess, cell] of row.cells.entries()) {
       if (truth !== guess && cell.count > (found?.count ?? 0))
         found = { count: cell.count, truth, guess, of: row.images };
     }
   }
   if (!found) return null;
-  const name = (index) => CLASSES[index].name;
+  const name = (index) => classes[index].name;
   return `Most often confused: ${found.count} of ${found.of} images of “${name(found.truth)}” were taken for “${name(found.guess)}”.`;
 }
 

@@ -1,8 +1,9 @@
 // A job's charts, each with a sentence and a table that say the same, and the confusion matrix.
 
+import { classesOf } from "../classes.js";
 import { count, percent } from "../format.js";
 import { html, nothing } from "../html.js";
-import { CLASSES } from "../lesions.js";
+import { findings } from "./calibration.js";
 import { evaluatedRound, rows, worst } from "./confusion.js";
 import { inUnit } from "./series.js";
 import { vars } from "./vars.js";
@@ -20,7 +21,22 @@ export function drawCharts(view, drawer, charts) {
   for (const each of charts) drawer.draw(view.querySelector(`#chart-${each.id}`), each);
 }
 
-function figure({ id, title, what, sentence, unit, labels, columns }) {
+/** The section of a calibrated round, whose `chart` is `reliability`'s; nothing before there is one. */
+export function calibration(view, round, chart) {
+  if (!round) return nothing;
+  return html`<section class="stack" id="calibration" aria-labelledby="calibration-title">
+    <h2 id="calibration-title">How far its answers can be believed: ${nameOf(round.round)}</h2>
+    <div class="charts">
+      ${figure(chart)}
+      <div class="panel chart">
+        <h3>What was found</h3>
+        ${findings(view, round).map((sentence) => html`<p>${sentence}</p>`)}
+      </div>
+    </div>
+  </section>`;
+}
+
+function figure({ id, title, what, sentence, unit, labels, columns, axis = "Round" }) {
   return html`<figure class="panel chart" aria-labelledby="figure-${id}">
     <figcaption>
       <h3 id="figure-${id}">${title}</h3>
@@ -34,7 +50,7 @@ function figure({ id, title, what, sentence, unit, labels, columns }) {
         <table>
           <thead>
             <tr>
-              <th scope="col">Round</th>
+              <th scope="col">${axis}</th>
               ${columns.map((column) => html`<th scope="col" class="number">${column.label}</th>`)}
             </tr>
           </thead>
@@ -57,13 +73,13 @@ export function confusion(view, number) {
   const round = evaluatedRound(view, number);
   return html`<section class="panel confusion" aria-labelledby="confusion-title">
     <h2 id="confusion-title">Confusion matrix${round ? html`: ${nameOf(round.round)}` : nothing}</h2>
-    ${round ? matrix(round) : html`<p class="quiet">It appears as soon as a hospital has evaluated a model.</p>`}
+    ${round ? matrix(round, classesOf(view.spec)) : html`<p class="quiet">It appears as soon as a hospital has evaluated a model.</p>`}
   </section>`;
 }
 
-function matrix(round) {
+function matrix(round, classes) {
   const images = round.confusion.flat().reduce((sum, value) => sum + value, 0);
-  const remark = worst(round.confusion);
+  const remark = worst(round.confusion, classes);
   return html`<p class="quiet">
       ${count(images)} held-out images of all hospitals together. Each row is what the images are, each column what the
       network said; the stronger a cell's colour, the larger its share of the row.
@@ -73,7 +89,7 @@ function matrix(round) {
         <thead>
           <tr>
             <th scope="col">Truth</th>
-            ${CLASSES.map(
+            ${classes.map(
               ({ code, name }) => html`<th scope="col" class="number" title=${name}>
                 <span aria-hidden="true">${code}</span><span class="hidden-visually">taken for ${name}</span>
               </th>`,
@@ -82,7 +98,7 @@ function matrix(round) {
           </tr>
         </thead>
         <tbody>
-          ${rows(round.confusion).map(
+          ${rows(round.confusion, classes).map(
             (row, truth) => html`<tr>
               <th scope="row"><span class="code" aria-hidden="true">${row.code}</span> ${row.name}</th>
               ${row.cells.map(

@@ -3,7 +3,7 @@
 import { architecture, brief, count, moment } from "../format.js";
 import { html, nothing } from "../html.js";
 import { MODEL_BYTES, quorumSentence } from "./estimate.js";
-import { strategyFields } from "./spec.js";
+import { calibrates, canCalibrate, strategyFields } from "./spec.js";
 
 /** The form's fields for `{values, faults, models, online}`. */
 export function fields({ values, faults, models, online }) {
@@ -38,6 +38,18 @@ export function fields({ values, faults, models, online }) {
               )
             : nothing
         }
+        ${field(
+          "adapter",
+          "What moves",
+          "Everything, or a small part over weights that stay as they are, which each hospital fetches once: a round then moves some hundredths of the bytes, and learns a little less.",
+          select("adapter", [
+            ["none", "everything"],
+            ["norms", "last layer and normalisation"],
+            ["lora:4", "these, and every layer in rank 4"],
+            ["lora:8", "these, and every layer in rank 8"],
+            ["lora:16", "these, and every layer in rank 16"],
+          ]),
+        )}
       </div>
     </fieldset>
     <fieldset>
@@ -101,14 +113,47 @@ export function fields({ values, faults, models, online }) {
         ${field("size", "Picture size in pixels", "Pictures are scaled to a square of this side; ImageNet's networks expect 224.", input("size", { inputmode: "numeric" }))}
         ${field("train_cap", "Training pictures, at most", "A hospital and round; empty: all of them.", input("train_cap", { inputmode: "numeric" }))}
         ${field("evaluate_every", "Rounds from one evaluation to the next", "1: the model is evaluated after every round. After the last it always is.", input("evaluate_every", { inputmode: "numeric" }))}
+        ${field(
+          "flips",
+          "Looking at a picture",
+          "From all sides: four times the work for an answer, which is the mean of four and a little better.",
+          select("flips", [
+            ["no", "as it is"],
+            ["yes", "from all sides"],
+          ]),
+        )}
+        ${
+          canCalibrate(values)
+            ? field(
+                "calibrate",
+                "Calibration",
+                "On held-out lesions, find how far the published model's shares can be believed, when to warn of the class that must not be missed, and which pictures are none that it knows.",
+                select("calibrate", [
+                  ["yes", "yes"],
+                  ["no", "no"],
+                ]),
+              )
+            : nothing
+        }
+        ${calibrates(values) ? field("sensitivity", "Sensitivity of the warning in %", "So many pictures of the class that must not be missed it is to find. The more, the more warnings are false.", input("sensitivity", { inputmode: "decimal" })) : nothing}
         ${field("held_out_cap", "Held-out pictures, at most", "A hospital's evaluation; empty: all of them.", input("held_out_cap", { inputmode: "numeric" }))}
+        ${field(
+          "schedule",
+          "Learning rate over the rounds",
+          "It falls to a tenth within every round, or to nothing over the whole job, which ends better where rounds are many and their number is known.",
+          select("schedule", [
+            ["round", "falls in every round"],
+            ["job", "falls over the whole job"],
+          ]),
+        )}
         ${field(
           "balance",
           "Rare classes",
-          "Two thirds of the pictures are common moles: rare lesions count more in the loss, are drawn more often, or neither.",
+          "Two thirds of the pictures are common moles: rare lesions count more in the loss, are drawn more often, are met by each hospital's own shares of the classes, which suits hospitals that are unlike each other, or none of these.",
           select("balance", [
             ["loss", "count more in the loss"],
             ["sampling", "are drawn more often"],
+            ["logit", "are met by each hospital's shares"],
             ["none", "are left as they are"],
           ]),
         )}

@@ -1,5 +1,6 @@
 // A job's rounds as the series that its charts and their tables show, and each in a sentence. Pure.
 
+import { classesOf, criticalOf, heldOutOf, inWords, within } from "../classes.js";
 import { bytes, decimal, duration, percent } from "../format.js";
 
 const MOST_LINES = 6;
@@ -23,22 +24,27 @@ export function inUnit(unit, value) {
 }
 
 function accuracy(view, rounds) {
-  const series = [
-    { label: "Balanced accuracy", values: rounds.map((round) => round.pooled.balanced_accuracy) },
-    { label: "Melanoma recall", values: rounds.map((round) => round.pooled.melanoma_recall) },
-  ];
+  const series = [{ label: "Balanced accuracy", values: rounds.map((round) => round.pooled.balanced_accuracy) }];
+  const critical = criticalOf(view.spec);
+  if (critical) {
+    const values = rounds.map((round) => round.pooled.melanoma_recall);
+    series.push({ label: `${critical.name} recall`, values });
+  }
   const target = view.spec.target;
   if (target != null) series.push({ label: "Target", values: rounds.map(() => target), dashed: true });
   return chart({
     id: "accuracy",
-    title: "Balanced accuracy and melanoma recall",
-    what: "On held-out lesions of all hospitals together; balanced accuracy is the mean of the seven classes' recalls.",
+    title: `Balanced accuracy${critical ? ` and ${within(critical.name)} recall` : ""}`,
+    what: `On held-out ${heldOutOf(view.spec)} of all hospitals together; balanced accuracy is the mean of the ${inWords(classesOf(view.spec).length)} classes' recalls.`,
     kind: "line",
     unit: "share",
     rounds,
     series,
     sentence: rounds.length
-      ? `${change("Balanced accuracy", series[0].values, rounds, "share")}; ${change("melanoma recall", series[1].values, rounds, "share")}.`
+      ? `${[
+          change("Balanced accuracy", series[0].values, rounds, "share"),
+          ...(critical ? [change(`${within(critical.name)} recall`, series[1].values, rounds, "share")] : []),
+        ].join("; ")}.`
       : "No model was evaluated yet.",
   });
 }

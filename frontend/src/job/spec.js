@@ -11,6 +11,7 @@ export const DEFAULTS = {
   weights: "imagenet",
   model: "",
   artifact: "",
+  adapter: "none",
   strategy: "fedavg",
   mu: "0.01",
   mixing: "none",
@@ -29,7 +30,11 @@ export const DEFAULTS = {
   train_cap: "",
   evaluate_every: "1",
   held_out_cap: "",
+  flips: "no",
+  calibrate: "yes",
+  sensitivity: "90",
   balance: "loss",
+  schedule: "round",
   seed: "0",
 };
 
@@ -49,6 +54,7 @@ export const LIMITS = {
   train_cap: { min: 1, max: 2 ** 53, whole: true, optional: true },
   evaluate_every: { min: 1, max: 10_000, whole: true },
   held_out_cap: { min: 1, max: 2 ** 53, whole: true, optional: true },
+  sensitivity: { min: 50, max: 100 },
   seed: { min: 0, max: 2 ** 32 - 1, whole: true },
 };
 
@@ -56,6 +62,8 @@ export const LIMITS = {
 const ROBUST = ["median", "trimmed_mean", "norm_clipping", "geometric_median", "krum", "multi_krum", "bulyan"].concat(
   "centred_clipping",
 );
+/** Strategies in which each hospital evaluates a network of its own, which says nothing of the published one. */
+const OWN = ["fedbn", "fedrep"];
 const COUNTING = ["krum", "multi_krum", "bulyan"];
 
 /** Which fields the chosen strategy has beside its name. */
@@ -66,12 +74,19 @@ export const strategyFields = ({ strategy, mixing }) => ({
   hostile: COUNTING.includes(strategy) || (ROBUST.includes(strategy) && mixing === "nearest_neighbours"),
 });
 
+/** Whether the published model is calibrated. */
+export const calibrates = ({ strategy, calibrate }) => calibrate === "yes" && !OWN.includes(strategy);
+
+/** Whether it can be. */
+export const canCalibrate = ({ strategy }) => !OWN.includes(strategy);
+
 /** Where services name a field of the description, and which field of the form that is. */
 const WHERE = {
   name: "name",
   architecture: "architecture",
   initial: "artifact",
   file: "artifact",
+  adapter: "adapter",
   "strategy.name": "strategy",
   "strategy.proximal_mu": "mu",
   "strategy.mixing": "mixing",
@@ -92,7 +107,11 @@ const WHERE = {
   "local.image_size": "size",
   "local.max_images": "train_cap",
   "local.balance": "balance",
+  "schedule.whole_job": "schedule",
   "evaluation.max_images": "held_out_cap",
+  "evaluation.flips": "flips",
+  calibrate: "calibrate",
+  sensitivity: "sensitivity",
   evaluate_every: "evaluate_every",
 };
 
@@ -103,7 +122,7 @@ export function faults(values) {
   else if (values.name.trim().length > 100) found.name = "At most 100 characters.";
   const shown = strategyFields(values);
   for (const [field, limits] of Object.entries(LIMITS)) {
-    if (shown[field] === false) continue;
+    if (shown[field] === false || (field === "sensitivity" && !calibrates(values))) continue;
     const wrong = numberFault(values[field], limits);
     if (wrong) found[field] = wrong;
   }
@@ -129,10 +148,20 @@ function numberFault(text, { min, max, whole = false, optional = false }) {
   return null;
 }
 
-/** The body of `POST /v1/initial-models` where weights must be made first; null where they are an artifact already. */
+/** Whether the initial weights are there already. */
+const areThere = (values) => values.weights === "model" || values.weights === "artifact";
+
+/**
+ * The body of `POST /v1/initial-models` where weights must be made first, or an adapter over some; null where the job
+ * begins with an artifact as it is.
+ */
 export function initialRequest(values) {
-  if (values.weights !== "random" && values.weights !== "imagenet") return null;
-  return { architecture: values.architecture, weights: values.weights, seed: Number(values.seed) };
+  const adapter = values.adapter === "none" ? {} : { adapter: values.adapter };
+  const { architecture, weights } = values;
+  const seed = Number(values.seed);
+  if (!areThere(values)) return { architecture, weights, seed, ...adapter };
+  if (values.adapter === "none") return null;
+  return { architecture, weights: "file", file: chosenArtifact(values), seed, ...adapter };
 }
 
 /** The digest of weights that are there already. */
@@ -180,8 +209,10 @@ export function jobSpec(values, initial) {
       max_images: optional(values.train_cap),
       balance: values.balance,
     },
-    evaluation: { max_images: optional(values.held_out_cap) },
+    evaluation: { max_images: optional(values.held_out_cap), ...(values.flips === "yes" ? { flips: true } : {}) },
     evaluate_every: Number(values.evaluate_every),
+    ...(values.schedule === "job" ? { schedule: { whole_job: true, warm_up: 0.5 } } : {}),
+    ...(calibrates(values) ? { calibrate: true, sensitivity: Number(values.sensitivity) / 100 } : {}),
   };
 }
 

@@ -1,5 +1,6 @@
 // The head of the live page: where the job stands, what was asked for, and what came of it.
 
+import { criticalOf } from "../classes.js";
 import {
   architecture,
   brief,
@@ -31,6 +32,7 @@ export function standing(view, connection) {
   const { label, look } = badge(view);
   const score = latest(view);
   const { look: how, text } = CONNECTION[connection];
+  const critical = criticalOf(view.spec);
   return html`<section class="panel standing" aria-label="Where the job stands">
     <div class="head">
       <p><span class="badge ${look}" id="phase">${label}</span> <strong>${roundOf(view)}</strong></p>
@@ -39,7 +41,7 @@ export function standing(view, connection) {
     <p class="quiet detail">${detail(view)}</p>
     <dl class="facts">
       <div><dt>Balanced accuracy</dt><dd><strong id="score">${percent(score?.balanced_accuracy)}</strong> ${after(score)}</dd></div>
-      <div><dt>Melanoma found</dt><dd><strong>${percent(score?.melanoma_recall)}</strong></dd></div>
+      ${critical ? html`<div><dt>${critical.name} found</dt><dd><strong>${percent(score?.melanoma_recall)}</strong></dd></div>` : nothing}
       <div><dt>Loss</dt><dd><strong>${decimal(score?.loss)}</strong></dd></div>
       <div><dt>Target</dt><dd>${view.spec.target === null ? "none" : percent(view.spec.target)}</dd></div>
     </dl>
@@ -56,20 +58,33 @@ const after = (score) =>
 const every = (rounds = 1) =>
   rounds === 1 ? "after every round" : `every ${count(rounds)} rounds, and after the last`;
 
+/** How the learning rate goes, and by what steps. */
+const rate = ({ local, schedule }) =>
+  [
+    local.optimizer === "adamw" ? "AdamW" : "SGD",
+    schedule?.whole_job ? "falling over the whole job" : "falling in every round",
+    ...(schedule?.head_rounds ? [`the last layer alone for ${count(schedule.head_rounds)}`] : []),
+  ].join(", ");
+
 function asked({ id, spec, created_at, created_by }) {
   const { local } = spec;
   const facts = [
+    ["Tells apart", spec.classification?.name ?? "the lesions of HAM10000"],
     ["Network", architecture(spec.architecture)],
     ["Strategy", strategySentence(spec.strategy)],
     ["Rounds", count(spec.rounds)],
     ["Quorum", `${count(spec.quorum)} ${spec.quorum === 1 ? "hospital" : "hospitals"} a round`],
     ["Recording", spec.recording === "merkle" ? "a round's updates under one Merkle root" : "each update by itself"],
     ["Updates sent", encodingSentence(spec.encoding)],
-    ["Evaluation", every(spec.evaluate_every)],
+    ["Evaluation", `${every(spec.evaluate_every)}${spec.evaluation.flips ? ", pictures from all sides" : ""}`],
+    [
+      "Calibration",
+      spec.calibrate ? `yes, to find ${percent(spec.sensitivity ?? 0.9, 0)} of what must not be missed` : "no",
+    ],
     ["Deadline", `${duration(spec.deadline_seconds)} a round`],
     [
       "Local training",
-      `${local.epochs} ${local.epochs === 1 ? "epoch" : "epochs"}, batches of ${local.batch_size}, learning rate ${local.learning_rate}`,
+      `${local.epochs} ${local.epochs === 1 ? "epoch" : "epochs"}, batches of ${local.batch_size}, learning rate ${local.learning_rate} (${rate(spec)})`,
     ],
     [
       "Pictures",
@@ -86,14 +101,15 @@ function asked({ id, spec, created_at, created_by }) {
   </details>`;
 }
 
-/** What came of a job that has ended, and where to go from there; nothing before. */
-export function result(view, session) {
+/** What came of a job that has ended, and where to go from there, to its model's card among others; nothing before. */
+export function result(view, session, card) {
   if (!ENDED.has(view.phase)) return nothing;
   return html`<section class="panel" id="outcome" aria-labelledby="outcome-title">
     <h2 id="outcome-title">${{ finished: "The model is published", failed: "The job failed", stopped: "The job was stopped" }[view.phase]}</h2>
     <p>${sentenceOf(view)}</p>
     <p class="actions">
       ${closedRounds(view) ? html`<a class="button" href="/lineage?job=${view.id}">See its lineage</a>` : nothing}
+      ${view.phase === "finished" ? card.template() : nothing}
       ${view.phase === "finished" && session.holds("clinician", "admin", "auditor", "hospital") ? html`<a class="button primary" href="/diagnosis">Ask it about a picture</a>` : nothing}
       ${view.phase !== "finished" && session.holds("admin") ? html`<a class="button" href="/new-job">Create another job</a>` : nothing}
     </p>

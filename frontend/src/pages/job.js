@@ -1,8 +1,10 @@
 // A job, live: its phases, its hospitals, its charts, as the consortium's services and the ledger tell them.
 
 import { html, render } from "../html.js";
+import { calibratedRound, reliability } from "../job/calibration.js";
+import { Card } from "../job/card.js";
 import { Controls } from "../job/controls.js";
-import { confusion, drawCharts, figures } from "../job/figures.js";
+import { calibration, confusion, drawCharts, figures } from "../job/figures.js";
 import { roundPanel } from "../job/round.js";
 import { charts } from "../job/series.js";
 import { result, standing } from "../job/summary.js";
@@ -29,6 +31,7 @@ function start(view, session) {
     if (!leaving.signal.aborted && !refused) timer ??= setTimeout(draw, BATCH_MS);
   };
   const controls = new Controls(api, id, soon);
+  const card = new Card(api, id, soon);
   const choose = (number) => {
     chosen = number;
     draw();
@@ -39,15 +42,18 @@ function start(view, session) {
     const { state, connection, problem } = known;
     if (state.view === null) return render(waiting(connection, problem), view);
     const number = chosen ?? state.view.round;
-    const shown = charts(state.view);
+    const overRounds = charts(state.view);
+    const calibrated = calibratedRound(state.view, number);
+    const honest = calibrated && reliability(state.view, calibrated);
     name(state.view.spec.name);
     render(
-      html`${standing(state.view, connection)} ${result(state.view, session)}
+      html`${standing(state.view, connection)} ${result(state.view, session, card)}
       ${session.holds("admin") && !ENDED.has(state.view.phase) ? controls.template(state.view) : ""}
-      ${roundPanel(state, number, chosen, choose, Date.now())} ${figures(shown)} ${confusion(state.view, number)}`,
+      ${roundPanel(state, number, chosen, choose, Date.now())} ${figures(overRounds)}
+      ${calibration(state.view, calibrated, honest)} ${confusion(state.view, number)}`,
       view,
     );
-    if (drawer) drawCharts(view, drawer, shown);
+    if (drawer) drawCharts(view, drawer, honest ? [...overRounds, honest] : overRounds);
     return undefined;
   }
 

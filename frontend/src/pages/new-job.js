@@ -2,7 +2,7 @@
 
 import { architecture, bytes, count } from "../format.js";
 import { html, nothing, render } from "../html.js";
-import { estimate, MODEL_BYTES } from "../job/estimate.js";
+import { ADAPTER_BYTES, estimate, MODEL_BYTES } from "../job/estimate.js";
 import { fields } from "../job/form.js";
 import { chosenArtifact, DEFAULTS, faults, initialRequest, jobSpec, refusalOf } from "../job/spec.js";
 import { api, page } from "../page.js";
@@ -105,21 +105,24 @@ async function initialWeights(state, draw) {
   const asked = initialRequest(state.values);
   if (asked === null) return chosenArtifact(state.values);
   const name = architecture(asked.architecture);
-  state.busy =
-    asked.weights === "imagenet"
-      ? `Preparing ImageNet weights for ${name}; where they must be downloaded first, this takes a minute or more…`
-      : `Drawing random weights for ${name}; this takes some seconds…`;
+  state.busy = {
+    imagenet: `Preparing ImageNet weights for ${name}; where they must be downloaded first, this takes a minute or more…`,
+    random: `Drawing random weights for ${name}; this takes some seconds…`,
+    file: `Preparing weights for ${name}; this takes some seconds…`,
+  }[asked.weights];
   draw();
   return (await api.json("model", "/v1/initial-models", { json: asked })).digest;
 }
 
-/** Learn the exact size of the file that was chosen, if one was. */
+/** Learn the exact size of the file that was chosen, if one was, and of its trunk where it is an adapter. */
 async function measure({ values, sizes }) {
   if (initialRequest(values)) return;
   const digest = chosenArtifact(values);
   if (!/^[0-9a-f]{64}$/.test(digest) || sizes.has(digest)) return;
+  const info = (of) => api.json("model", `/v1/artifacts/${of}/info`);
   try {
-    sizes.set(digest, (await api.json("model", `/v1/artifacts/${digest}/info`)).size);
+    const found = await info(digest);
+    sizes.set(digest, { modelBytes: found.size, trunkBytes: found.trunk ? (await info(found.trunk)).size : 0 });
   } catch {
     // The estimate stays with the architecture's usual size.
   }
@@ -140,19 +143,28 @@ function content(state, { changed, send }) {
   </form>`;
 }
 
+function usualBytes({ architecture, adapter }) {
+  const whole = MODEL_BYTES[architecture];
+  return adapter === "none"
+    ? { modelBytes: whole, trunkBytes: 0 }
+    : { modelBytes: ADAPTER_BYTES[architecture][adapter], trunkBytes: whole };
+}
+
 function cost({ values, online, sizes }) {
   const rounds = Math.max(1, Math.trunc(Number(values.rounds)) || 1);
   const hospitals = Math.max(online ?? 0, Math.trunc(Number(values.quorum)) || 1, 1);
   const exact = initialRequest(values) ? undefined : sizes.get(chosenArtifact(values));
-  const modelBytes = exact ?? MODEL_BYTES[values.architecture];
-  const sum = estimate({ modelBytes, hospitals, rounds, recording: values.recording, encoding: values.encoding });
+  const { modelBytes, trunkBytes } = exact ?? usualBytes(values);
+  const { recording, encoding } = values;
+  const sum = estimate({ modelBytes, trunkBytes, hospitals, rounds, recording, encoding });
   return html`<section class="panel cost" aria-labelledby="cost-title">
     <h2 id="cost-title">What it will cost</h2>
     <p class="quiet">
       ${hospitals === 1 ? "With one hospital" : `With ${count(hospitals)} hospitals`} in ${rounds === 1 ? "one round" : `${count(rounds)} rounds`}${values.target ? ", or fewer once the target is reached" : nothing}.
     </p>
     <dl>
-      <div><dt>Model</dt><dd>${exact ? bytes(modelBytes) : `about ${bytes(modelBytes)}`}</dd></div>
+      <div><dt>${trunkBytes ? "What is trained" : "Model"}</dt><dd>${exact ? bytes(modelBytes) : `about ${bytes(modelBytes)}`}</dd></div>
+      ${trunkBytes ? html`<div><dt>Weights under it, once</dt><dd>${exact ? bytes(trunkBytes) : `about ${bytes(trunkBytes)}`}</dd></div>` : nothing}
       <div><dt>Downloads</dt><dd>${count(sum.downloads)} <span class="quiet">${bytes(sum.bytesDown)}</span></dd></div>
       <div><dt>Uploads</dt><dd>${count(sum.uploads)} <span class="quiet">${bytes(sum.bytesUp)}</span></dd></div>
       <div><dt>In all</dt><dd id="cost-bytes"><strong>${bytes(sum.bytes)}</strong></dd></div>
