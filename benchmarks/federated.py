@@ -120,7 +120,7 @@ def _make_all(missing: Sequence[Run], level: Level, out: Path, workers: int) -> 
     began, context = time.monotonic(), multiprocessing.get_context("spawn")
     # Ended from outside, it takes its processes with it, which would go on to the end of the list.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with ProcessPoolExecutor(workers, mp_context=context) as pool, _giving_up(pool):
+    with ProcessPoolExecutor(workers, mp_context=context) as pool, giving_up(pool):
         waiting = {pool.submit(make, run, level): run for run in missing}
         for done, future in enumerate(as_completed(waiting), start=1):
             run, result = waiting[future], future.result()
@@ -135,7 +135,7 @@ def _make_all(missing: Sequence[Run], level: Level, out: Path, workers: int) -> 
 
 
 @contextmanager
-def _giving_up(pool: ProcessPoolExecutor) -> Iterator[None]:
+def giving_up(pool: ProcessPoolExecutor) -> Iterator[None]:
     try:
         yield
     except BaseException:

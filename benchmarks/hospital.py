@@ -59,6 +59,7 @@ class Constant:
         progress: Callable[[float], None],
         check: Check,
         carried: Carried = NOTHING,
+        trunk: Path | None = None,
     ) -> tuple[Outcome, Tensors]:
         """The base, each value a constant higher."""
         file = TensorFile.open(base)
@@ -77,6 +78,8 @@ class Constant:
         seed: int,
         check: Check,
         carried: Carried = NOTHING,
+        trunk: Path | None = None,
+        calibrate: bool = False,
     ) -> tuple[Counts, int]:
         """No lesion was looked at."""
         rows = ((0,) * len(CLASSES),) * len(CLASSES)

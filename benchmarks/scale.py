@@ -22,7 +22,8 @@ import httpx
 import redis
 from concilia_kit import http
 from concilia_kit.wire.auth import Audience
-from concilia_kit.wire.jobs import Change, JobChange, JobSpec, Phase, Recording, job_stream
+from concilia_kit.wire.changes import Change, JobChange, job_stream
+from concilia_kit.wire.jobs import JobSpec, Phase, Recording
 from concilia_kit.wire.training import TRAIN_TASK
 from eth_account import Account
 

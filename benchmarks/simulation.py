@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from concilia_aggregator import strategies
+from concilia_aggregator import schedules, strategies
 from concilia_client_node import networks, training
 from concilia_client_node.errors import Refused
 from concilia_client_node.pictures import Pictures
 from concilia_client_node.trainer import Outcome, mix
+from concilia_kit.wire.jobs import EACH_ROUND_ALIKE, Schedule
 from concilia_kit.wire.jobs import Strategy as StrategySpec
 from concilia_kit.wire.training import LocalTraining, Personal
 from torch import nn
@@ -55,6 +56,17 @@ class Plan:
     attack: str = "none"
     share: float = 0.0
     screened: bool = True
+    schedule: Schedule = EACH_ROUND_ALIKE
+
+    def local_of(self, local: LocalTraining, round_: int) -> LocalTraining:
+        """Local training of a round, as the aggregator gives it to hospitals."""
+        return schedules.of_round(local, self.schedule, round_, self.rounds)
+
+    def at_once(self) -> LocalTraining:
+        """As many epochs as all rounds have, in one."""
+        local = self.local.model_copy(update={"epochs": self.rounds * self.local.epochs})
+        warm_up = Schedule(whole_job=self.schedule.whole_job, warm_up=self.schedule.warm_up / self.rounds)
+        return schedules.of_round(local, warm_up, 1, 1)
 
 
 @dataclass
@@ -88,6 +100,15 @@ def run(plan: Plan, hospitals: Sequence[Hospital], build: Callable[[int], nn.Mod
     return _Federation(plan, hospitals, build).run()
 
 
+def federated(
+    plan: Plan, hospitals: Sequence[Hospital], build: Callable[[int], nn.Module], each: Callable[[int], None]
+) -> nn.Module:
+    """The global model of the last round, unjudged; `each` is told the number of every round that is over."""
+    federation = _Federation(plan, hospitals, build)
+    federation.go(each)
+    return federation.network(0)
+
+
 class _Federation:
     def __init__(self, plan: Plan, hospitals: Sequence[Hospital], build: Callable[[int], nn.Module]) -> None:
         if plan.spec.asynchronous and plan.attack != "none":
@@ -109,7 +130,15 @@ class _Federation:
         self._pictures = [self._poisoned(at) if at in self._hostile else h.training for at, h in enumerate(hospitals)]
         self._versions = [self._model]
 
+    def go(self, each: Callable[[int], None]) -> None:
+        """All rounds, without judging. Raises `ValueError` for one that has no model."""
+        for number in range(1, self._plan.rounds + 1):
+            if not self._round(number):
+                raise ValueError(f"round {number} has no model")
+            each(number)
+
     def run(self) -> Made:
+        """All rounds, and the last ones judged."""
         plan, lost, scores = self._plan, 0, []
         rounds, judged = plan.rounds, plan.judged
         if plan.spec.asynchronous:  # rounds of half the hospitals: as many trainings in twice as many
@@ -118,7 +147,7 @@ class _Federation:
             lost += not self._round(number)
             self._versions.append(self._model)
             if number > rounds - judged:
-                scores.append(judging.judge(self._loaded, self._hospitals))
+                scores.append(judging.judge(self.network, self._hospitals))
         return Made(judging.mean(scores), lost, self._server.rejected)
 
     def _round(self, number: int) -> bool:
@@ -160,7 +189,7 @@ class _Federation:
             outcome = training.train(
                 self._network,
                 self._pictures[at],
-                self._local,
+                self._plan.local_of(self._local, number),
                 mix(self._plan.seed, number, at),
                 _CPU,
                 correction=None if wrong is None else self._layout.named(wrong),
@@ -246,8 +275,8 @@ class _Federation:
         tensors = self._layout.tensors(replace(model, floats=floats))
         self._network.load_state_dict({name: torch.from_numpy(each) for name, each in tensors.items()})
 
-    def _loaded(self, at: int) -> nn.Module:
-        """The network as a hospital uses it."""
+    def network(self, at: int) -> nn.Module:
+        """The network as a hospital uses it; the next one that is asked for is the same object."""
         self._load(self._model, self._nodes[at].own)
         return self._network
 
@@ -270,12 +299,16 @@ def personal(network: nn.Module, which: Personal) -> frozenset[str]:
 
 def pooled(plan: Plan, hospitals: Sequence[Hospital], build: Callable[[int], nn.Module]) -> Made:
     """What one hospital with everybody's pictures would have: as many epochs as there are rounds times theirs."""
-    together = Pictures(
+    return Made(_by_one(at_once(plan, together(hospitals), build), hospitals), 0)
+
+
+def together(hospitals: Sequence[Hospital]) -> Pictures:
+    """Everybody's training pictures."""
+    return Pictures(
         torch.cat([each.training.images for each in hospitals]),
         tuple(label for each in hospitals for label in each.training.labels),
         tuple(lesion for each in hospitals for lesion in each.training.lesions),
     )
-    return Made(_by_one(_trained(plan, together, build), hospitals), 0)
 
 
 def alone(
@@ -283,7 +316,7 @@ def alone(
 ) -> Made:
     """What hospitals have by themselves, each judged on its own pictures; `everywhere`: on everybody's, and the mean of
     all."""
-    trained = [_trained(plan, each.training, build) for each in hospitals]
+    trained = [at_once(plan, each.training, build) for each in hospitals]
     if not everywhere:
         return Made(judging.judge(lambda at: trained[at], hospitals), 0)
     return Made(judging.mean([_by_one(network, hospitals) for network in trained]), 0)
@@ -293,8 +326,13 @@ def _by_one(network: nn.Module, hospitals: Sequence[Hospital]) -> Scores:
     return judging.judge(lambda at: network, hospitals)
 
 
-def _trained(plan: Plan, pictures: Pictures, build: Callable[[int], nn.Module]) -> nn.Module:
+def at_once(
+    plan: Plan,
+    pictures: Pictures,
+    build: Callable[[int], nn.Module],
+    progress: Callable[[float], None] = lambda _done: None,
+) -> nn.Module:
+    """What comes of as many epochs on some pictures, without rounds, as a plan's rounds have together."""
     network = copy.deepcopy(build(plan.seed))
-    local = plan.local.model_copy(update={"epochs": plan.rounds * plan.local.epochs})
-    training.train(network, pictures, local, mix(plan.seed, "together"), _CPU)
+    training.train(network, pictures, plan.at_once(), mix(plan.seed, "together"), _CPU, progress=progress)
     return network

@@ -1,0 +1,224 @@
+"""How good the classifier is: `make bench-accuracy`.
+
+Trains on everybody's pictures together, by a federation of the four collections, and at each collection alone, with the
+nodes' own training and the aggregator's own strategies in memory, for several seeds; whole networks. Every run's logits
+of all held-out pictures are kept (`--out`), one file a run: what was interrupted goes on. `benchmarks.accuracy_report`
+scores them. README.md says what the columns mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from concilia_client_node import dataset, evaluation
+from concilia_kit import logs
+from concilia_kit.wire.jobs import Schedule, Strategy
+from concilia_kit.wire.training import Architecture, Balance, LocalTraining
+from torch import nn
+
+from benchmarks import accuracy_report, federated_sites, simulation
+from benchmarks.federated import giving_up
+from benchmarks.federated_sites import Level, Sites
+from benchmarks.simulation import Hospital, Plan
+
+POOLED, FEDERATED, ALONE = "pooled", "federated", "alone"
+SPLIT = "collections"
+_SAID_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run depends on, but for the code: the pictures, the network, and how it is trained."""
+
+    data: str
+    arch: str
+    weights: str
+    size: int
+    contender: str
+    seed: int
+    rounds: int
+    epochs: int
+    batch: int
+    rate: float
+    decay: float
+    balance: str
+    smoothing: float
+    mixup: float
+    optimizer: str
+    strategy: str
+    head_rounds: int
+    images: int | None
+
+    @property
+    def name(self) -> str:
+        """Of the run's files."""
+        told = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        return f"{self.contender.replace(':', '-')}-{self.seed}-{told}"
+
+    def plan(self) -> Plan:
+        """As the simulator takes it."""
+        local = LocalTraining(
+            epochs=self.epochs,
+            batch_size=self.batch,
+            learning_rate=self.rate,
+            weight_decay=self.decay,
+            image_size=self.size,
+            balance=Balance(self.balance),
+            label_smoothing=self.smoothing,
+            mixup=self.mixup,
+            optimizer=self.optimizer,
+            max_images=self.images,
+        )
+        schedule = Schedule(whole_job=True, warm_up=0.5, head_rounds=self.head_rounds)
+        return Plan(Strategy(name=self.strategy), local, self.rounds, 1, self.seed, schedule=schedule)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make what runs are missing, then report; 0, or 1 where weights cannot be had or do not fit."""
+    options = _options(arguments)
+    logs.configure("bench-accuracy", "text", "WARNING")
+    try:
+        weights = federated_sites.weights_of(options.arch, options.weights, options.out)
+        level = Level(options.data, weights, True, options.size, "", options.out, None, options.arch)
+        federated_sites.whole(level, 0)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    with federated_sites.folder_of(options.data) as data:
+        folder = dataset.read(data)
+        wanted = _wanted(options, folder.source, len(folder.collections()) or 4)
+        missing = [each for each in wanted if not _path(options.out, each).exists()]
+        print(f"{len(missing)} of {len(wanted)} runs on {folder.source} to make: {level.name}", file=sys.stderr)
+        _make_all(missing, replace(level, data=data), options.out, options.workers)
+    paths = [_path(options.out, each) for each in wanted]
+    return accuracy_report.report(paths, options.output)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.accuracy", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder in HAM10000's layout; without it lesions are drawn")
+    parser.add_argument("--arch", type=Architecture, default=Architecture.MOBILENET_V2)
+    parser.add_argument(
+        "--weights", default="random", help="safetensors file of the trunk; 'imagenet' fetches torchvision's; 'random'"
+    )
+    parser.add_argument("--size", type=int, default=128, help="side of the input, pixels")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    contenders = (POOLED, FEDERATED, ALONE)
+    parser.add_argument("--contenders", nargs="+", choices=contenders, default=contenders)
+    parser.add_argument("--rounds", type=int, default=12, help="rounds, and epochs of who trains without rounds")
+    parser.add_argument("--epochs", type=int, default=1, help="of a round")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=0.01)
+    parser.add_argument("--decay", type=float, default=1e-4)
+    parser.add_argument("--balance", type=Balance, default=Balance.LOGIT)
+    parser.add_argument("--smoothing", type=float, default=0.0)
+    parser.add_argument("--mixup", type=float, default=0.0)
+    parser.add_argument("--optimizer", default="sgd")
+    parser.add_argument("--strategy", default="fedavg")
+    parser.add_argument("--head-rounds", type=int, default=0)
+    parser.add_argument("--images", type=int, help="training pictures a site and round at most (default: all)")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--out", type=Path, default=Path("var/accuracy"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    return parser.parse_args(arguments)
+
+
+def _wanted(options: argparse.Namespace, source: str, sites: int) -> list[Recipe]:
+    """Long runs first, so that processes end together."""
+    contenders = [each for each in options.contenders if each != ALONE]
+    if ALONE in options.contenders:
+        contenders += [f"{ALONE}:{at}" for at in range(sites)]
+    weights = options.weights if options.weights in ("imagenet", "random") else Path(options.weights).name
+    return [
+        Recipe(
+            source, options.arch.value, weights, options.size, contender, seed, options.rounds, options.epochs,
+            options.batch, options.rate, options.decay, options.balance.value, options.smoothing, options.mixup,
+            options.optimizer, options.strategy, options.head_rounds, options.images,
+        )
+        for contender in contenders
+        for seed in options.seeds
+    ]  # fmt: skip
+
+
+def _path(out: Path, recipe: Recipe) -> Path:
+    return out / f"{recipe.name}.npz"
+
+
+def _make_all(missing: Sequence[Recipe], level: Level, out: Path, workers: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool, giving_up(pool):
+        waiting = {pool.submit(_make, each, level, out): each for each in missing}
+        for done, future in enumerate(as_completed(waiting), start=1):
+            each = waiting[future]
+            print(
+                f"  {done}/{len(missing)} {each.contender}, seed {each.seed}: {future.result():.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _make(recipe: Recipe, level: Level, out: Path) -> float:
+    """Make a run on one thread and write its file; seconds of training."""
+    torch.set_num_threads(1)
+    assert level.data is not None, "drawn by now, where none was named"
+    hospitals = Sites(level, dataset.read(level.data)).hospitals(SPLIT, recipe.seed)
+    plan, build = recipe.plan(), partial(federated_sites.whole, level)
+    say = _saying(recipe)
+    began = time.monotonic()
+    network: nn.Module
+    if recipe.contender == FEDERATED:
+        network = simulation.federated(plan, hospitals, build, lambda number: say(number / recipe.rounds))
+    elif recipe.contender == POOLED:
+        network = simulation.at_once(plan, simulation.together(hospitals), build, say)
+    else:
+        mine = hospitals[int(recipe.contender.partition(":")[2])]
+        network = simulation.at_once(plan, mine.training, build, say)
+    seconds = time.monotonic() - began
+    _write(_path(out, recipe), recipe, network, hospitals, seconds)
+    return seconds
+
+
+def _saying(recipe: Recipe) -> Callable[[float], None]:
+    told = time.monotonic()
+
+    def say(done: float) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _SAID_SECONDS:
+            print(f"    {recipe.contender}, seed {recipe.seed}: {done:.0%}", file=sys.stderr, flush=True)
+            told = time.monotonic()
+
+    return say
+
+
+def _write(path: Path, recipe: Recipe, network: nn.Module, hospitals: Sequence[Hospital], seconds: float) -> None:
+    """Logits (n, classes) of all held-out pictures, plain and the mean over flips, with class, lesion and site."""
+    device, sides = torch.device("cpu"), [each.held_out for each in hospitals]
+    columns = {
+        "plain": np.concatenate([evaluation.logits(network, each, 128, device) for each in sides]),
+        "flips": np.concatenate([evaluation.logits(network, each, 128, device, flips=True) for each in sides]),
+        "labels": np.concatenate([np.array(each.labels, np.int64) for each in sides]),
+        "lesions": np.array([lesion for each in sides for lesion in each.lesions]),
+        "sites": np.array([each.name for each in hospitals for _ in range(len(each.held_out))]),
+        "trained_on": np.array([len(each.training) for each in hospitals]),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+        np.savez(file, recipe=np.array(json.dumps(asdict(recipe))), seconds=np.array(seconds), **columns)
+    Path(file.name).replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
