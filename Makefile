@@ -16,7 +16,7 @@ ROUNDS ?=
 DEMO_FLAGS ?=
 BENCH_FLAGS ?=
 pages := frontend/dist
-demo_options = $(if $(KEEP),--pages $(pages)) $(if $(DATA),--data $(DATA)) $(if $(ARCH),--architecture $(ARCH)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
+demo_options = $(if $(KEEP),--pages $(pages)) $(if $(DATA),--data $(DATA)) $(if $(CLASSIFICATION),--classification $(CLASSIFICATION)) $(if $(ARCH),--architecture $(ARCH)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
 	$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PORT),--port $(PORT)) $(if $(KEEP),--keep) $(DEMO_FLAGS)
 
 .DEFAULT_GOAL := help
@@ -37,6 +37,9 @@ compiled := services/aggregator/setup.py $(wildcard services/aggregator/concilia
 LOCKED ?= 1
 locked = $(if $(filter 0,$(LOCKED)),-c constraints.txt $(2),--require-hashes $(addprefix -r locks/,$(addsuffix .txt,$(1))))
 
+# The extra concilia-model[onnx]: `make onnx` for who exports models, and tests.
+onnx := onnx onnxruntime onnxscript
+
 $(VENV)/.ready: constraints.txt locks/build.txt locks/light.txt locks/torch.txt $(addsuffix /pyproject.toml,$(PACKAGES)) $(compiled)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name it with PYTHON=…" >&2; exit 2; }
@@ -48,9 +51,13 @@ $(VENV)/.ready: constraints.txt locks/build.txt locks/light.txt locks/torch.txt 
 		$(addprefix -e ,$(PACKAGES))
 	@touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt locks/dev.txt
-	@$(BIN)/python -m pip install -q $(PIP_FLAGS) $(call locked,dev,-r requirements-dev.txt)
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt locks/dev.txt locks/onnx.txt
+	@$(BIN)/python -m pip install -q $(PIP_FLAGS) $(call locked,dev onnx,-r requirements-dev.txt $(onnx))
 	@touch $@
+
+.PHONY: onnx
+onnx: $(VENV)/.ready ## install what `concilia export` needs
+	@$(BIN)/python -m pip install -q $(PIP_FLAGS) $(call locked,onnx,$(onnx))
 
 contracts/node_modules/.ready: contracts/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is needed to rebuild the contract (Node.js 20 or newer)" >&2; exit 2; }
@@ -84,7 +91,7 @@ $(pages)/.ready: frontend/node_modules/.ready $(shell find frontend -type f \
 # ------------------------------------------------------------------------------------------------------- main job
 
 .PHONY: demo
-demo: $(VENV)/.ready $(if $(KEEP),$(pages)/.ready) ## run the main job end to end on this machine (DATA= ARCH= WEIGHTS= ROUNDS= PORT=; KEEP=1: keep it, with pages)
+demo: $(VENV)/.ready $(if $(KEEP),$(pages)/.ready) ## run the main job end to end on this machine (DATA= CLASSIFICATION= ARCH= WEIGHTS= ROUNDS= PORT=; KEEP=1: keep it, with pages)
 	@$(BIN)/concilia demo $(demo_options)
 
 .PHONY: demo-stop
@@ -131,6 +138,10 @@ $(oracles): tests/strategies/oracles.txt $(VENV)/.ready-dev
 .PHONY: test-strategies
 test-strategies: $(oracles) ## every strategy beside ByzFL and Flower on 1,000 drawn rounds, in an environment of their own
 	@var/oracles/bin/python -m pytest tests/strategies -n 2 -q -W ignore::DeprecationWarning
+
+.PHONY: test-scoring
+test-scoring: $(oracles) ## scores beside those of the ISIC challenges and scikit-learn, in the same environment
+	@var/oracles/bin/python -m pytest tests/scoring -q -W ignore::DeprecationWarning
 
 .PHONY: test-chaos
 test-chaos: $(VENV)/.ready-dev benchmarks/node_modules/.ready ## kill processes at a sample of a round's steps (CHAOS=), break lines and disks
@@ -197,6 +208,10 @@ bench-aggregate: $(VENV)/.ready-dev ## folding 8 to 64 updates of ResNet50, besi
 bench-encodings: $(VENV)/.ready-dev ## bytes, seconds and accuracy of every encoding, three seeds (DATA= WEIGHTS= BENCH_FLAGS=)
 	@$(BIN)/python -m benchmarks.encodings $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(BENCH_FLAGS)
 
+.PHONY: bench-adapters
+bench-adapters: $(VENV)/.ready-dev ## bytes a round of whole updates and of adapters, and accuracy, three seeds (DATA= WEIGHTS= BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.adapters $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(BENCH_FLAGS)
+
 .PHONY: bench-robust
 bench-robust: $(VENV)/.ready-dev ## every robust rule under every attack, ten hospitals in memory (DATA= WEIGHTS= BENCH_FLAGS=)
 	@$(BIN)/python -m benchmarks.robust $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(BENCH_FLAGS)
@@ -204,6 +219,14 @@ bench-robust: $(VENV)/.ready-dev ## every robust rule under every attack, ten ho
 .PHONY: bench-strategies
 bench-strategies: $(VENV)/.ready-dev ## every strategy beside pooled training and each site alone, three seeds (DATA= WEIGHTS= BENCH_FLAGS=)
 	@$(BIN)/python -m benchmarks.strategies $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(BENCH_FLAGS)
+
+.PHONY: bench-accuracy
+bench-accuracy: $(VENV)/.ready-dev ## pooled, federated and alone on held-out lesions, three seeds (DATA= WEIGHTS= ARCH= BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.accuracy $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(ARCH),--arch $(ARCH)) $(BENCH_FLAGS)
+
+.PHONY: bench-train
+bench-train: $(VENV)/.ready-dev ## images a second of a hospital's epoch beside a bare PyTorch loop (BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.train $(BENCH_FLAGS)
 
 .PHONY: bench-scale
 bench-scale: $(VENV)/.ready-dev contracts/node_modules/.ready ## rounds of 10 to 10,000 hospitals against the real services (BENCH_FLAGS=)

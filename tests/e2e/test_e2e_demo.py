@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import psutil
 import pytest
+from PIL import Image
 
 SMALL = [
     *("--architecture", "mobilenet_v2", "--image-size", "32", "--rounds", "2"),
-    *("--drawn-images", "200", "--max-images", "48", "--max-held-out", "24", "--batch-size", "16"),
+    *("--drawn-images", "640", "--max-images", "48", "--max-held-out", "40", "--batch-size", "16"),
 ]
 
 
@@ -97,6 +101,10 @@ def test_every_update_is_logged_and_the_job_verifies(kept: Kept) -> None:
     assert sum(item["overlapping_lesions"] for item in rounds) == 0
     assert sum(item["probability"] for item in report["prediction"]["probabilities"]) == pytest.approx(1, abs=1e-9)
     assert report["prediction"]["model"] == report["verdict"]["published"]
+    use = rounds[-1]["calibrated"]["use"]
+    assert use["images"] == rounds[-1]["pooled"]["images"] >= 80
+    assert 0.5 <= use["temperature"] <= 4
+    assert report["prediction"]["unusual"]["threshold"] == use["unusual"]["threshold"]
     assert json.loads((kept.folder / "var/demo/report.json").read_text())["job"]["id"] == report["job"]["id"]
 
 
@@ -116,6 +124,61 @@ def test_what_people_ask_of_it(kept: Kept) -> None:
     assert refused.returncode == 1
     assert "sealing_key_unknown" in refused.stderr
     assert kept.json("verify", job, *folder, "--sealing-key", "var/demo/keys/sealing")["ok"]
+
+
+def test_a_folder_is_predicted_with_maps_of_attention(kept: Kept) -> None:
+    folder = kept.folder / "pictures"
+    folder.mkdir()
+    for picture in sorted((kept.folder / PICTURES).glob("**/*.jpg"))[:3]:
+        shutil.copy(picture, folder)
+    (folder / "zz.png").write_bytes(b"no picture")
+    done = kept.run("predict", "pictures", "--attention", "maps", "--json", check=False)
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert (told["pictures"], told["predicted"]) == (4, 3)
+    assert 0 < told["p50_ms"] <= told["p95_ms"]
+    assert "image_unreadable" in told["answers"][3]["fault"]
+    for each in told["answers"][:3]:
+        with Image.open(kept.folder / each["attention_file"]) as made, Image.open(kept.folder / each["file"]) as given:
+            assert made.size == given.size
+            assert kept.report["verdict"]["published"] in made.text["Source"]  # type: ignore[attr-defined]
+
+
+def test_a_model_is_exported_for_others(kept: Kept) -> None:
+    """What ONNX Runtime makes of pictures, scaled by Pillow, is what the service says of them."""
+    made = kept.json("export", "--onnx", "model.onnx")
+    assert made["model"] == kept.report["verdict"]["published"]
+    assert made["largest_difference"] <= 1e-4
+    session = onnxruntime.InferenceSession(kept.folder / "model.onnx", providers=["CPUExecutionProvider"])
+    told = session.get_modelmeta().custom_metadata_map
+    assert (told["concilia.model"], told["concilia.job"]) == (made["model"], kept.report["job"]["id"])
+    codes = [each["code"] for each in json.loads(told["concilia.classes"])]
+    for picture in sorted((kept.folder / PICTURES).glob("**/*.jpg"))[:3]:
+        side = made["image_size"]
+        with Image.open(picture) as opened:
+            pixels = np.asarray(opened.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
+        (found,), _ = session.run(None, {"picture": pixels.transpose(2, 0, 1)[None]})
+        said = kept.json("predict", str(picture))["probabilities"]
+        assert [each["code"] for each in said] == codes
+        assert [each["probability"] for each in said] == pytest.approx(list(found), abs=1e-4)
+
+
+def test_a_model_has_a_card(kept: Kept) -> None:
+    text = kept.run("card").stdout
+    rounds = kept.report["job"]["rounds"]
+    for digest in (
+        kept.report["job"]["id"],
+        kept.report["job"]["spec"]["initial"],
+        *(each["model"] for each in rounds),
+    ):
+        assert f"`{digest}`" in text
+    assert f"| Balanced accuracy | {rounds[-1]['pooled']['balanced_accuracy']:.3f} (" in text
+    for site in rounds[-1]["sites"]:
+        assert site["hospital"] in text
+        assert f"| {site['scores']['images']} | {site['scores']['balanced_accuracy']:.3f} (" in text
+    assert ("drawn by a program" in text) == (SOURCE == "drawn lesions")
+    assert "card.md" in kept.run("card", kept.report["verdict"]["published"][:12], "--out", "card.md").stdout
+    assert (kept.folder / "card.md").read_text() == text
 
 
 def test_what_each_update_was_worth_is_shown(kept: Kept) -> None:
@@ -182,6 +245,27 @@ def test_the_contract_refuses_with_its_own_errors(kept: Kept) -> None:
         if item["answer"]:
             assert {"type", "title", "status", "code", "detail"} <= set(item["answer"])
             assert 400 <= item["answer"]["status"] < 500
+
+
+def test_a_job_that_moves_an_adapter_alone(kept: Kept) -> None:
+    """Hospitals fetch its trunk once, and the model that comes of it is read, verified and bundled like any other."""
+    training = ["--image-size", "32", "--max-images", "32", "--batch-size", "16", "--rounds", "2", "--quorum", "4"]
+    job = kept.json(
+        *("job", "create", "--architecture", "mobilenet_v2", "--weights", "random", "--seed", "9"),
+        *("--adapter", "lora:2", "--encoding", "float16", "--watch", *training),
+    )
+    assert job["phase"] == "finished", job["detail"]
+    first, second = (item for item in job["rounds"] if item["round"])
+    assert first["accepted"] == second["accepted"] == 4
+    whole = kept.report["job"]["rounds"][2]["bytes_moved"]
+    assert 0 < second["bytes_moved"] < 0.1 * whole
+    stored = {item["kind"]: item["files"] for item in kept.json("storage")["stored"]}
+    assert stored["trunk"] == 1
+    picture = next((kept.folder / PICTURES).glob("**/*.jpg"))
+    assert kept.json("predict", str(picture))["model"] == job["model"]
+    assert kept.json("verify", job["id"])["ok"]
+    kept.run("bundle", job["id"], "--out", "adapter.zip")
+    assert kept.json("verify", "--offline", "adapter.zip")["ok"]
 
 
 def test_a_second_demo_beside_a_kept_one_is_refused(kept: Kept) -> None:

@@ -27,7 +27,8 @@ from concilia_aggregator.store import Store
 from concilia_kit import database
 from concilia_kit.tokens import ALGORITHM, ISSUER
 from concilia_kit.wire.chain import STREAM, EventName, LedgerEvent
-from concilia_kit.wire.jobs import Change, JobSpec, RoundChange, job_stream
+from concilia_kit.wire.changes import Change, RoundChange, job_stream
+from concilia_kit.wire.jobs import JobSpec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from eth_account import Account
 from jwt.algorithms import OKPAlgorithm

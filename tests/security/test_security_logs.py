@@ -108,7 +108,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int])
     """A node asks for its role, is given it, trains a round and evaluates its model."""
     folder = tmp_path_factory.mktemp("told")
     data = folder / "lesions"
-    drawn.write_drawn(data, images=120, seed=1)
+    drawn.write_drawn(data, images=560, seed=1)
     with (data / "HAM10000_metadata.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = frozenset(row[column] for row in rows for column in ("image_id", "lesion_id"))
@@ -158,6 +158,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int])
             seed=1,
             image_size=32,
             evaluation=Evaluation(),
+            calibrate=True,
         )
         message = consortium.message(EVALUATE_TASK, evaluate.model_dump(mode="json"))
         consortium.assigned[:] = [{"name": EVALUATE_TASK, **message}]
@@ -186,6 +187,7 @@ def test_what_a_node_sends_names_no_picture_or_lesion(told: Told) -> None:
     assert len(told.kinds) == 6, "a kind of message was not sent, and so not looked at"
     everything = b"\n".join(told.requests).lower()
     assert b'"confusion"' in everything
+    assert b'"calibration"' in everything
     assert [name for name in sorted(told.names) if name.lower().encode() in everything] == []
     for word in (b".jpg", b".csv", b"lesion_id", b"image_id", b"jfif", told.folder.lower().encode()):
         assert word not in everything, word
