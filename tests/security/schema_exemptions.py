@@ -56,6 +56,21 @@ BETWEEN_MEMBERS = (
     "Value error, confusion must sum to images",
     "Value error, positives must agree with the confusion matrix",
     "Value error, positives and negatives must sum to images",
+    "Value error, optimizer must be sgd: ",
+    "Value error, no calibrate: ",
+    "Value error, no flips: ",
+    "Value error, two classes have one code",
+    "Value error, the critical class is none of the classes: ",
+    "Value error, a threshold is of the classification's critical class, and of no other",
+    "Value error, training_images and held_out_images must have a count a class",
+    "Value error, confusion, positives and negatives must have the same classes",
+    "Value error, calibration must be of all images, and agree with the confusion matrix",
+    "Value error, no bin has more correct images, or confidence, than images",
+    "Value error, reliability must sum to images at each temperature",
+    "Value error, oddity must sum to images",
+    "Value error, a temperature changes no class: correct images must be as many at each",
+    "Value error, positives and negatives go together",
+    "Value error, one half has a critical class or oddities, and the other none",
 )
 """How the rules that JSON Schema has no words for begin, as `invalid_request` tells them."""
 

@@ -72,7 +72,7 @@ class Classification(Wire):
         if len(set(self.codes)) != len(self.codes):
             raise ValueError("two classes have one code")
         if self.critical is not None and self.critical not in self.codes:
-            raise ValueError(f"'{self.critical}' is critical and no class")
+            raise ValueError(f"the critical class is none of the classes: '{self.critical}'")
         return self
 
     @property

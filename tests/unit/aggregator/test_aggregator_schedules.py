@@ -41,5 +41,5 @@ def test_rounds_that_are_alike_are_as_they_were_before_there_were_schedules() ->
 
 @pytest.mark.parametrize("name", [StrategyName.SCAFFOLD, StrategyName.FEDNOVA])
 def test_what_goes_by_plain_steps_needs_them(name: StrategyName) -> None:
-    with pytest.raises(ValidationError, match="needs the optimizer sgd"):
+    with pytest.raises(ValidationError, match="optimizer must be sgd"):
         JobSpec(name="a", initial=INITIAL, strategy=Strategy(name=name), local=LocalTraining(optimizer=Optimizer.ADAMW))

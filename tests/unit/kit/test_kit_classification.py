@@ -111,7 +111,7 @@ def test_whatever_is_of_lesions_says_nothing_of_it_and_whatever_is_not_says_so()
         ({"classes": [{"code": "one", "name": "One"}]}, "at least 2"),
         ({"classes": [{"code": f"c{n}", "name": "x"} for n in range(101)]}, "at most 100"),
         ({"classes": [{"code": "one", "name": "One"}] * 2, "critical": None}, "one code"),
-        ({"critical": "flu"}, "critical and no class"),
+        ({"critical": "flu"}, "critical class is none of the classes"),
         ({"std": [0.2, 0.0, 0.2]}, "greater than 0"),
         ({"mean": [0.2, 0.2]}, "mean.2"),
         ({"mean": [0.2, 0.2, 1.2]}, "less than or equal to 1"),

@@ -229,18 +229,18 @@ class JobSpec(Wire):
     @model_validator(mode="after")
     def _steps(self) -> Self:
         if self.local.optimizer is not Optimizer.SGD and self.strategy.name in BY_REACH:
-            raise ValueError(f"{self.strategy.name} goes by how far plain steps reach, and needs the optimizer sgd")
+            raise ValueError(f"optimizer must be sgd: {self.strategy.name} goes by how far plain steps reach")
         return self
 
     @model_validator(mode="after")
     def _calibration(self) -> Self:
         if self.calibrate and self.strategy.name in OWN_TENSORS:
             raise ValueError(
-                f"{self.strategy.name} has each hospital evaluate a network of its own, which says nothing of how to "
-                "read the published one: no calibrate"
+                f"no calibrate: {self.strategy.name} has each hospital evaluate a network of its own, which says "
+                "nothing of how to read the published one"
             )
         if self.evaluation.flips and self.classification.turns is Turns.NONE:
-            raise ValueError(f"pictures of '{self.classification.name}' may not be turned: no flips")
+            raise ValueError(f"no flips: pictures of '{self.classification.name}' may not be turned")
         return self
 
     @model_validator(mode="after")
