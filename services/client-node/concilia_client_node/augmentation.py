@@ -29,11 +29,11 @@ def as_input(pictures: Tensor, classification: Classification = LESIONS) -> Tens
 def as_training_input(pictures: Tensor, generator: torch.Generator, classification: Classification = LESIONS) -> Tensor:
     """Like `as_input`, after mild changes of colour and such random geometry as the classification's pictures bear
     (`Turns`). Random numbers come from the CPU."""
-    seen = pictures.float().div_(255)
+    seen = pictures.float()
     matrices = _matrices(len(seen), generator, classification.turns)
     grid = functional.affine_grid(matrices.to(seen.device), list(seen.shape), False)
     seen = functional.grid_sample(seen, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return _normalise(_recolour(seen, generator), classification)
+    return _recoloured(seen, generator, classification)
 
 
 def _normalise(pictures: Tensor, classification: Classification) -> Tensor:
@@ -65,10 +65,21 @@ def _matrices(count: int, generator: torch.Generator, turns: Turns) -> Tensor:
     )
 
 
-def _recolour(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    shape = (len(pictures), 1, 1, 1)
+def _recoloured(pictures: Tensor, generator: torch.Generator, classification: Classification) -> Tensor:
+    """Pictures in [0, 255] with other contrast about their own level, brightness and tint, clamped and normalised.
+
+    All of it but the clamping is one factor and one summand a picture and channel: three passes over the pictures and
+    not nine.
+    """
+    shape, device = (len(pictures), 1, 1, 1), pictures.device
     brightness = _uniform(shape, 1 - BRIGHTNESS, 1 + BRIGHTNESS, generator)
-    contrast = _uniform(shape, 1 - CONTRAST, 1 + CONTRAST, generator).to(pictures.device)
+    contrast = _uniform(shape, 1 - CONTRAST, 1 + CONTRAST, generator).to(device)
     tint = _uniform((len(pictures), 3, 1, 1), 1 - TINT, 1 + TINT, generator)
+    mean, std = (
+        torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (classification.mean, classification.std)
+    )
+    light = (brightness * tint).to(device) / (255 * std)
     level = pictures.mean((1, 2, 3), keepdim=True)
-    return ((pictures - level).mul_(contrast).add_(level)).mul_((brightness * tint).to(pictures.device)).clamp_(0, 1)
+    factor, summand = contrast * light, level * (1 - contrast) * light - mean / std
+    pictures = pictures.mul_(factor).add_(summand)
+    return torch.clamp(pictures, (0 - mean) / std, (1 - mean) / std, out=pictures)

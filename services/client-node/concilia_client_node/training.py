@@ -25,6 +25,9 @@ from concilia_client_node.trainer import Outcome, Tensors
 
 PROGRESS_SECONDS = 0.5
 STATISTICS_IMAGES = 512
+SETTLED_STEPS = 50
+"""From so many steps on, batch normalisation's running averages have forgotten the round's beginning (0.9^50 is 1 in
+200) and come from weights that hardly move any more."""
 
 
 def add_proximal_gradient(parameters: Iterable[Tensor], anchors: Iterable[Tensor], mu: float) -> None:
@@ -105,7 +108,7 @@ def train(
                     told = time.monotonic()
     if not math.isfinite(loss_sum):
         raise Refused("training diverged: its loss is not finite; the job needs a lower learning rate")
-    if local.trained is Trained.ALL:
+    if local.trained is Trained.ALL and steps < SETTLED_STEPS:
         estimate_statistics(network, images, local.batch_size, device, check, shown)
     network.to(memory_format=torch.contiguous_format)
     progress(1.0)
@@ -152,8 +155,9 @@ def estimate_statistics(
 ) -> None:
     """Replace batch normalisation's running averages by averages under the final weights, as evaluation will see them.
 
-    A round has few steps, and running averages lag behind weights that just moved: averaged over hospitals they made
-    early global models answer one class. Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3.
+    A short round has few steps, and running averages lag behind weights that just moved: averaged over hospitals they
+    made early global models answer one class. Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021),
+    section 3.
     """
     network.eval()
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]

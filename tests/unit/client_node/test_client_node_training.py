@@ -15,6 +15,7 @@ import torch
 from concilia_client_node import augmentation, evaluation, networks, objectives, trainer, training
 from concilia_client_node.errors import Refused, Stopped, WeightsError
 from concilia_client_node.pictures import Pictures
+from concilia_kit.classification import LESIONS
 from concilia_kit.lesions import CLASSES, MEAN, STD
 from concilia_kit.wire.training import (
     SCORE_BINS,
@@ -124,6 +125,22 @@ def test_augmentation_is_mild_random_and_repeatable() -> None:
     assert torch.equal(pictures[:, :, :8], torch.full((64, 3, 8, 16), 40, dtype=torch.uint8))
 
 
+def test_colours_in_two_passes_are_those_of_each_step_by_itself() -> None:
+    pictures, drawn = torch.rand(6, 3, 9, 9) * 255, torch.Generator().manual_seed(4)
+    seen = augmentation._recoloured(pictures.clone(), torch.Generator().manual_seed(4), LESIONS)
+
+    def uniform(shape: tuple[int, ...], around: float) -> torch.Tensor:
+        return 1 + (2 * torch.rand(shape, generator=drawn) - 1) * around
+
+    brightness = uniform((6, 1, 1, 1), augmentation.BRIGHTNESS)
+    contrast = uniform((6, 1, 1, 1), augmentation.CONTRAST)
+    tint = uniform((6, 3, 1, 1), augmentation.TINT)
+    level = (pictures / 255).mean((1, 2, 3), keepdim=True)
+    theirs = (((pictures / 255 - level) * contrast + level) * brightness * tint).clamp(0, 1)
+    assert torch.equal(theirs.amax(), torch.tensor(1.0))  # clamping is seen
+    assert torch.allclose(seen, v2.Normalize(MEAN, STD)(theirs), atol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------------------------ training
 
 
@@ -203,6 +220,15 @@ def test_no_batch_is_too_small_for_batch_normalisation(images: int, batch_size: 
     assert min(sizes) >= 2
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= max(batch_size, 3)
+
+
+def test_a_long_round_looks_at_no_picture_twice() -> None:
+    seen: list[int] = []
+    network = small_network()
+    network.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    local = LocalTraining(batch_size=2, image_size=32, epochs=5)
+    training.train(network, some_pictures(2 * training.SETTLED_STEPS // 5), local, 0, CPU)
+    assert len(seen) == training.SETTLED_STEPS
 
 
 def test_one_picture_is_refused() -> None:
