@@ -16,6 +16,7 @@ import atheris
 from tests.fuzz import checking
 
 _LARGEST = 1 << 16  # bytes of an input
+INSTRUMENTED = ["concilia_kit", "concilia_auth", "concilia_client_node", "zipfile", "PIL", "siwe", "abnf"]
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found, kept = arguments.work / arguments.target, arguments.work / arguments.target / "inputs"
     kept.mkdir(parents=True, exist_ok=True)
-    with atheris.instrument_imports(include=["concilia_kit", "concilia_auth", "PIL", "siwe", "abnf"]):
+    with atheris.instrument_imports(include=INSTRUMENTED):
         target = checking.load(arguments.target)
     for path in checking.corpus(arguments.target):  # imports and caches are no input's growth
         checking.check(target, path.read_bytes())

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-TARGETS = ("header", "tensors", "update", "message", "submission", "diagnosis_picture", "site_picture")
+TARGETS = ("header", "tensors", "update", "message", "submission", "diagnosis_picture", "site_picture", "archive")
 CORPUS = Path(__file__).parent / "corpus"
 SECONDS = 5.0
 """CPU seconds for one input, under a fuzzer's instrumentation, which slows Python code tenfold."""

@@ -121,6 +121,23 @@ def pictures() -> Seeds:
         yield name, out.getvalue()
 
 
+def archives() -> Seeds:
+    """MedMNIST's arrays, grey and in colour, packed and not, with labels of two kinds."""
+    source = np.random.default_rng(4)
+    for name, shape, kind, packed in (
+        ("grey", (28, 28), "u1", True),
+        ("colour", (28, 28, 3), "u1", True),
+        ("grey-stored", (28, 28), "<i8", False),
+    ):
+        arrays = {}
+        for part, count in (("train", 3), ("val", 1), ("test", 1)):
+            arrays[f"{part}_images"] = source.integers(0, 4, (count, *shape), np.uint8)
+            arrays[f"{part}_labels"] = source.integers(0, 7, (count, 1)).astype(kind)
+        out = io.BytesIO()
+        (np.savez_compressed if packed else np.savez)(out, **arrays)
+        yield name, out.getvalue()
+
+
 SEEDS = {
     "header": tensor_files,
     "tensors": tensor_files,
@@ -129,6 +146,7 @@ SEEDS = {
     "submission": submissions,
     "diagnosis_picture": pictures,
     "site_picture": pictures,
+    "archive": archives,
 }
 
 
