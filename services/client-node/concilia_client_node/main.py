@@ -34,7 +34,7 @@ from concilia_client_node.presence import Heartbeat, ProgressReporter
 from concilia_client_node.redelivery import Siblings
 from concilia_client_node.reminders import Reminders
 from concilia_client_node.service import Hospital
-from concilia_client_node.settings import NodeSettings
+from concilia_client_node.settings import NodeSettings, Precision
 from concilia_client_node.store import NodeFolder
 from concilia_client_node.torch_trainer import TorchTrainer
 
@@ -92,7 +92,7 @@ def build(settings: NodeSettings) -> Node:
     hospital = Hospital(
         account=account,
         consortium=consortium,
-        trainer=TorchTrainer(data, device, settings.threads),
+        trainer=TorchTrainer(data, device, settings.threads, mixed=_mixed(device, settings.precision)),
         folder=folder,
         reporter=ProgressReporter(consortium.progress),
         stop=stop,
@@ -118,6 +118,13 @@ def build(settings: NodeSettings) -> Node:
         registry=registry,
     )
     return Node(taking, device, health, hospital, heartbeat, stop)
+
+
+def _mixed(device: torch.device, precision: Precision) -> bool:
+    """Whether training multiplies in bfloat16."""
+    if precision is Precision.AUTO:
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision is Precision.BFLOAT16
 
 
 def _polling(hospital: Hospital) -> tuple[Polling, dict[str, Check]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import parse_qs, urlsplit
@@ -14,6 +15,14 @@ from pydantic_settings import SettingsConfigDict
 from concilia_client_node.split import SiteChoice
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Precision(StrEnum):
+    """Of what training multiplies; weights are float32 whatever it is."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 class NodeSettings(ServiceSettings):
@@ -40,6 +49,11 @@ class NodeSettings(ServiceSettings):
     site_name: str = Field(default="", max_length=64, description="name shown to the others; empty: the site itself")
     directory: Path = Field(description="folder of the node's own: base models, updates made, decoded pictures")
     threads: int = Field(default=1, ge=1, le=1024, description="processor threads for decoding and training")
+    precision: Precision = Field(
+        default=Precision.AUTO,
+        description="of training's multiplications: 'float32', 'bfloat16' (quicker on processors that have it), or "
+        "'auto': bfloat16 on a graphics card that has it, float32 elsewhere",
+    )
     unreadable_share: Share = Field(default=0.02, description="share of pictures that may be missing or broken")
     split_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of sites and of the held-out lesions")
     split_anew: bool = Field(

@@ -21,6 +21,7 @@ class TorchTrainer:
     data: LocalData
     device: torch.device
     threads: int
+    mixed: bool = False
 
     @property
     def skipped_images(self) -> int:
@@ -56,6 +57,7 @@ class TorchTrainer:
             progress=progress,
             check=check,
             correction=carried.correction,
+            mixed=self.mixed,
         )
         return outcome, networks.tensors(network)
 

@@ -46,9 +46,12 @@ def train(
     progress: Callable[[float], None] = lambda _fraction: None,
     check: Callable[[], None] = lambda: None,
     correction: Tensors | None = None,
+    *,
+    mixed: bool = False,
 ) -> Outcome:
     """Train `network` in place. `check` is called before each batch and may raise to stop. `correction` is added to the
-    gradients of the parameters that have its names.
+    gradients of the parameters that have its names. With `mixed`, layers that bear it multiply in bfloat16, which has
+    float32's exponents, so that losses need no scaling (Micikevicius et al., "Mixed Precision Training", ICLR 2018).
 
     Raises `Refused` where fewer than two images are there (batch normalisation needs two) or the loss is not finite.
     """
@@ -91,7 +94,8 @@ def train(
                 inputs, others, own = objective.mix(inputs)
                 targets = labels[batch].to(device)
                 optimizer.zero_grad()
-                logits = network(inputs.contiguous(memory_format=torch.channels_last))
+                with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                    logits = network(inputs.contiguous(memory_format=torch.channels_last)).float()
                 loss = objective(logits, targets, others, own)
                 torch.autograd.backward(loss)
                 add_proximal_gradient(parameters if anchors else (), anchors, local.proximal_mu)

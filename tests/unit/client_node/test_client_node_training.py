@@ -222,6 +222,20 @@ def test_no_batch_is_too_small_for_batch_normalisation(images: int, batch_size: 
     assert max(sizes) <= max(batch_size, 3)
 
 
+def test_mixed_precision_keeps_weights_whole_and_learns_the_same_every_time() -> None:
+    def trained(*, mixed: bool) -> tuple[bytes, list[torch.dtype]]:
+        network, seen = small_network(), []
+        network[0].register_forward_hook(lambda _layer, _inputs, output: seen.append(output.dtype))
+        local = LocalTraining(batch_size=10, image_size=32, learning_rate=0.1)
+        training.train(network, some_pictures(), local, 0, CPU, mixed=mixed)
+        assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
+        return state_of(network), seen[:2]
+
+    assert trained(mixed=True) == trained(mixed=True)
+    assert trained(mixed=True)[1] == [torch.bfloat16] * 2
+    assert trained(mixed=False)[1] == [torch.float32] * 2
+
+
 def test_a_long_round_looks_at_no_picture_twice() -> None:
     seen: list[int] = []
     network = small_network()
