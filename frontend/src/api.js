@@ -64,9 +64,11 @@ export class Api {
     const token = await this.token(service, fresh);
     const body = json === undefined ? {} : { body: JSON.stringify(json), method: options.method ?? "POST" };
     const kind = json === undefined ? {} : { "Content-Type": "application/json" };
+    const signals = [options.signal, this.#session.leaving].filter(Boolean);
     return this.#fetch(`/api/${service}${path}`, {
       ...options,
       ...body,
+      signal: signals.length > 1 ? AbortSignal.any(signals) : signals[0],
       headers: { ...kind, ...headers, Authorization: `Bearer ${token}` },
     });
   }

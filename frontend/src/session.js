@@ -10,6 +10,7 @@ export class Session extends EventTarget {
   /** Whether there is no session any more though nobody signed out: it timed out, or the server ended it. */
   ended = false;
   #fetch;
+  #leaving = new AbortController();
 
   constructor(fetch = globalThis.fetch.bind(globalThis)) {
     super();
@@ -20,6 +21,11 @@ export class Session extends EventTarget {
   holds(...roles) {
     const held = this.current?.roles ?? [];
     return roles.length === 0 ? held.length > 0 : roles.some((role) => held.includes(role));
+  }
+
+  /** Aborted as soon as somebody signs out: what was asked for on their behalf would only be refused. */
+  get leaving() {
+    return this.#leaving.signal;
   }
 
   /** Look again: roles may have been granted or taken. */
@@ -40,6 +46,7 @@ export class Session extends EventTarget {
   /** End the session. Throws where the server could not be told; this page forgets who was signed in nevertheless. */
   async signOut() {
     const headers = { "X-CSRF-Token": this.current.csrf_token };
+    this.#leaving.abort(nobody());
     try {
       const response = await this.#fetch("/api/auth/v1/browser-session", { method: "DELETE", headers });
       if (!response.ok && response.status !== 401) throw await problemFrom(response);
@@ -51,15 +58,18 @@ export class Session extends EventTarget {
   /** An access token for one service. Throws `Problem`; a session that has ended is noticed here. */
   async exchange(audience) {
     const asking = this.current;
-    if (!asking) throw nobody();
+    const { leaving } = this;
+    if (!asking || leaving.aborted) throw nobody();
     try {
-      const token = await this.#post("/v1/tokens", { audience }, { "X-CSRF-Token": asking.csrf_token });
+      const headers = { "X-CSRF-Token": asking.csrf_token };
+      const token = await this.#post("/v1/tokens", { audience }, headers, leaving);
       if (this.current?.csrf_token !== asking.csrf_token) throw nobody(); // who asked has gone meanwhile
       if (String(token.roles) !== String(this.current.roles)) this.#become({ ...this.current, roles: token.roles });
       return token;
     } catch (error) {
       // 401 whatever its code: a browser drops the cookie of a session that has ended, and then asks as nobody.
-      if (error.status === 401 && this.current?.csrf_token === asking.csrf_token) this.#become(null);
+      if (error.status === 401 && !leaving.aborted && this.current?.csrf_token === asking.csrf_token)
+        this.#become(null);
       throw error;
     }
   }
@@ -73,15 +83,17 @@ export class Session extends EventTarget {
     const before = JSON.stringify(this.current);
     this.ended = session === null && !left && (this.ended || Boolean(this.current));
     this.current = session;
+    if (session !== null && this.leaving.aborted) this.#leaving = new AbortController();
     if (JSON.stringify(session) !== before) this.dispatchEvent(new Event("change"));
     return session;
   }
 
-  async #post(path, json, headers = {}) {
+  async #post(path, json, headers = {}, signal = null) {
     const response = await this.#fetch(`/api/auth${path}`, {
       method: "POST",
       headers: { "Content-Type": "application/json", ...headers },
       body: JSON.stringify(json),
+      signal,
     });
     if (!response.ok) throw await problemFrom(response);
     return parsed(response);

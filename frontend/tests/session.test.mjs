@@ -46,6 +46,28 @@ test("at first nobody is known, then who the cookie says", async () => {
   assert.equal(changes.length, 1);
 });
 
+test("what is under way for somebody who signs out is given up, and is no session that timed out", async () => {
+  await signedIn();
+  routes["POST /tokens"] = ({ signal }) =>
+    new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  routes["DELETE /browser-session"] = () => new Response(null, { status: 204 });
+  const asked = session.exchange("model");
+  const left = session.signOut();
+  await assert.rejects(asked, { status: 401, code: "session_unknown" });
+  await assert.rejects(session.exchange("chain"), { status: 401 });
+  await left;
+  assert.equal(session.ended, false);
+  assert.deepEqual(changes, [null]);
+  assert.deepEqual(
+    calls.slice(1).map(({ call }) => call),
+    ["POST /tokens", "DELETE /browser-session"],
+  );
+  routes["GET /browser-session"] = ok(BOB);
+  await session.refresh();
+  routes["POST /tokens"] = token(["auditor"]);
+  assert.equal((await session.exchange("model")).token, "t");
+});
+
 test("no cookie is nobody", async () => {
   routes["GET /browser-session"] = no(401, "unauthorized");
   assert.equal(await session.refresh(), null);

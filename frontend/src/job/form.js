@@ -139,8 +139,8 @@ export function fields({ values, faults, models, online }) {
         ${field("held_out_cap", "Held-out pictures, at most", "A hospital's evaluation; empty: all of them.", input("held_out_cap", { inputmode: "numeric" }))}
         ${field(
           "schedule",
-          "Learning rate over the rounds",
-          "It falls to a tenth within every round, or to nothing over the whole job, which ends better where rounds are many and their number is known.",
+          "Course over the rounds",
+          "The learning rate falls to a tenth within every round, or to nothing over the whole job, which ends better where rounds are many and their number is known.",
           select("schedule", [
             ["round", "falls in every round"],
             ["job", "falls over the whole job"],
