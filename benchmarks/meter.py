@@ -79,8 +79,11 @@ class Meter:
         self._thread.join()
 
     def between(self, begin: float, end: float) -> Cost:
-        """What was used from one moment to another, as `time.time` tells them. Raises `ValueError` without samples."""
-        chosen = [sample for sample in self._samples if begin <= sample.at <= end]
+        """What was used from one moment to another, as `time.time` tells them, by samples at their outside: a floor's
+        empty rounds may be over between two. Raises `ValueError` without samples."""
+        before = max((sample.at for sample in self._samples if sample.at <= begin), default=begin)
+        after = min((sample.at for sample in self._samples if sample.at >= end), default=end)
+        chosen = [sample for sample in self._samples if before <= sample.at <= after]
         if len(chosen) < 2:
             raise ValueError("too short to be measured")
         first, last = chosen[0], chosen[-1]
