@@ -79,8 +79,8 @@ class Meter:
         self._thread.join()
 
     def between(self, begin: float, end: float) -> Cost:
-        """What was used from one moment to another, as `time.time` tells them, by samples at their outside: a floor's
-        empty rounds may be over between two. Raises `ValueError` without samples."""
+        """What was used from one moment to another, as `time.time` tells them, by the samples just outside of them: a
+        floor's empty rounds may be over between two. Raises `ValueError` without samples."""
         before = max((sample.at for sample in self._samples if sample.at <= begin), default=begin)
         after = min((sample.at for sample in self._samples if sample.at >= end), default=end)
         chosen = [sample for sample in self._samples if before <= sample.at <= after]
@@ -98,21 +98,29 @@ class Meter:
         )
 
     def _run(self) -> None:
-        last = 0.0
-        while not self._stopped.wait(_SAMPLE_SECONDS):
-            sample = _Sample(time.time(), loopback_bytes())
+        """Sample at once, then again and again, and once more at the end."""
+        last = float("-inf")
+        while True:
+            is_last = self._stopped.is_set()
             if is_slow := time.monotonic() - last >= _SLOW_SECONDS:
                 last = time.monotonic()
                 self._found = self._find()
-            for pid, part in self._found.items():
-                if (seconds := cpu_seconds(pid)) is not None:
-                    self._used[pid] = part, seconds
-                sample.resident[part] = sample.resident.get(part, 0) + resident(pid)
-            for part, seconds in self._used.values():
-                sample.cpu[part] = sample.cpu.get(part, 0.0) + seconds
-            if is_slow:
-                sample.proportional = sum(map(proportional, self._found))
-            self._samples.append(sample)
+            self._samples.append(self._sample(is_slow))
+            if is_last:
+                return
+            self._stopped.wait(_SAMPLE_SECONDS)
+
+    def _sample(self, is_slow: bool) -> _Sample:
+        sample = _Sample(time.time(), loopback_bytes())
+        for pid, part in self._found.items():
+            if (seconds := cpu_seconds(pid)) is not None:
+                self._used[pid] = part, seconds
+            sample.resident[part] = sample.resident.get(part, 0) + resident(pid)
+        for part, seconds in self._used.values():
+            sample.cpu[part] = sample.cpu.get(part, 0.0) + seconds
+        if is_slow:
+            sample.proportional = sum(map(proportional, self._found))
+        return sample
 
 
 def families(roots: Iterable[tuple[int, str]]) -> dict[int, str]:
