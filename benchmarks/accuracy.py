@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from concilia_client_node import dataset, evaluation
 from concilia_kit import logs
-from concilia_kit.wire.jobs import Schedule, Strategy
+from concilia_kit.wire.jobs import Schedule
+from concilia_kit.wire.strategy import Strategy
 from concilia_kit.wire.training import Architecture, Balance, LocalTraining
 from torch import nn
 

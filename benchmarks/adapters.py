@@ -29,7 +29,8 @@ from concilia_kit import encodings, logs, tensorfile
 from concilia_kit.tensorfile import TensorFile, TensorSpec
 from concilia_kit.wire.adapter import Adapter, rank_of
 from concilia_kit.wire.encoding import Encoding
-from concilia_kit.wire.jobs import Schedule, Strategy
+from concilia_kit.wire.jobs import Schedule
+from concilia_kit.wire.strategy import Strategy
 from concilia_kit.wire.training import Architecture, Balance, LocalTraining
 from concilia_model import adapters
 from torch import nn

@@ -18,7 +18,7 @@ from concilia_aggregator import exact
 from concilia_aggregator.folding import Recipe, blocks, fold
 from concilia_aggregator.windows import Input
 from concilia_kit.tensorfile import TensorFile, layout
-from concilia_kit.wire.jobs import Strategy, StrategyName
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import Architecture
 
 from benchmarks.peers.aggregation import TRIM

@@ -24,7 +24,7 @@ from concilia_client_node.trainer import mix
 from concilia_kit import encodings, tensorfile
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.encoding import Encoding
-from concilia_kit.wire.jobs import Strategy
+from concilia_kit.wire.strategy import Strategy
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, EvaluationReport, LocalTraining
 from concilia_model import architectures, weights
 

@@ -32,7 +32,7 @@ from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.storedfile import StoredFile
 from concilia_kit.streaming import Line
 from concilia_kit.tensorfile import TensorFile, TensorSpec, TensorWriter
-from concilia_kit.wire.jobs import Strategy
+from concilia_kit.wire.strategy import Strategy
 from concilia_kit.wire.training import Architecture
 
 from benchmarks import results, scale_services

@@ -20,7 +20,7 @@ from concilia_aggregator.strategies import Blockwise, Stateful, Weighing, fedbuf
 from concilia_aggregator.strategies.base import fold_integers
 from concilia_aggregator.strategies.geometry import Geometry, gram_of
 from concilia_kit.wire.chain import Reason
-from concilia_kit.wire.jobs import Strategy as StrategySpec
+from concilia_kit.wire.strategy import Strategy as StrategySpec
 from concilia_kit.wire.training import LocalTraining, UpdateMetrics
 
 Floats = npt.NDArray[np.float32]

@@ -26,7 +26,8 @@ from concilia_aggregator.summing import QUEUE, Summing
 from concilia_kit import queue
 from concilia_kit.signing import Update
 from concilia_kit.wire.chain import LedgerRound, LedgerUpdate, RoundStatus
-from concilia_kit.wire.jobs import JobSpec, Strategy, StrategyName
+from concilia_kit.wire.jobs import JobSpec
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from eth_account import Account
 
 COUNT = 40

@@ -45,6 +45,10 @@ _TASK = [
     {"name": "name", "type": "string"},
     {"name": "digest", "type": "bytes32"},
 ]
+_STATEMENT = [
+    {"name": "name", "type": "string"},
+    {"name": "digest", "type": "bytes32"},
+]
 _ROLE_CHANGE = [
     {"name": "role", "type": "bytes32"},
     {"name": "account", "type": "address"},
@@ -182,7 +186,24 @@ class TaskOrder(BaseModel):
         return encode_typed_data(domain.typed(), {"Task": _TASK}, message)
 
 
-Message = Update | RoleChange | TaskOrder
+class Statement(BaseModel):
+    """A hospital's word on a document of a round's masking; what it signs. The contract has no part in it.
+
+    `name` says what kind of document it is, `digest` is SHA-256 of its canonical JSON.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(max_length=64)
+    digest: Digest
+
+    def signable(self, domain: Domain) -> SignableMessage:
+        """The EIP-712 message to sign or to recover from."""
+        message = {"name": self.name, "digest": bytes.fromhex(self.digest)}
+        return encode_typed_data(domain.typed(), {"Statement": _STATEMENT}, message)
+
+
+Message = Update | RoleChange | TaskOrder | Statement
 
 
 def signed_hash(message: Message, domain: Domain) -> bytes:

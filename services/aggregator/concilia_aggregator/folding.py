@@ -16,7 +16,7 @@ from concilia_kit.encodings import staleness_of
 from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.tensorfile import TensorFile, TensorSpec, TensorWriter
 from concilia_kit.wire.adapter import Adapter
-from concilia_kit.wire.jobs import Strategy as StrategySpec
+from concilia_kit.wire.strategy import Strategy as StrategySpec
 from concilia_kit.wire.training import STATE, Architecture, state_name
 
 from concilia_aggregator import strategies

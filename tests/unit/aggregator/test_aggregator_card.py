@@ -24,8 +24,9 @@ from concilia_kit import database
 from concilia_kit.classification import Classification, Disease
 from concilia_kit.signing import Domain
 from concilia_kit.wire.calibration import Calibrated, CriticalUse, Reliability, UnusualUse, Use
-from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Strategy, StrategyName
+from concilia_kit.wire.jobs import JobSpec, JobView, Phase
 from concilia_kit.wire.models import NOTICE
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import SCORE_BINS, Evaluation, EvaluationReport, NodeRegistration
 from concilia_kit.wire.verification import Finding, Verdict, Verification, VerificationState
 

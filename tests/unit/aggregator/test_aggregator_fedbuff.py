@@ -18,7 +18,8 @@ from concilia_kit.encodings import STALENESS, encode, staleness_of
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import Reason, RoundStatus
 from concilia_kit.wire.encoding import Encoding
-from concilia_kit.wire.jobs import JobSpec, Phase, Strategy, StrategyName
+from concilia_kit.wire.jobs import JobSpec, Phase
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import MAX_STALENESS, Architecture, LocalTraining, TrainTask, UpdateMetrics
 from hypothesis import given, settings
 from hypothesis import strategies as st

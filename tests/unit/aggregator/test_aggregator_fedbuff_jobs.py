@@ -15,7 +15,8 @@ from concilia_kit.encodings import STALENESS
 from concilia_kit.signing import Domain
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import EventName, LedgerEvent, LedgerUpdate, Reason, RoundStatus
-from concilia_kit.wire.jobs import Phase, Strategy, StrategyName
+from concilia_kit.wire.jobs import Phase
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import TRAIN_TASK, Architecture, TrainTask, UpdateMetrics
 from concilia_kit.wire.verification import Verdict
 from eth_account import Account

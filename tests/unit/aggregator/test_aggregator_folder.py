@@ -20,7 +20,8 @@ from concilia_kit.problems import Unavailable
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.chain import LedgerRound, Reason, RoundOpening
-from concilia_kit.wire.jobs import JobSpec, Strategy
+from concilia_kit.wire.jobs import JobSpec
+from concilia_kit.wire.strategy import Strategy
 
 JOB = "a" * 64
 

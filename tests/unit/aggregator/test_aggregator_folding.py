@@ -17,7 +17,7 @@ from concilia_aggregator import folding, strategies, windows
 from concilia_aggregator.folding import Recipe, fold
 from concilia_aggregator.windows import Stretch
 from concilia_kit.tensorfile import TensorFile, TensorSpec
-from concilia_kit.wire.jobs import Strategy, StrategyName
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import Architecture, LocalTraining
 from hypothesis import given
 from hypothesis import strategies as st

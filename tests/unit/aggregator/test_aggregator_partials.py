@@ -14,7 +14,7 @@ from concilia_aggregator.partials import Member, Partial, TooMuchRest
 from concilia_kit import encodings
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.encoding import Encoding
-from concilia_kit.wire.jobs import Strategy, StrategyName
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import Architecture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

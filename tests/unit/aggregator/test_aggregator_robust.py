@@ -9,7 +9,7 @@ import pytest
 from concilia_aggregator import strategies
 from concilia_aggregator.strategies import Additive, Median, TrimmedMean
 from concilia_aggregator.strategies.trimmed_mean import trimmed
-from concilia_kit.wire.jobs import Strategy, StrategyName
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import LocalTraining
 from hypothesis import given
 from hypothesis import strategies as st

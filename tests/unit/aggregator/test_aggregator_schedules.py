@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 from concilia_aggregator import schedules
-from concilia_kit.wire.jobs import JobSpec, Schedule, Strategy, StrategyName
+from concilia_kit.wire.jobs import JobSpec, Schedule
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import LocalTraining, Optimizer, Trained
 from hypothesis import given
 from hypothesis import strategies as st

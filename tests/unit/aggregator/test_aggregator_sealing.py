@@ -26,7 +26,8 @@ from concilia_kit.storedfile import digest_of
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import RoundOpening
 from concilia_kit.wire.encoding import Encoding
-from concilia_kit.wire.jobs import JobSpec, Strategy, StrategyName
+from concilia_kit.wire.jobs import JobSpec
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import Architecture
 
 KEYS = Keyring(StoreKey.new())

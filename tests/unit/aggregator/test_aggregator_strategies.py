@@ -22,7 +22,7 @@ from concilia_aggregator.windows import Input
 from concilia_kit import tensorfile
 from concilia_kit.sealing import Keyring, StoreKey
 from concilia_kit.tensorfile import TensorFile
-from concilia_kit.wire.jobs import Mixing, Strategy, StrategyName
+from concilia_kit.wire.strategy import Mixing, Strategy, StrategyName
 from concilia_kit.wire.training import Architecture, LocalTraining, Personal, state_name
 from pydantic import ValidationError
 

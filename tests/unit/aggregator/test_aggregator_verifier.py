@@ -26,7 +26,7 @@ from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.adapter import ADAPTER, TRUNK, Adapter
 from concilia_kit.wire.chain import EventName, LedgerEvent, LedgerUpdate
 from concilia_kit.wire.encoding import Encoding
-from concilia_kit.wire.jobs import Strategy, StrategyName
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import STATE, Architecture, LocalTraining
 from concilia_kit.wire.verification import Verdict
 from eth_account import Account

@@ -20,7 +20,7 @@ from concilia_aggregator.folding import Recipe, fold
 from concilia_kit import digests, signing
 from concilia_kit.digests import Contribution, in_order, of_contributions
 from concilia_kit.tensorfile import TensorFile
-from concilia_kit.wire.jobs import Strategy
+from concilia_kit.wire.strategy import Strategy
 from concilia_kit.wire.training import Architecture, UpdateMetrics
 from eth_account.signers.local import LocalAccount
 from web3.exceptions import Web3Exception

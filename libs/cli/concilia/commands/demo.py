@@ -10,8 +10,9 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from concilia_kit.wire.jobs import Recording, StrategyName
+from concilia_kit.wire.jobs import Recording
 from concilia_kit.wire.models import Weights
+from concilia_kit.wire.strategy import StrategyName
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining
 
 from concilia import output

@@ -11,8 +11,9 @@ import typer
 from concilia_kit.classification import LESIONS
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
-from concilia_kit.wire.jobs import SENSITIVITY, JobSpec, JobView, Phase, Recording, Schedule, StrategyName
+from concilia_kit.wire.jobs import SENSITIVITY, JobSpec, JobView, Phase, Recording, Schedule
 from concilia_kit.wire.models import InitialModel, InitialModelRequest, Weights
+from concilia_kit.wire.strategy import StrategyName
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining, Optimizer
 
 from concilia import output

@@ -14,7 +14,7 @@ from concilia_kit.classification import HAM10000, Declaration
 from concilia_kit.problems import Problem
 from concilia_kit.wire.adapter import rank_of
 from concilia_kit.wire.encoding import Encoding
-from concilia_kit.wire.jobs import Strategy, StrategyName
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from pydantic import ValidationError
 
 from concilia import output

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from concilia_kit.classification import Declaration
-from concilia_kit.wire.jobs import OWN_TENSORS, JobSpec, JobView, Phase, Recording, Strategy
+from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Recording
 from concilia_kit.wire.models import InitialModel, Prediction
+from concilia_kit.wire.strategy import OWN_TENSORS, Strategy
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
 from concilia_kit.wire.verification import Verdict
 from rich.console import Console

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Self
 
 from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
@@ -11,143 +11,18 @@ from concilia_kit import digests
 from concilia_kit.classification import LESIONS, Classified, Turns
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.signing import Address
-from concilia_kit.strict import NO_TEXT, Integer, IntegerOrNone, Number, NumberOrNone, Text, Truth
+from concilia_kit.strict import Integer, Number, NumberOrNone, Text, Truth
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.calibration import Calibrated
 from concilia_kit.wire.encoding import PLAIN, Encoding
+from concilia_kit.wire.masking import SecureAggregation
+from concilia_kit.wire.privacy import Privacy
+from concilia_kit.wire.strategy import BY_REACH, MIXABLE, OF_SUMS, OWN_TENSORS, Strategy
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Optimizer, Progress
-
-
-class StrategyName(StrEnum):
-    """The aggregation strategies that come with the aggregator."""
-
-    FEDAVG = "fedavg"
-    FEDPROX = "fedprox"
-    FEDAVGM = "fedavgm"
-    FEDADAM = "fedadam"
-    FEDYOGI = "fedyogi"
-    FEDADAGRAD = "fedadagrad"
-    SCAFFOLD = "scaffold"
-    FEDNOVA = "fednova"
-    FEDBN = "fedbn"
-    FEDREP = "fedrep"
-    QFEDAVG = "qfedavg"
-    FEDBUFF = "fedbuff"
-    MEDIAN = "median"
-    TRIMMED_MEAN = "trimmed_mean"
-    NORM_CLIPPING = "norm_clipping"
-    GEOMETRIC_MEDIAN = "geometric_median"
-    KRUM = "krum"
-    MULTI_KRUM = "multi_krum"
-    BULYAN = "bulyan"
-    CENTRED_CLIPPING = "centred_clipping"
-    FLTRUST = "fltrust"
-
-
-class Mixing(StrEnum):
-    """What a robust strategy is given in place of the updates: means of each one's nearest, or of some at random."""
-
-    NEAREST_NEIGHBOURS = "nearest_neighbours"
-    BUCKETING = "bucketing"
-
-
-OtherName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}\.[a-z0-9_]{1,40}$")]
-"""A strategy that another package brings, `package.strategy`."""
-ParameterName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
-Parameter = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False), NO_TEXT]
-
-BY_REACH = frozenset({StrategyName.SCAFFOLD, StrategyName.FEDNOVA})
-"""Strategies that divide by the sum of local steps' rates, which an adaptive optimizer does not have."""
-OWN_TENSORS = frozenset({StrategyName.FEDBN, StrategyName.FEDREP})
-"""Strategies in which hospitals keep tensors to themselves."""
-MIXABLE = frozenset(
-    {
-        StrategyName.MEDIAN,
-        StrategyName.TRIMMED_MEAN,
-        StrategyName.NORM_CLIPPING,
-        StrategyName.GEOMETRIC_MEDIAN,
-        StrategyName.KRUM,
-        StrategyName.MULTI_KRUM,
-        StrategyName.BULYAN,
-        StrategyName.CENTRED_CLIPPING,
-    }
-)
 
 
 def _is_none(value: object) -> bool:
     return value is None
-
-
-class Strategy(Wire):
-    """An aggregation strategy and its parameters; each has its usual value where it is not given."""
-
-    name: StrategyName | OtherName = StrategyName.FEDAVG
-    proximal_mu: Number = Field(default=0.01, ge=0, le=100, description="FedProx only")
-    trim: NumberOrNone = Field(
-        default=None,
-        ge=0,
-        lt=0.5,
-        description="trimmed mean only: share of values left out at each end; 0.1 by default",
-    )
-    # Left out where they are not given, so that ids and models of jobs from before there were such stay what they are.
-    hostile: NumberOrNone = Field(
-        default=None,
-        ge=0,
-        lt=0.5,
-        exclude_if=_is_none,
-        description="Krum, Bulyan, mixing: share of updates taken for hostile; 0.2 by default",
-    )
-    radius: NumberOrNone = Field(
-        default=None,
-        gt=0,
-        le=1e12,
-        exclude_if=_is_none,
-        description="clipping: longest difference; the median of the lengths by default",
-    )
-    mixing: Mixing | None = Field(default=None, exclude_if=_is_none, description="before a robust strategy")
-    bucket: IntegerOrNone = Field(
-        default=None, ge=2, le=1000, exclude_if=_is_none, description="bucketing: updates of a bucket; 2 by default"
-    )
-    server_rate: NumberOrNone = Field(
-        default=None,
-        gt=0,
-        le=1000,
-        exclude_if=_is_none,
-        description="server optimisers: learning rate; 1 for FedAvgM, 0.01 for the others by default",
-    )
-    beta1: NumberOrNone = Field(
-        default=None, ge=0, lt=1, exclude_if=_is_none, description="server optimisers: momentum; 0.9 by default"
-    )
-    beta2: NumberOrNone = Field(
-        default=None, ge=0, lt=1, exclude_if=_is_none, description="FedAdam, FedYogi: 0.99 by default"
-    )
-    tau: NumberOrNone = Field(
-        default=None, gt=0, le=1000, exclude_if=_is_none, description="adaptive optimisers: 0.001 by default"
-    )
-    q: NumberOrNone = Field(
-        default=None, ge=0, le=100, exclude_if=_is_none, description="q-FedAvg: 1 by default; 0 is no fairness"
-    )
-    root: Address | None = Field(
-        default=None, exclude_if=_is_none, description="FLTrust: the hospital whose update is trusted"
-    )
-    parameters: dict[ParameterName, Parameter] | None = Field(
-        default=None, max_length=32, exclude_if=_is_none, description="of a strategy that another package brings"
-    )
-
-    @property
-    def asynchronous(self) -> bool:
-        """Whether hospitals train at their own pace, and work that is late counts in a later round."""
-        return self.name is StrategyName.FEDBUFF
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.mixing is not None and self.name not in MIXABLE:
-            raise ValueError("mixing goes before a robust strategy")
-        if self.name is StrategyName.FLTRUST and self.root is None:
-            raise ValueError("FLTrust needs a root, the address of the hospital whose update is trusted")
-        if self.parameters and isinstance(self.name, StrategyName):
-            raise ValueError("'parameters' are of strategies that other packages bring")
-        return self
 
 
 class Schedule(Wire):
@@ -220,6 +95,12 @@ class JobSpec(Wire):
         exclude_if=lambda wanted: wanted == SENSITIVITY,
         description="share of the critical class that the threshold is to find; where it calibrates",
     )
+    secure: SecureAggregation | None = Field(
+        default=None, exclude_if=_is_none, description="have the aggregator see sums of updates, and no single one"
+    )
+    privacy: Privacy | None = Field(
+        default=None, exclude_if=_is_none, description="have hospitals train with differential privacy"
+    )
 
     @property
     def closes_at_quorum(self) -> bool:
@@ -241,6 +122,25 @@ class JobSpec(Wire):
             )
         if self.evaluation.flips and self.classification.turns is Turns.NONE:
             raise ValueError(f"no flips: pictures of '{self.classification.name}' may not be turned")
+        return self
+
+    @model_validator(mode="after")
+    def _sums(self) -> Self:
+        if self.secure is None:
+            return self
+        if self.secure.group is None and self.strategy.name not in OF_SUMS:
+            raise ValueError(
+                f"no secure aggregation with {self.strategy.name}, which must see single updates: take one that goes "
+                "by their sum, or with 'group' a robust strategy over groups' sums"
+            )
+        if self.secure.group is not None and (self.strategy.name not in MIXABLE or self.strategy.mixing is not None):
+            raise ValueError(f"no groups with {self.strategy.name}: they are for robust strategies, without mixing")
+        if not self.encoding.plain:
+            raise ValueError(
+                f"no secure aggregation of updates as {self.encoding}: masks are on whole numbers of 32 bits"
+            )
+        if self.over_selection is not None:
+            raise ValueError("no secure aggregation with over_selection: who is in the sum must be settled")
         return self
 
     @model_validator(mode="after")

@@ -19,9 +19,12 @@ from concilia_kit.strict import NO_TEXT, Integer, IntegerOrNone, Number, Text, T
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.calibration import Calibration
 from concilia_kit.wire.encoding import PLAIN, PLAIN_ONLY, Ability, Encoded, Encoding
+from concilia_kit.wire.masking import Masked, SecureAggregation, Survivors
+from concilia_kit.wire.privacy import Privacy, Spent
 
 TRAIN_TASK = "concilia.train"
 EVALUATE_TASK = "concilia.evaluate"
+UNMASK_TASK = "concilia.unmask"
 SCORE_BINS = 32
 FINAL_RATE = 0.1
 """Of the learning rate, at the end of a round, where a round's schedule is its own."""
@@ -204,6 +207,18 @@ class TrainTask(Wire):
     # Likewise. Work that is late is not thrown away, but told in a later round, with its staleness.
     asynchronous: bool = Field(default=False, exclude_if=lambda asynchronous: not asynchronous)
     classification: Classified = LESIONS
+    secure: SecureAggregation | None = Field(default=None, exclude_if=lambda secure: secure is None)
+    privacy: Privacy | None = Field(default=None, exclude_if=lambda privacy: privacy is None)
+
+
+class UnmaskTask(Wire):
+    """Agree to who is in a round's sum, and once enough others do, reveal the shares that unmask it."""
+
+    job: JobId
+    round: int = Field(ge=1)
+    deadline: int
+    survivors: Survivors
+    classification: Classified = LESIONS
 
 
 class EvaluateTask(Wire):
@@ -222,19 +237,29 @@ class EvaluateTask(Wire):
     calibrate: bool = Field(default=False, exclude_if=lambda calibrate: not calibrate)
 
 
-Task = TrainTask | EvaluateTask
+Task = TrainTask | EvaluateTask | UnmaskTask
+
+
+def name_of(task: Task) -> str:
+    """The name that a task goes by in queues."""
+    match task:
+        case TrainTask():
+            return TRAIN_TASK
+        case EvaluateTask():
+            return EVALUATE_TASK
+        case UnmaskTask():
+            return UNMASK_TASK
 
 
 def order_of(task: Task) -> TaskOrder:
     """What a coordinator signs who asks for a task."""
-    name = TRAIN_TASK if isinstance(task, TrainTask) else EVALUATE_TASK
-    return TaskOrder(name=name, digest=digests.of_json(task.model_dump(mode="json")))
+    return TaskOrder(name=name_of(task), digest=digests.of_json(task.model_dump(mode="json")))
 
 
 class Assignment(Wire):
     """A task that a hospital is asked for now, in the words that its queue has, signed by who asks (`order_of`)."""
 
-    name: str = Field(description=f"'{TRAIN_TASK}' or '{EVALUATE_TASK}'", max_length=64)
+    name: str = Field(description=f"'{TRAIN_TASK}', '{EVALUATE_TASK}' or '{UNMASK_TASK}'", max_length=64)
     task: Task
     signature: Signature
 
@@ -268,6 +293,8 @@ class UpdateMetrics(Wire):
         exclude_if=lambda loss: loss is None,
         description="of the base on the hospital's training images, before it trained",
     )
+    masked: Masked | None = Field(default=None, exclude_if=lambda masked: masked is None)
+    privacy: Spent | None = Field(default=None, exclude_if=lambda spent: spent is None)
 
 
 class EvaluationReport(Wire):
@@ -323,6 +350,7 @@ class Stage(StrEnum):
     UPLOADING = "uploading"
     SUBMITTING = "submitting"
     SUBMITTED = "submitted"
+    UNMASKING = "unmasking"
     EVALUATING = "evaluating"
     EVALUATED = "evaluated"
     REFUSED = "refused"

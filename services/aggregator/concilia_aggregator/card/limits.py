@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concilia_kit.wire.jobs import StrategyName
+from concilia_kit.wire.strategy import StrategyName
 
 from concilia_aggregator.card import figures, intervals
 from concilia_aggregator.card.facts import Facts

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 
-from concilia_kit.wire.jobs import Mixing, StrategyName
-from concilia_kit.wire.jobs import Strategy as StrategySpec
+from concilia_kit.wire.strategy import Mixing, StrategyName
+from concilia_kit.wire.strategy import Strategy as StrategySpec
 from concilia_kit.wire.training import LocalTraining, Personal
 
 from concilia_aggregator.strategies.base import Blockwise, Strategy, Weighing
