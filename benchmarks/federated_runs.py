@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from concilia_kit.wire.jobs import Strategy as StrategySpec
 from concilia_kit.wire.strategy import Mixing, StrategyName
+from concilia_kit.wire.strategy import Strategy as StrategySpec
 from pydantic import ValidationError
 
 BASELINES = ("pooled", "alone", "alone_everywhere")

@@ -22,7 +22,7 @@ from concilia_client_node.errors import Refused
 from concilia_client_node.pictures import Pictures
 from concilia_client_node.trainer import Outcome, mix
 from concilia_kit.wire.jobs import EACH_ROUND_ALIKE, Schedule
-from concilia_kit.wire.jobs import Strategy as StrategySpec
+from concilia_kit.wire.strategy import Strategy as StrategySpec
 from concilia_kit.wire.training import LocalTraining, Personal
 from torch import nn
 

@@ -244,7 +244,7 @@ from pathlib import Path
 from concilia_aggregator.folding import Recipe, fold
 from concilia_aggregator.windows import Stretch
 from concilia_kit.tensorfile import TensorFile, TensorSpec
-from concilia_kit.wire.jobs import Strategy
+from concilia_kit.wire.strategy import Strategy
 from concilia_kit.wire.training import Architecture
 def peak(): return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 files = [TensorFile.open(Path({str(tmp_path)!r}) / str(i)) for i in range(12)]
