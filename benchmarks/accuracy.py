@@ -119,7 +119,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     contenders = (POOLED, FEDERATED, ALONE)
     parser.add_argument("--contenders", nargs="+", choices=contenders, default=contenders)
-    parser.add_argument("--rounds", type=int, default=12, help="rounds, and epochs of who trains without rounds")
+    parser.add_argument("--rounds", type=int, default=48, help="of the federation")
+    parser.add_argument("--images", type=int, help="training pictures a hospital and round at most (default: all)")
+    parser.add_argument("--passes", type=int, default=12, help="over the pictures, of who trains without rounds")
     parser.add_argument("--epochs", type=int, default=1, help="of a round")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=0.01)
@@ -130,7 +132,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--optimizer", default="sgd")
     parser.add_argument("--strategy", default="fedavg")
     parser.add_argument("--head-rounds", type=int, default=0)
-    parser.add_argument("--images", type=int, help="training pictures a site and round at most (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--out", type=Path, default=Path("var/accuracy"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
@@ -145,9 +146,10 @@ def _wanted(options: argparse.Namespace, source: str, sites: int) -> list[Recipe
     weights = options.weights if options.weights in ("imagenet", "random") else Path(options.weights).name
     return [
         Recipe(
-            source, options.arch.value, weights, options.size, contender, seed, options.rounds, options.epochs,
-            options.batch, options.rate, options.decay, options.balance.value, options.smoothing, options.mixup,
-            options.optimizer, options.strategy, options.head_rounds, options.images,
+            source, options.arch.value, weights, options.size, contender, seed,
+            options.rounds if contender == FEDERATED else options.passes, options.epochs, options.batch,
+            options.rate, options.decay, options.balance.value, options.smoothing, options.mixup, options.optimizer,
+            options.strategy, options.head_rounds, options.images if contender == FEDERATED else None,
         )
         for contender in contenders
         for seed in options.seeds

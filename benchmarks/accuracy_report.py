@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from concilia_client_node.split import in_hash_order
+from concilia_aggregator.calibrating import temperature
+from concilia_client_node.calibrating import second_half
 from concilia_kit.lesions import MELANOMA
+from concilia_kit.wire.calibration import TEMPERATURES
 
 from benchmarks import results, scoring
 from benchmarks.scoring import Rows, Scored
 
 Floats = npt.NDArray[np.float64]
-_TEMPERATURES = 2.0 ** (np.arange(-32, 65) / 32)
 _COLUMNS = (
     ("balanced accuracy", "balanced_accuracy"),
     ("accuracy", "accuracy"),
@@ -67,18 +68,13 @@ class Run:
 
 
 def cross_fitted(logits: Floats, labels: npt.NDArray[np.int64], lesions: npt.NDArray[np.str_]) -> Floats:
-    """Probabilities (n, classes), those of each half of the lesions at the temperature that suits the other half."""
-    first = np.isin(lesions, halves(lesions)[0])
+    """Probabilities (n, classes), those of each half of the lesions at the temperature that suits the other half: found
+    as jobs find it that calibrate."""
+    second = np.array(second_half(lesions.tolist(), labels, 0))
     answered = np.empty_like(logits)
-    for half in (first, ~first):
-        answered[half] = _softmax(logits[half] / temperature(logits[~half], labels[~half]))
+    for half in (second, ~second):
+        answered[half] = _softmax(logits[half] / temperature(_losses(logits[~half], labels[~half])))
     return answered
-
-
-def halves(lesions: npt.NDArray[np.str_]) -> tuple[list[str], list[str]]:
-    """The lesions divided in two, in the order of their hashes."""
-    ordered = in_hash_order({str(each) for each in lesions}, 0)
-    return ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]
 
 
 def _softmax(logits: Floats) -> Floats:
@@ -87,11 +83,10 @@ def _softmax(logits: Floats) -> Floats:
     return found
 
 
-def temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
-    """By which logits are divided so that their likelihood is greatest (Guo et al., arXiv:1706.04599, section 4.2)."""
+def _losses(logits: Floats, labels: npt.NDArray[np.int64]) -> Floats:
+    """The sum of negative log-likelihoods at each of `TEMPERATURES`."""
     own = np.arange(len(labels)), labels
-    losses = [-float(np.log(_softmax(logits / each)[own] + 1e-300).sum()) for each in _TEMPERATURES]
-    return float(_TEMPERATURES[int(np.argmin(losses))])
+    return np.array([-np.log(_softmax(logits / each)[own] + 1e-300).sum() for each in TEMPERATURES])
 
 
 def report(paths: Sequence[Path], output: Path | None) -> int:
@@ -163,10 +158,11 @@ def _told(scored: Scored) -> dict[str, list[float]]:
 def _table(rows: Sequence[dict[str, Any]], runs: Sequence[Run]) -> str:
     names = list(dict.fromkeys(row["contender"] for row in rows))
     recipe = runs[0].recipe
+    lengths = {run.recipe["contender"]: (run.recipe["rounds"], run.recipe["images"]) for run in runs}
     told = (
-        f"{recipe['arch']}, {recipe['weights']}, {recipe['size']} pixels, {recipe['rounds']} rounds (or epochs), rate "
-        f"{recipe['rate']} {recipe['optimizer']}, batches of {recipe['batch']}, balance {recipe['balance']}, "
-        f"{recipe['strategy']}; {recipe['data']}"
+        f"{recipe['arch']}, {recipe['weights']}, {recipe['size']} pixels, rate {recipe['rate']} {recipe['optimizer']}, "
+        f"batches of {recipe['batch']}, balance {recipe['balance']}, {recipe['strategy']}; {recipe['data']}. "
+        + "; ".join(_length(name, *lengths[name]) for name in ("pooled", "federated") if name in lengths)
     )
     lines = [
         f"{told}. Means over seeds {sorted({run.recipe['seed'] for run in runs})}; in brackets the ends of "
@@ -181,6 +177,12 @@ def _table(rows: Sequence[dict[str, Any]], runs: Sequence[Run]) -> str:
         seconds = float(np.mean([row["seconds"] for row in some]))
         lines.append(f"| {name} | {len(some)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
     return "\n".join([*lines, "", *_more(rows), "", *_verdicts(rows)])
+
+
+def _length(contender: str, rounds: int, images: int | None) -> str:
+    if contender == "pooled":
+        return f"pooled (and alone) {rounds} passes"
+    return f"federated {rounds} rounds" + ("" if images is None else f" of at most {images} pictures a hospital")
 
 
 def _cell(ends: Floats) -> str:

@@ -11,7 +11,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from concilia_kit.classification import LESIONS, Classification
@@ -62,10 +62,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Site:
-    """One hospital's pictures that have a file, divided by lesion; `missing` counts rows without a file.
-
-    `validation` is empty unless it was asked for (`with_validation`).
-    """
+    """One hospital's pictures that have a file, divided by lesion; `missing` counts rows without a file."""
 
     name: str
     source: str
@@ -73,26 +70,15 @@ class Site:
     held_out: tuple[Picture, ...]
     missing: int
     classification: Classification = LESIONS
-    validation: tuple[Picture, ...] = ()
 
     def overlapping_lesions(self) -> int:
         """Lesions on more than one side, counted from the lists that are used."""
-        sides = ({picture.lesion for picture in side} for side in (self.training, self.held_out, self.validation))
+        sides = ({picture.lesion for picture in side} for side in (self.training, self.held_out))
         return sum(count > 1 for count in Counter(lesion for side in sides for lesion in side).values())
-
-    def with_validation(self, seed: int, share: float = split.VALIDATION_SHARE) -> Site:
-        """The same with lesions of the training side set aside, as `split.set_aside` has it."""
-        trained = (*self.training, *self.validation)
-        halves = split.set_aside({picture.lesion: picture.label for picture in trained}, seed, share)
-        return replace(
-            self,
-            training=tuple(picture for picture in trained if picture.lesion in halves.training),
-            validation=tuple(picture for picture in trained if picture.lesion in halves.held_out),
-        )
 
     def accept(self, broken: int, share: float) -> None:
         """Raise `TooManyUnreadable` where missing and `broken` pictures exceed `share` of the site's rows."""
-        rows = len(self.training) + len(self.validation) + len(self.held_out) + self.missing
+        rows = len(self.training) + len(self.held_out) + self.missing
         if (unreadable := self.missing + broken) > share * rows:
             raise TooManyUnreadable(
                 f"{unreadable} of {rows} pictures cannot be found or decoded, more than the {share:.1%} accepted; "
@@ -153,9 +139,7 @@ def read(folder: Path, classification: Classification = LESIONS) -> Folder:
 def shared_lesions(sites: Iterable[Site]) -> int:
     """Lesions that more than one of these sites has, on whichever side."""
     owners = Counter(
-        lesion
-        for site in sites
-        for lesion in {picture.lesion for picture in (*site.training, *site.validation, *site.held_out)}
+        lesion for site in sites for lesion in {picture.lesion for picture in (*site.training, *site.held_out)}
     )
     return sum(count > 1 for count in owners.values())
 

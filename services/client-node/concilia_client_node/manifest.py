@@ -29,7 +29,7 @@ NAME = "split.json"
 
 
 class Side(StrEnum):
-    """What a lesion is for. Those of `Site.validation` are of the training side."""
+    """What a lesion is for."""
 
     TRAINING = "training"
     HELD_OUT = "held_out"
@@ -118,7 +118,7 @@ class Changes:
 
 def of_site(site: Site, seed: int, classes: Sequence[str], files: Fingerprints, before: Manifest | None) -> Manifest:
     """The manifest of a site. `before`: what is remembered from."""
-    sides = ((Side.TRAINING, (*site.training, *site.validation)), (Side.HELD_OUT, site.held_out))
+    sides = ((Side.TRAINING, site.training), (Side.HELD_OUT, site.held_out))
     entries = [_entry(picture, side, classes, files) for side, pictures in sides for picture in pictures]
     there = {entry.lesion for entry in entries}
     known = before.sides() if before is not None else Split(frozenset(), frozenset())

@@ -19,7 +19,6 @@ from typing import Self
 import numpy as np
 
 HELD_OUT_SHARE = 0.2
-VALIDATION_SHARE = 0.1  # of the training side
 
 
 class Scheme(StrEnum):
@@ -129,15 +128,6 @@ def hold_out(labels: Mapping[str, int], seed: int, share: float = HELD_OUT_SHARE
         new = in_hash_order((each for each in lesions if each not in known), seed)
         held_out.update(new[: max(0, count - kept)])
     return Split(frozenset(labels.keys() - held_out), frozenset(held_out))
-
-
-def set_aside(labels: Mapping[str, int], seed: int, share: float = VALIDATION_SHARE) -> Split:
-    """Divide a training side's lesions (lesion to class) once more, by the rule of `hold_out`.
-
-    Its `held_out` are for choosing settings and for calibration, so that neither is done on what a model was trained
-    on, nor on what it is judged by.
-    """
-    return hold_out(labels, seed, share)
 
 
 def stratified_cap(labels: Sequence[int], limit: int, seed: int) -> list[int]:

@@ -62,7 +62,7 @@ def nothing_is_shared(sites: list[Site], folder: Folder) -> None:
     owners: dict[str, set[tuple[int, str]]] = {}
     images: Counter[str] = Counter()
     for number, site in enumerate(sites):
-        for side in ("training", "validation", "held_out"):
+        for side in ("training", "held_out"):
             for picture in getattr(site, side):
                 owners.setdefault(picture.lesion, set()).add((number, side))
                 images[picture.image] += 1
@@ -76,7 +76,6 @@ def test_no_lesion_is_on_two_sides_or_at_two_sites(division: str, folder: Folder
     sites = sites_of(folder, division, seed)
     nothing_is_shared(sites, folder)
     assert dataset.shared_lesions(sites) == sum(site.overlapping_lesions() for site in sites) == 0
-    nothing_is_shared([site.with_validation(seed) for site in sites], folder)
 
 
 @pytest.mark.skipif(not HAM10000.is_dir(), reason="HAM10000 does not lie beside the checkout")
@@ -131,24 +130,3 @@ def test_without_that_memory_a_growing_folder_moves_lesions() -> None:
 @given(labels, seeds)
 def test_nothing_remembered_is_as_if_nothing_were_said(found: dict[str, int], seed: int) -> None:
     assert split.hold_out(found, seed, before=Split(frozenset(), frozenset())) == split.hold_out(found, seed)
-
-
-@given(labels, seeds)
-def test_a_tenth_of_each_class_is_set_aside(found: dict[str, int], seed: int) -> None:
-    halves = split.set_aside(found, seed)
-    assert halves.training | halves.held_out == found.keys()
-    for label, count in Counter(found.values()).items():
-        aside = sum(found[lesion] == label for lesion in halves.held_out)
-        assert aside == min(count - 1, max(1, round(0.1 * count)))
-
-
-@given(folders(), seeds)
-def test_validation_is_taken_from_the_training_side_alone(folder: Folder, seed: int) -> None:
-    plain = dataset.choose(folder, SiteChoice.parse("all"), seed)
-    site = plain.with_validation(seed)
-    assert plain.validation == ()
-    assert site.held_out == plain.held_out
-    assert sorted((*site.training, *site.validation), key=str) == sorted(plain.training, key=str)
-    assert {each.lesion for each in site.validation}.isdisjoint(each.lesion for each in site.training)
-    assert site.with_validation(seed) == site
-    assert site.overlapping_lesions() == 0
