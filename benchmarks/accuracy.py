@@ -60,6 +60,8 @@ class Recipe:
     mixup: float
     optimizer: str
     strategy: str
+    server_rate: float | None
+    momentum: float | None
     head_rounds: int
     images: int | None
 
@@ -84,7 +86,8 @@ class Recipe:
             max_images=self.images,
         )
         schedule = Schedule(whole_job=True, warm_up=0.5, head_rounds=self.head_rounds)
-        return Plan(Strategy(name=self.strategy), local, self.rounds, 1, self.seed, schedule=schedule)
+        strategy = Strategy(name=self.strategy, server_rate=self.server_rate, beta1=self.momentum)
+        return Plan(strategy, local, self.rounds, 1, self.seed, schedule=schedule)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,6 +134,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mixup", type=float, default=0.0)
     parser.add_argument("--optimizer", default="sgd")
     parser.add_argument("--strategy", default="fedavg")
+    parser.add_argument("--server-rate", type=float, help="of a server's optimiser (default: the strategy's)")
+    parser.add_argument("--momentum", type=float, help="of a server's optimiser (default: the strategy's)")
     parser.add_argument("--head-rounds", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--out", type=Path, default=Path("var/accuracy"))
@@ -149,7 +154,8 @@ def _wanted(options: argparse.Namespace, source: str, sites: int) -> list[Recipe
             source, options.arch.value, weights, options.size, contender, seed,
             options.rounds if contender == FEDERATED else options.passes, options.epochs, options.batch,
             options.rate, options.decay, options.balance.value, options.smoothing, options.mixup, options.optimizer,
-            options.strategy, options.head_rounds, options.images if contender == FEDERATED else None,
+            options.strategy, options.server_rate, options.momentum, options.head_rounds,
+            options.images if contender == FEDERATED else None,
         )
         for contender in contenders
         for seed in options.seeds
