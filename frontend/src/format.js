@@ -62,7 +62,18 @@ export const architecture = (name) =>
     mobilenet_v2: "MobileNetV2",
     efficientnet_b0: "EfficientNet-B0",
     convnext_tiny: "ConvNeXt-Tiny",
+    resnet18_gn: "ResNet-18 with group normalisation",
+    mobilenet_v2_gn: "MobileNetV2 with group normalisation",
   })[name] ?? name;
+
+/** What differential privacy cost a hospital's lesions, in a word: the smaller, the less can be told of any of them. */
+export const privacyWords = ({ epsilon, delta }) => `ε ${epsilon.toFixed(2)} at δ ${delta.toExponential(0)}`;
+
+/** What a job asks of privacy, in a sentence. */
+export const privacySentence = (privacy) =>
+  privacy
+    ? `differential privacy, a lesion with all its pictures at a time: noise ${privacy.noise} times the clipping norm of ${privacy.clip}`
+    : "no differential privacy";
 
 /** What is sent of an update, in a sentence; a job from before there were encodings has none. */
 export function encodingSentence({ name = "none", share = null, zstd = false } = {}) {

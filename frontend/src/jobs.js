@@ -4,6 +4,7 @@ export const PHASES = {
   baseline: { label: "measuring the start", what: "Hospitals evaluate the initial model." },
   opening: { label: "opening a round", what: "The next round is written on the ledger." },
   training: { label: "training", what: "Hospitals train, sign and upload." },
+  unmasking: { label: "unmasking", what: "Hospitals agree to a sum, and take the masks off it." },
   folding: { label: "aggregating", what: "Confirmed updates are checked and averaged." },
   evaluating: { label: "evaluating", what: "Hospitals evaluate the new model." },
   publishing: { label: "publishing", what: "The finished model is written on the ledger." },
@@ -14,8 +15,11 @@ export const PHASES = {
 
 export const ENDED = new Set(["finished", "failed", "stopped"]);
 
-/** The phases that repeat each round, in order. */
-export const ROUND_PHASES = ["opening", "training", "folding", "evaluating"];
+/** The phases that repeat each round of a job, in order: one more where the aggregator sees sums only. */
+export const roundPhases = (spec) =>
+  spec.secure
+    ? ["opening", "training", "unmasking", "folding", "evaluating"]
+    : ["opening", "training", "folding", "evaluating"];
 
 /** A badge for where a job stands: its words and its look. */
 export function badge({ phase, paused }) {

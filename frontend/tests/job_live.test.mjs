@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { privacySentence, privacyWords } from "../src/format.js";
 import { hospitals, tally } from "../src/job/hospitals.js";
 import { NOTHING, reduce, unread, wanted } from "../src/job/live.js";
 import { reasonWords } from "../src/reasons.js";
@@ -210,4 +211,20 @@ test("a phase's beginning is remembered, within its round", () => {
   const state = play([snapshot(), job("folding", 1, 10), job("folding", 1, 12), job("evaluating", 1, 20)]);
   assert.deepEqual(state.since, { folding: 10, evaluating: 20 });
   assert.deepEqual(play([job("opening", 2, 30)], state).since, { opening: 30 });
+});
+
+test("what privacy cost a hospital stands beside it, and nothing where the job has none", () => {
+  const spent = { epsilon: 2.345, delta: 0.00001, noise: 1, clip: 1, rate: 0.1, steps: 10 };
+  const fields = { rounds: [round(1, { privacy: { [ADA]: spent }, progress: { [BOB]: { stage: "training" } } })] };
+  const rows = hospitals(play([snapshot(fields)]), 1);
+  assert.deepEqual(
+    rows.map((row) => [row.address, row.privacy]),
+    [
+      [ADA, spent],
+      [BOB, null],
+    ],
+  );
+  assert.equal(privacyWords(spent), "ε 2.35 at δ 1e-5");
+  assert.match(privacySentence({ noise: 1.5, clip: 1 }), /a lesion .* noise 1.5 times the clipping norm of 1$/);
+  assert.equal(privacySentence(undefined), "no differential privacy");
 });

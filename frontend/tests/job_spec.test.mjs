@@ -56,6 +56,18 @@ test("what FedBuff cannot be sent as is told before it is asked", () => {
   assert.deepEqual(jobSpec(values({ strategy: "fedbuff" }), "f".repeat(64)).strategy, { name: "fedbuff" });
 });
 
+test("privacy is described where it is chosen, and says what it cannot go with", () => {
+  const of = (changes) => jobSpec(values(changes), "f".repeat(64)).privacy;
+  const chosen = { privacy: "lesion", balance: "none", noise: "1.5", clip: "0.5" };
+  assert.equal(of({ noise: "1.5" }), undefined);
+  assert.deepEqual(of(chosen), { noise: 1.5, clip: 0.5 });
+  assert.deepEqual(faults(values(chosen)), {});
+  assert.deepEqual(faults(values({ noise: "x", clip: "x" })), {});
+  assert.deepEqual(Object.keys(faults(values({ ...chosen, noise: "0", clip: "0" }))), ["noise", "clip"]);
+  assert.deepEqual(Object.keys(faults(values({ ...chosen, balance: "loss" }))), ["balance"]);
+  assert.deepEqual(Object.keys(faults(values({ ...chosen, strategy: "qfedavg" }))), ["strategy"]);
+});
+
 test("weights that exist must be named", () => {
   assert.ok(faults(values({ weights: "model" })).model);
   assert.ok(faults(values({ weights: "artifact", artifact: "0xabc" })).artifact);

@@ -49,6 +49,24 @@ test("times come from what is written, then from what was heard", () => {
   assert.equal(heard[2].at, Date.parse(T("01:40")));
 });
 
+test("a secure round is unmasked before it is folded", () => {
+  const spec = { ...view().spec, secure: { threshold: 0.67 } };
+  const heard = { unmasking: Date.parse(T("01:30")), folding: Date.parse(T("01:40")) };
+  const state = at({ phase: "unmasking", rounds: [opened], spec }, { unmasking: heard.unmasking });
+  assert.deepEqual(states(state, 1), ["done", "done", "now", "next", "next"]);
+  const steps = timeline(at({ phase: "folding", rounds: [opened], spec }, heard), 1);
+  assert.deepEqual(
+    steps.map((step) => [step.phase, step.seconds]),
+    [
+      ["opening", null],
+      ["training", 30],
+      ["unmasking", 10],
+      ["folding", null],
+      ["evaluating", null],
+    ],
+  );
+});
+
 test("round 0 has one step", () => {
   assert.deepEqual(states(at({ phase: "baseline", round: 0 }), 0), ["now"]);
   assert.deepEqual(states(at({ rounds: [round(0, { pooled: scores(0.2) })] }), 0), ["done"]);

@@ -52,6 +52,8 @@ BETWEEN_MEMBERS = (
     "Value error, mixing goes before a robust strategy",
     "Value error, FLTrust needs a root",
     "Value error, 'parameters' are of strategies that other packages bring",
+    "Value error, no secure aggregation ",
+    "Value error, no groups with ",
     "Value error, 'file' goes with weights 'file', and only with it",
     "Value error, confusion must sum to images",
     "Value error, positives must agree with the confusion matrix",

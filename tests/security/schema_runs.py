@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import schemathesis
-from concilia_aggregator.assignments import MAX_WAIT
+from concilia_aggregator.watching import MAX_WAIT
 from concilia_kit.signing import ADDRESS_FORMAT
 from concilia_model import tus
 from eth_utils.address import to_checksum_address

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from concilia_aggregator import api as aggregator_api
+from concilia_aggregator.masking import api as masking_api
 from concilia_auth import api as auth_api
 from concilia_auth import browser
 from concilia_chain import api as chain_api
@@ -30,7 +31,7 @@ CALLER = "0x" + 20 * "11"
 ROUTERS = {
     "auth": (auth_api.router, auth_api.well_known),
     "model": (model_api.router,),
-    "aggregator": (aggregator_api.router,),
+    "aggregator": (aggregator_api.router, masking_api.router),
     "chain": (chain_api.router,),
 }
 ANYBODY, SESSION, BROWSER, EITHER, SIGNED_IN = "anybody", "session", "browser session", "either session", "signed in"

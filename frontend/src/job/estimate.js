@@ -7,6 +7,8 @@ export const MODEL_BYTES = {
   mobilenet_v2: 9_200_000,
   efficientnet_b0: 16_400_000,
   convnext_tiny: 111_400_000,
+  resnet18_gn: 44_800_000,
+  mobilenet_v2_gn: 9_000_000,
 };
 
 /** Bytes of an adapter by what it holds, as `make bench-adapters` measures them. */
@@ -16,6 +18,8 @@ export const ADAPTER_BYTES = {
   mobilenet_v2: { norms: 340_000, "lora:4": 640_000, "lora:8": 940_000, "lora:16": 1_530_000 },
   efficientnet_b0: { norms: 400_000, "lora:4": 1_080_000, "lora:8": 1_730_000, "lora:16": 3_000_000 },
   convnext_tiny: { norms: 120_000, "lora:4": 1_260_000, "lora:8": 2_390_000, "lora:16": 4_640_000 },
+  resnet18_gn: { norms: 70_000, "lora:4": 650_000, "lora:8": 1_230_000, "lora:16": 2_380_000 },
+  mobilenet_v2_gn: { norms: 190_000, "lora:4": 500_000, "lora:8": 800_000, "lora:16": 1_390_000 },
 };
 
 /** Bytes of an update by its encoding, of those of the model; rounded up from what was measured. */

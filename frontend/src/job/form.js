@@ -3,7 +3,7 @@
 import { architecture, brief, count, moment } from "../format.js";
 import { html, nothing } from "../html.js";
 import { MODEL_BYTES, quorumSentence } from "./estimate.js";
-import { calibrates, canCalibrate, strategyFields } from "./spec.js";
+import { calibrates, canCalibrate, isPrivate, strategyFields } from "./spec.js";
 
 /** The form's fields for `{values, faults, models, online}`. */
 export function fields({ values, faults, models, online }) {
@@ -157,6 +157,17 @@ export function fields({ values, faults, models, online }) {
             ["none", "are left as they are"],
           ]),
         )}
+        ${field(
+          "privacy",
+          "Differential privacy",
+          "Each lesion's part in a training step is cut to a length, and noise is added, so that nobody can tell well from the updates whether a lesion was there. It costs accuracy. Needs a network with group normalisation or ConvNeXt, or an adapter; hospitals count what it costs, and refuse what goes past their budgets.",
+          select("privacy", [
+            ["none", "none"],
+            ["lesion", "of lesions, with all their pictures"],
+          ]),
+        )}
+        ${isPrivate(values) ? field("noise", "Noise", "In multiples of the length. More noise, a smaller ε.", input("noise", { inputmode: "decimal" })) : nothing}
+        ${isPrivate(values) ? field("clip", "Length of a lesion's gradient, at most", "Longer ones are cut to it.", input("clip", { inputmode: "decimal" })) : nothing}
         ${field("seed", "Seed", "The same seed and pictures give the same draws again.", input("seed", { inputmode: "numeric" }))}
       </div>
     </details>`;

@@ -11,6 +11,7 @@ export const STAGES = {
   uploading: { label: "uploading", uploaded: false },
   submitting: { label: "signing", uploaded: true },
   submitted: { label: "submitted", uploaded: true },
+  unmasking: { label: "unmasking the sum", uploaded: true },
   evaluating: { label: "evaluating", uploaded: false },
   evaluated: { label: "evaluated", uploaded: false },
   refused: { label: "refused the task", uploaded: false },
@@ -22,10 +23,10 @@ export const siteOf = (state, address) => state.nodes.get(address)?.registration
 
 /**
  * A round's hospitals, by name: `{address, site, stage, fraction, detail, uploaded, collected, confirmed, rejected,
- * evaluated}`.
+ * evaluated, privacy}`.
  *
  * `collected` says that the update waits for its Merkle round's commitment; `confirmed` is `{block, transaction, latency}` once the ledger has the update, with seconds or null while unknown;
- * `rejected` the reason in words; `stage` null for a hospital that is online and was not heard of in this round.
+ * `privacy` what its updates of the job cost its lesions, where the job has differential privacy; `rejected` the reason in words; `stage` null for a hospital that is online and was not heard of in this round.
  */
 export function hospitals(state, number) {
   const round = state.view?.rounds.find((each) => each.round === number);
@@ -44,6 +45,7 @@ export function hospitals(state, number) {
     row(site.hospital).evaluated = true;
     row(site.hospital).site ??= site.site || null;
   }
+  for (const [address, spent] of Object.entries(round?.privacy ?? {})) row(address).privacy = spent;
   for (const { hospital, reason } of round?.rejected ?? []) row(hospital).rejected = reasonWords(reason);
   for (const event of ledgerEvents(state)) {
     if (event.round !== number) continue;
@@ -87,6 +89,7 @@ function blank(address, site) {
     confirmed: null,
     rejected: null,
     evaluated: false,
+    privacy: null,
   };
 }
 
@@ -99,7 +102,7 @@ function confirmation(state, { block, transaction }, hospital) {
 // The ledger may be ahead of what a node said last: an update that is on it was trained, uploaded and submitted.
 function settle(row) {
   if (row.confirmed) row.collected = false;
-  const submitted = ["submitted", "evaluating", "evaluated"].includes(row.stage);
+  const submitted = ["submitted", "unmasking", "evaluating", "evaluated"].includes(row.stage);
   if ((row.confirmed || row.collected) && !submitted) {
     Object.assign(row, { stage: "submitted", fraction: 1, detail: "" });
   }

@@ -1,6 +1,6 @@
 // One round on the live page: its phases as a timeline, its deadline, and what each hospital does in it.
 
-import { duration, percent, short } from "../format.js";
+import { duration, percent, privacyWords, short } from "../format.js";
 import { html, nothing, repeat } from "../html.js";
 import { hospitals, STAGES, tally } from "./hospitals.js";
 import { clock, outcome, remaining, timeline } from "./timeline.js";
@@ -93,6 +93,7 @@ function hospital(state, number, row) {
       <span class=${bad ? "wrong" : ""}>${words}${stage === "training" ? ` ${percent(fraction, 0)}` : nothing}</span>
       <progress aria-label="Progress of ${site ?? short(address)}" max="1" .value=${isBusy ? fraction : stage === null || bad ? 0 : 1}></progress>
       ${detail ? html`<span class="quiet detail">${detail}</span>` : nothing}
+      ${row.privacy ? html`<span class="quiet privacy" title="What its updates of this job cost its lesions together, by its own account: differential privacy, the unit is a lesion with all its pictures">${privacyWords(row.privacy)}, a lesion</span>` : nothing}
     </div>
     ${number === 0 ? nothing : html`<div class="chain">${onLedger(state, number, row, confirmed, rejected)}</div>`}
   </li>`;

@@ -35,6 +35,9 @@ export const DEFAULTS = {
   sensitivity: "90",
   balance: "loss",
   schedule: "round",
+  privacy: "none",
+  noise: "1",
+  clip: "1",
   seed: "0",
 };
 
@@ -55,6 +58,8 @@ export const LIMITS = {
   evaluate_every: { min: 1, max: 10_000, whole: true },
   held_out_cap: { min: 1, max: 2 ** 53, whole: true, optional: true },
   sensitivity: { min: 50, max: 100 },
+  noise: { min: 0.1, max: 1000 },
+  clip: { min: 1e-6, max: 1e6 },
   seed: { min: 0, max: 2 ** 32 - 1, whole: true },
 };
 
@@ -79,6 +84,9 @@ export const calibrates = ({ strategy, calibrate }) => calibrate === "yes" && !O
 
 /** Whether it can be. */
 export const canCalibrate = ({ strategy }) => !OWN.includes(strategy);
+
+/** Whether hospitals train with differential privacy. */
+export const isPrivate = ({ privacy }) => privacy === "lesion";
 
 /** Where services name a field of the description, and which field of the form that is. */
 const WHERE = {
@@ -110,6 +118,8 @@ const WHERE = {
   "schedule.whole_job": "schedule",
   "evaluation.max_images": "held_out_cap",
   "evaluation.flips": "flips",
+  "privacy.noise": "noise",
+  "privacy.clip": "clip",
   calibrate: "calibrate",
   sensitivity: "sensitivity",
   evaluate_every: "evaluate_every",
@@ -123,12 +133,19 @@ export function faults(values) {
   const shown = strategyFields(values);
   for (const [field, limits] of Object.entries(LIMITS)) {
     if (shown[field] === false || (field === "sensitivity" && !calibrates(values))) continue;
+    if ((field === "noise" || field === "clip") && !isPrivate(values)) continue;
     const wrong = numberFault(values[field], limits);
     if (wrong) found[field] = wrong;
   }
   if (values.strategy === "fedbuff" && LEAVES_OUT.test(values.encoding)) {
     found.encoding =
       "FedBuff needs updates as they are or in half precision: what the others leave out is lost with late work.";
+  }
+  if (isPrivate(values) && values.balance !== "none") {
+    found.balance = "With privacy they have to be left as they are: how many pictures a class has would show.";
+  }
+  if (isPrivate(values) && values.strategy === "qfedavg") {
+    found.strategy = "q-FedAvg goes by the loss on training pictures, which no noise would be on.";
   }
   if (values.weights === "model" && !values.model) found.model = "Choose one of the published models.";
   if (values.weights === "artifact" && !DIGEST.test(values.artifact.trim())) {
@@ -211,6 +228,7 @@ export function jobSpec(values, initial) {
     },
     evaluation: { max_images: optional(values.held_out_cap), ...(values.flips === "yes" ? { flips: true } : {}) },
     evaluate_every: Number(values.evaluate_every),
+    ...(isPrivate(values) ? { privacy: { noise: Number(values.noise), clip: Number(values.clip) } } : {}),
     ...(values.schedule === "job" ? { schedule: { whole_job: true, warm_up: 0.5 } } : {}),
     ...(calibrates(values) ? { calibrate: true, sensitivity: Number(values.sensitivity) / 100 } : {}),
   };

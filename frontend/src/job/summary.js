@@ -10,6 +10,7 @@ import {
   encodingSentence,
   moment,
   percent,
+  privacySentence,
   short,
   strategySentence,
 } from "../format.js";
@@ -76,6 +77,7 @@ function asked({ id, spec, created_at, created_by }) {
     ["Quorum", `${count(spec.quorum)} ${spec.quorum === 1 ? "hospital" : "hospitals"} a round`],
     ["Recording", spec.recording === "merkle" ? "a round's updates under one Merkle root" : "each update by itself"],
     ["Updates sent", encodingSentence(spec.encoding)],
+    ["Privacy", privacySentence(spec.privacy)],
     ["Evaluation", `${every(spec.evaluate_every)}${spec.evaluation.flips ? ", pictures from all sides" : ""}`],
     [
       "Calibration",

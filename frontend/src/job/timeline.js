@@ -1,6 +1,6 @@
 // A round's phases as a timeline: what is done, what is now, what comes next, and when. Pure.
 
-import { ENDED, PHASES, ROUND_PHASES } from "../jobs.js";
+import { ENDED, PHASES, roundPhases } from "../jobs.js";
 
 /**
  * The steps of a round: `{phase, label, what, state, at, seconds}`.
@@ -14,9 +14,10 @@ export function timeline(state, number) {
   const round = view.rounds.find((each) => each.round === number);
   const isCurrent = view.round === number;
   const times = timesOf(view, round, isCurrent ? since : {});
-  const at = isCurrent ? ROUND_PHASES.indexOf(view.phase) : -1;
+  const phases = roundPhases(view.spec);
+  const at = isCurrent ? phases.indexOf(view.phase) : -1;
   const over = !isCurrent || ENDED.has(view.phase) || view.phase === "publishing";
-  return ROUND_PHASES.map((phase, index) => ({
+  return phases.map((phase, index) => ({
     phase,
     label: PHASES[phase].label,
     what: PHASES[phase].what,
@@ -79,10 +80,12 @@ function timesOf(view, round, since) {
   const opened = ms(round?.opened_at);
   const closed = ms(round?.closed_at);
   const folding = closed === null ? (since.folding ?? null) : closed - round.seconds_folding * 1000;
+  const unmasking = since.unmasking ?? null;
   const next = ms(view.rounds.find((each) => each.round > (round?.round ?? 0) && each.opened_at)?.opened_at);
   return {
     opening: { at: since.opening ?? opened, seconds: span(since.opening, opened) },
-    training: { at: opened, seconds: span(opened, folding) },
+    training: { at: opened, seconds: span(opened, unmasking ?? folding) },
+    unmasking: { at: unmasking, seconds: span(unmasking, folding) },
     folding: { at: folding, seconds: span(folding, closed) },
     evaluating: { at: closed, seconds: span(closed, since.publishing ?? next) },
   };

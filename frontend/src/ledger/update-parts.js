@@ -1,7 +1,7 @@
 // The panels of an update's page: what was signed, how it was recorded, what the hospital measured.
 
 import { copyable } from "../copyable.js";
-import { bytes, count, decimal, duration, encodingSentence, moment, percent } from "../format.js";
+import { bytes, count, decimal, duration, encodingSentence, moment, percent, privacyWords } from "../format.js";
 import { html, nothing } from "../html.js";
 import { latency } from "./update-words.js";
 
@@ -53,8 +53,9 @@ export function measurements(metrics) {
       metrics === null
         ? html`<p class="quiet">The measurements themselves are not here any more; their hash on the ledger is.</p>`
         : html`<dl class="facts explained">
-            ${fact("Loss", decimal(metrics.loss), "How wrong the model was on the hospital's own training images, on average. Lower is better.")}
-            ${fact("Accuracy", percent(metrics.accuracy), "How many of those images it got right. Not a measure on unseen lesions.")}
+            ${metrics.privacy ? fact("Privacy", privacyWords(metrics.privacy), "What the hospital's updates of this job, up to this one, cost its lesions together, by its own account: with one lesion more or fewer they would have come out as they did with nearly the same probability. Loss and accuracy are not told: no noise would be on them.") : nothing}
+            ${metrics.loss === undefined ? nothing : fact("Loss", decimal(metrics.loss), "How wrong the model was on the hospital's own training images, on average. Lower is better.")}
+            ${metrics.accuracy === undefined ? nothing : fact("Accuracy", percent(metrics.accuracy), "How many of those images it got right. Not a measure on unseen lesions.")}
             ${fact("Images", count(metrics.images), `Of ${count(metrics.lesions)} lesions${metrics.skipped_images ? `; ${count(metrics.skipped_images)} could not be read` : ""}.`)}
             ${fact("Epochs", count(metrics.epochs), "How often training went through all images.")}
             ${fact("Training", duration(metrics.seconds_training), "On the hospital's own machine.")}

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from concilia_kit.problems import MEDIA_TYPE, Problem
 
 MAX_BODY = 64 * 1024
-"""Bytes. The largest JSON a service takes, an evaluation's histograms, needs a third of it."""
+"""Bytes, where a service does not say otherwise. An evaluation's histograms need a third of it."""
 BODY_SECONDS = 20.0
 """Until all of a small body has come: 3 KB a second for the largest."""
 

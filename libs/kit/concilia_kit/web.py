@@ -32,7 +32,7 @@ from starlette.exceptions import HTTPException
 
 from concilia_kit import connections, describing, logs, metrics, serving
 from concilia_kit.admission import RETRY_SECONDS, Admission, Places
-from concilia_kit.bodies import BodyLimit
+from concilia_kit.bodies import MAX_BODY, BodyLimit
 from concilia_kit.caching import NotKept
 from concilia_kit.health import Check, readiness
 from concilia_kit.listening import bind as bind
@@ -65,13 +65,14 @@ def application(
     lifespan: Lifespan | None = None,
     streamed: tuple[str, ...] = (),
     registry: CollectorRegistry | None = None,
+    max_body: int = MAX_BODY,
 ) -> FastAPI:
     """A FastAPI application with the behaviour all services share.
 
     `ready` names what the service depends on; each check raises where its dependency does not answer.
-    Bodies are bounded (see `bodies`) but below the paths in `streamed`, which bound their own. So is what is done at
-    one time (see `admission`), health and metrics excepted. `registry` has the service's own metrics; `/metrics` shows
-    them and those of HTTP, whose label `service` is the title's last words.
+    Bodies are bounded to `max_body` bytes (see `bodies`) but below the paths in `streamed`, which bound their own. So
+    is what is done at one time (see `admission`), health and metrics excepted. `registry` has the service's own
+    metrics; `/metrics` shows them and those of HTTP, whose label `service` is the title's last words.
     What is refused for who asks is logged by `app.state.refusals`; nobody keeps an answer unless its route says so.
     `app.state.closing` is set as soon as the service was told to stop: an answer that has no end of its own ends then.
     """
@@ -89,7 +90,7 @@ def application(
     refusals = app.state.refusals = Refusals()
     service = _service_name(title)
     app.state.places = Places(service, known)
-    app.add_middleware(BodyLimit, streamed=streamed)
+    app.add_middleware(BodyLimit, limit=max_body, streamed=streamed)
     app.add_middleware(Admission, places=app.state.places, streamed=streamed)
     app.add_middleware(CorrelationIdMiddleware, header_name="X-Request-ID", update_request_header=True)
     app.add_middleware(NotKept)

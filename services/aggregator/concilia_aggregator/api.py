@@ -23,7 +23,7 @@ from fastapi.security import HTTPAuthorizationCredentials
 from fastapi.sse import EventSourceResponse
 
 from concilia_aggregator import views
-from concilia_aggregator.assignments import MAX_WAIT, Assignments
+from concilia_aggregator.assignments import Assignments
 from concilia_aggregator.card.facts import gather
 from concilia_aggregator.card.page import card
 from concilia_aggregator.errors import (
@@ -45,6 +45,7 @@ from concilia_aggregator.jobs import Jobs
 from concilia_aggregator.store import Store
 from concilia_aggregator.verification.records import Verifications, shown
 from concilia_aggregator.wakeup import Wakeup
+from concilia_aggregator.watching import MAX_WAIT
 
 router = APIRouter(prefix="/v1")
 

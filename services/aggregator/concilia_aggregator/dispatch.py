@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from concilia_kit.wire.jobs import JobSpec, Phase
-from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, LocalTraining, Personal, Task, TrainTask
+from concilia_kit.wire.masking import Survivors
+from concilia_kit.wire.training import (
+    EVALUATE_TASK,
+    TRAIN_TASK,
+    UNMASK_TASK,
+    EvaluateTask,
+    LocalTraining,
+    Personal,
+    Task,
+    TrainTask,
+    UnmaskTask,
+)
 
 from concilia_aggregator import rounds, schedules, strategies
 from concilia_aggregator.rounds import JobState
@@ -34,23 +45,39 @@ def evaluations(job: str, spec: JobSpec, state: JobState) -> list[OutboxRow]:
     return [OutboxRow(job=job, hospital=address, name=EVALUATE_TASK, task=task) for address in sorted(state.cohort)]
 
 
-def assigned(
-    job: str, spec: JobSpec, state: JobState, hospital: str, abilities: frozenset[str], now: float
-) -> Task | None:
-    """What a job asks of one hospital now, by its state alone: it may have been done already.
+def unmaskings(job: str, spec: JobSpec, state: JobState, survivors: Survivors) -> list[OutboxRow]:
+    """Agree to a sum, and unmask it: for those that are in it."""
+    task = _unmasking(job, spec, state, survivors).model_dump(mode="json")
+    return [OutboxRow(job=job, hospital=address, name=UNMASK_TASK, task=task) for address in survivors.survivors]
 
-    A round that waits for all who are there also takes one that comes while it is open. One that is being folded still
-    asks its cohort: an update whose file was lost is to be brought again.
+
+def assigned(
+    job: str,
+    spec: JobSpec,
+    state: JobState,
+    hospital: str,
+    abilities: frozenset[str],
+    now: float,
+    survivors: Survivors | None = None,
+) -> Task | None:
+    """What a job asks of one hospital now, by its state alone: it may have been done already. `survivors` of a round
+    that is being unmasked.
+
+    A round that waits for all who are there also takes one that comes while it is open, but a secure one, whose masks
+    are of those it began with. One that is being folded still asks its cohort: an update whose file was lost is to be
+    brought again.
     """
     if state.stopping or state.deadline is None or now > state.deadline:
         return None
     asked = hospital in state.cohort
-    takes_others = state.phase is Phase.TRAINING and spec.over_selection is None
+    takes_others = state.phase is Phase.TRAINING and spec.over_selection is None and spec.secure is None
     if takes_others or (asked and state.phase in {Phase.TRAINING, Phase.FOLDING}):
         task = _training(job, spec, state)
         if spec.encoding.needs <= abilities:
             task = task.model_copy(update={"encoding": spec.encoding})
         return task
+    if state.phase is Phase.UNMASKING and asked and survivors is not None:
+        return _unmasking(job, spec, state, survivors)
     if state.phase in {Phase.BASELINE, Phase.EVALUATING} and asked:
         return _evaluation(job, spec, state)
     return None
@@ -66,6 +93,18 @@ def _training(job: str, spec: JobSpec, state: JobState) -> TrainTask:
         deadline=rounds.state_deadline(state),
         local=_local(spec, state.round),
         asynchronous=spec.strategy.asynchronous,
+        classification=spec.classification,
+        secure=spec.secure,
+        privacy=spec.privacy,
+    )
+
+
+def _unmasking(job: str, spec: JobSpec, state: JobState, survivors: Survivors) -> UnmaskTask:
+    return UnmaskTask(
+        job=job,
+        round=state.round,
+        deadline=rounds.state_deadline(state),
+        survivors=survivors,
         classification=spec.classification,
     )
 

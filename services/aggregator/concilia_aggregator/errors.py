@@ -81,3 +81,27 @@ class EventsUnavailable(Unavailable):
     """Redis, which carries the events, does not answer."""
 
     code = "events_unavailable"
+
+
+class MaskingConflict(Conflict):
+    """A hospital left another message of that kind in the round's room; it does not change."""
+
+    code = "masking_conflict"
+
+
+class MaskingStageOver(Conflict):
+    """The round's masking is further than that, or went on without the hospital."""
+
+    code = "masking_stage_over"
+
+
+class MaskingNotReady(Conflict):
+    """The round's masking is not that far yet."""
+
+    code = "masking_not_ready"
+
+
+class MaskingInvalid(Unprocessable):
+    """A message does not fit the round's masking."""
+
+    code = "masking_invalid"

@@ -20,6 +20,7 @@ from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.chain import LedgerRound, LedgerUpdate, Reason, Rejection, RoundStatus
 from concilia_kit.wire.encoding import PLAIN, Encoding
 from concilia_kit.wire.jobs import JobSpec
+from concilia_kit.wire.masking import Unmasking
 
 from concilia_aggregator import staleness, strategies
 from concilia_aggregator.artifacts import ArtifactNotFound, Artifacts
@@ -27,6 +28,8 @@ from concilia_aggregator.errors import UpdateChanged
 from concilia_aggregator.facts import RoundFacts
 from concilia_aggregator.folding import Recipe, fold, remember
 from concilia_aggregator.ledger import Ledger
+from concilia_aggregator.masking import screening as masked_screening
+from concilia_aggregator.masking.screening import Sharers
 from concilia_aggregator.metrics import RoundMetrics
 from concilia_aggregator.partials import Member
 from concilia_aggregator.screening import Base, Limits, screen
@@ -42,13 +45,15 @@ _log = logs.get(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """What a verdict depends on besides the limits: an update's bytes, the model it updates, its samples."""
+    """What a verdict depends on besides the limits: an update's bytes, the model it updates, its samples. `roster`: of
+    a masked one, by which."""
 
     base: str
     digest: str
     samples: int
     registered: int | None
     encoding: Encoding
+    roster: str | None = None
 
 
 _Identity = tuple[int, int, int, int]
@@ -86,17 +91,19 @@ class Folder:
         registered: Mapping[str, int],
         encoding: Encoding = PLAIN,
         asynchronous: bool = False,
+        sharers: Sharers | None = None,
     ) -> LedgerRound:
         """Screen what was not screened before; rejections are on the chain when this returns.
 
         An update in another encoding than the job's, or none, counts as malformed; one that is late where the job is
-        not `asynchronous`, or later than can be, has no credible weight (`staleness`).
+        not `asynchronous`, or later than can be, has no credible weight (`staleness`). Of a secure round those of
+        `sharers` count, masked by its roster (`masking.screening`).
 
         To be called again as updates come, also while the round takes more: what was read once is not read again.
         Returns the round with its rejections; `lost` says of which hospitals no file can be read now, which the store
         had: they are waited for until the round's deadline. Raises `Problem` where a service does not answer.
         """
-        verdicts, lost = self._screened(recorded, registered, encoding)
+        verdicts, lost = self._screened(recorded, registered, encoding, sharers)
         # What the store lost is no hospital's fault. Each that is there brings its own again, while there is time.
         self.lost = frozenset(lost) if time.time() <= recorded.deadline else frozenset()
         screened: list[LedgerUpdate] = []
@@ -113,12 +120,14 @@ class Folder:
                 rejected += 1
             screened.append(item.model_copy(update={"reason": reason}))
         result = recorded.model_copy(update={"updates": tuple(screened), "rejected": recorded.rejected + rejected})
-        if self._summing is not None and recorded.status is RoundStatus.OPEN and not asynchronous:
+        is_summed = sharers is None and not asynchronous
+        if self._summing is not None and recorded.status is RoundStatus.OPEN and is_summed:
             self._summing.ask(result)
         return result
 
-    def fold(self, recorded: LedgerRound, spec: JobSpec) -> str:
-        """Fold a screened round's accepted updates, store the global model; returns its digest.
+    def fold(self, recorded: LedgerRound, spec: JobSpec, masking: Unmasking | None = None) -> str:
+        """Fold a screened round's accepted updates, store the global model; returns its digest. `masking`: what takes
+        the masks off a secure round's sum.
 
         Raises `UpdateChanged` where a file is not the one that was screened: then the round is to be screened again.
         """
@@ -127,14 +136,16 @@ class Folder:
         )
         self._directory.mkdir(parents=True, exist_ok=True)
         target = self._directory / f"{recorded.job[:16]}-{recorded.round}.safetensors"
-        facts = _facts(recorded, spec, contributions)
-        ahead = self._ahead(recorded, spec)
+        facts = _facts(recorded, spec, contributions) if masking is None else None
+        ahead = self._ahead(recorded, spec) if masking is None else Ahead((), frozenset())
         direct = [item for item in contributions if Member(item.digest, item.samples) not in ahead.members]
         state = target.with_suffix(".state")
         try:
             files, base = [self._unchanged(item.digest) for item in direct], self._open(recorded.base)
             adapter = Adapter.of(base.header.metadata)
-            recipe = Recipe(spec.architecture, recorded.round, spec.strategy, facts=facts, adapter=adapter)
+            recipe = Recipe(
+                spec.architecture, recorded.round, spec.strategy, facts=facts, adapter=adapter, masking=masking
+            )
             samples, keys = [item.samples for item in direct], self._artifacts.keys
             known = recipe.state_before(base)
             before = None if known is None else self._open(known)
@@ -151,7 +162,7 @@ class Folder:
             state.unlink(missing_ok=True)
         return digest
 
-    def fold_again(self, recorded: LedgerRound, spec: JobSpec) -> str:
+    def fold_again(self, recorded: LedgerRound, spec: JobSpec, masking: Unmasking | None = None) -> str:
         """Make a closed round's global model once more, whose file was lost; its digest. Raises `UpdateChanged` where
         an update is lost too."""
         for item in recorded.accepted():
@@ -163,7 +174,7 @@ class Folder:
                 raise UpdateChanged(f"the file of update {digest[:12]}… is gone") from error
             if digest_of(path, self._artifacts.keys) != digest:
                 raise UpdateChanged(f"the file of update {digest[:12]}… has changed")
-        return self.fold(recorded, spec)
+        return self.fold(recorded, spec, masking)
 
     def size(self, recorded: LedgerRound) -> int:
         """Bytes of a round's accepted updates, which were folded just now."""
@@ -199,16 +210,21 @@ class Folder:
         return TensorFile.open(self._artifacts.fetch(digest), self._artifacts.keys)
 
     def _screened(
-        self, recorded: LedgerRound, registered: Mapping[str, int], encoding: Encoding
+        self,
+        recorded: LedgerRound,
+        registered: Mapping[str, int],
+        encoding: Encoding,
+        sharers: Sharers | None = None,
     ) -> tuple[dict[str, Reason | None], set[str]]:
         """By hospital what screening says of updates that the ledger shows no rejection of; and of which hospitals the
         store lost the file."""
+        open_ = [item for item in recorded.updates if item.reason is None]
+        signed = {} if sharers is None else {item.update.hospital: sharers.fault(item) for item in open_}
+        most, roster = (registered, None) if sharers is None else (sharers.samples, sharers.roster)
         asked = {
-            item.update.hospital: _Judged(
-                recorded.base, item.update.digest, item.update.samples, registered.get(item.update.hospital), encoding
-            )
-            for item in recorded.updates
-            if item.reason is None
+            name: _Judged(recorded.base, item.update.digest, item.update.samples, most.get(name), encoding, roster)
+            for item in open_
+            if signed.get(name := item.update.hospital) is None
         }
         lost: set[_Judged] = set()
         missing: set[_Judged] = set()
@@ -230,6 +246,7 @@ class Folder:
             for hospital, each in asked.items()
             if each not in lost
         }
+        found |= {hospital: reason for hospital, reason in signed.items() if reason is not None}
         for kept in (self._verdicts, self._files):
             while len(kept) > max(_KEPT, len(asked)):
                 kept.popitem(last=False)
@@ -268,6 +285,12 @@ class Folder:
             return Reason.ARTIFACT_MISSING, None
         try:
             update = TensorFile.open(path, self._artifacts.keys)
+            if asked.roster is not None:
+                most, keys = asked.registered, self._artifacts.keys
+                found = masked_screening.screen(
+                    update, base.file, asked.samples, most, asked.roster, asked.digest, keys
+                )
+                return found, file
             expect(update, asked.encoding)
         except MalformedFile:
             is_other = digest_of(path, self._artifacts.keys) != asked.digest

@@ -6,6 +6,8 @@ Same updates, same strategy: same bytes, and so the same digest; the verifier ca
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,11 @@ from concilia_kit.encodings import staleness_of
 from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.tensorfile import TensorFile, TensorSpec, TensorWriter
 from concilia_kit.wire.adapter import Adapter
+from concilia_kit.wire.masking import Unmasking
 from concilia_kit.wire.strategy import Strategy as StrategySpec
 from concilia_kit.wire.training import STATE, Architecture, state_name
 
-from concilia_aggregator import strategies
+from concilia_aggregator import strategies, unmasking
 from concilia_aggregator.exact import is_summed
 from concilia_aggregator.facts import RoundFacts
 from concilia_aggregator.partials import Partial
@@ -31,6 +34,7 @@ from concilia_aggregator.windows import GROUP, Input, Window, stream
 ARCHITECTURE = "concilia.architecture"
 ARITHMETIC = "concilia.arithmetic"
 FACTS = "concilia.facts"
+MASKING = "concilia.masking"
 ROUND = "concilia.round"
 STRATEGY = "concilia.strategy"
 
@@ -53,6 +57,9 @@ class Recipe:
     """Digest of the artifact with what the strategy remembers after this round."""
     adapter: Adapter | None = None
     """What the model is an adapter of, and over which trunk: the base's, whose file says so too."""
+    masking: Unmasking | None = None
+    """Where updates were masked, how they become sums. There are no `facts` then: strategies go by the means of groups,
+    of which nobody said anything."""
 
     def metadata(self) -> dict[str, str]:
         """The recipe as a safetensors file's metadata."""
@@ -64,6 +71,7 @@ class Recipe:
             **({} if self.facts is None else {FACTS: self.facts.text()}),
             **({} if self.state is None else {STATE: self.state}),
             **({} if self.adapter is None else self.adapter.metadata()),
+            **({} if self.masking is None else {MASKING: rfc8785.dumps(self.masking.model_dump(mode="json")).decode()}),
         }
 
     @classmethod
@@ -80,6 +88,7 @@ class Recipe:
                 RoundFacts.model_validate_json(metadata[FACTS]) if FACTS in metadata else None,
                 metadata.get(STATE),
                 Adapter.of(metadata),
+                Unmasking.model_validate_json(metadata[MASKING]) if MASKING in metadata else None,
             )
         except KeyError as error:
             raise ValueError(f"{model.path.name} carries no recipe") from error
@@ -121,24 +130,53 @@ def fold(
     `Additive`; `before` is what a `Stateful` one remembered after the last round. `threads`: how many compute, one a
     processor by default. Neither parts nor threads change a bit.
 
+    Of a recipe with `masking` the updates are masked ones, those of its survivors in their order, and `facts` are None.
+    What is folded are the means of its groups, each with its group's samples: of a `Blockwise` strategy as they are
+    unmasked, of others in files beside `target` that are gone afterwards (sealed as it is).
+
     Raises `ValueError` for no updates, for an encoded or late one without its base, for a strategy that goes by more
     than its updates without it, and for values that are not finite, `StrategyUnknown`, `KeyError`, `MalformedFile`,
     `OSError`.
     """
     if not updates and not partials:
         raise ValueError("nothing to fold")
-    inputs = [Input.open(update, base) for update in updates]
-    if recipe.strategy.asynchronous:
-        if partials:
-            raise ValueError("sums by samples say nothing of updates that are weighed by their staleness")
-        inputs, samples = _buffered(inputs, base)
-    specs = inputs[0].reader.tensors if inputs else partials[0].tensors
-    with TensorWriter(target, specs, recipe.metadata(), lasting=False, keys=keys) as writer:
-        for block in blocks(inputs, samples, recipe, specs, writer.order, partials, threads, base=base, before=before):
-            writer.append(block)  # hashed and written while the next ones are computed
+    with _inputs(updates, samples, recipe, target, base, keys, threads) as (inputs, weights):
+        if recipe.strategy.asynchronous:
+            if partials:
+                raise ValueError("sums by samples say nothing of updates that are weighed by their staleness")
+            inputs, weights = _buffered(inputs, base)
+        specs = inputs[0].reader.tensors if inputs else partials[0].tensors
+        with TensorWriter(target, specs, recipe.metadata(), lasting=False, keys=keys) as writer:
+            made = blocks(inputs, weights, recipe, specs, writer.order, partials, threads, base=base, before=before)
+            for block in made:
+                writer.append(block)  # hashed and written while the next ones are computed
     if base is not None:
         base.forget()
     return writer.digest
+
+
+@contextlib.contextmanager
+def _inputs(
+    updates: Sequence[TensorFile],
+    samples: Sequence[int],
+    recipe: Recipe,
+    target: Path,
+    base: TensorFile | None,
+    keys: Keyring,
+    threads: int | None,
+) -> Iterator[tuple[list[Input], Sequence[int]]]:
+    """What is folded, and by how many samples: updates as they are, or the means of masked ones."""
+    if recipe.masking is None:
+        yield [Input.open(update, base) for update in updates], samples
+        return
+    if base is None or recipe.facts is not None or recipe.strategy.asynchronous:
+        raise ValueError("masked updates are folded with their base, by nothing but their sums")
+    if isinstance(recipe.made(), Blockwise):
+        yield unmasking.readers(updates, samples, recipe.masking, base)  # each block is read once
+        return
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as folder:
+        files, behind = unmasking.means(updates, samples, recipe.masking, base, Path(folder), keys, threads)
+        yield [Input.open(file, base) for file in files], behind
 
 
 def _buffered(inputs: list[Input], base: TensorFile | None) -> tuple[list[Input], list[int]]:
@@ -164,20 +202,21 @@ def remember(
     keys: Keyring = NO_KEYS,
 ) -> str:
     """Write what a `Stateful` strategy remembers after a round into `target`; the SHA-256 of its content. As `fold`."""
-    strategy, inputs = recipe.made(), [Input.open(update, base) for update in updates]
+    strategy = recipe.made()
     if not isinstance(strategy, Stateful):
         raise ValueError(f"{recipe.strategy.name} remembers nothing")
-    round_ = Remembering(strategy, inputs, samples, recipe.facts, recipe.round, base, before)
-    specs = {
-        state_name(what, name): TensorSpec(np.dtype(np.float32), spec.shape)
-        for name, spec in round_.floating.items()
-        for what in strategy.state
-    }
-    with TensorWriter(target, specs, {ROUND: str(recipe.round)}, lasting=False, keys=keys) as writer:
-        # One thing after another, in the order of the file; each goes over the updates once more.
-        for what in sorted(strategy.state, key=lambda what: state_name(what, "")):
-            for block in round_.kept(strategy.state.index(what), threads):
-                writer.append(block)
+    with _inputs(updates, samples, recipe, target, base, keys, threads) as (inputs, weights):
+        round_ = Remembering(strategy, inputs, weights, recipe.facts, recipe.round, base, before)
+        specs = {
+            state_name(what, name): TensorSpec(np.dtype(np.float32), spec.shape)
+            for name, spec in round_.floating.items()
+            for what in strategy.state
+        }
+        with TensorWriter(target, specs, {ROUND: str(recipe.round)}, lasting=False, keys=keys) as writer:
+            # One thing after another, in the order of the file; each goes over the updates once more.
+            for what in sorted(strategy.state, key=lambda what: state_name(what, "")):
+                for block in round_.kept(strategy.state.index(what), threads):
+                    writer.append(block)
     return writer.digest
 
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 PACKAGE = "concilia-aggregator"
 MIGRATIONS = Path(__file__).parent / "migrations"
+MAX_BODY = 128 * 1024
+"""Bytes of a request: of ten thousand hospitals each hands out some 320 parcels, a hundred kilobytes."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ def _api(settings: AggregatorSettings, parts: Parts, ready: dict[str, Check]) ->
     from concilia_aggregator.assignments import Assignments
     from concilia_aggregator.feed import Feeds
     from concilia_aggregator.jobs import Jobs
+    from concilia_aggregator.masking import api as masking_api
+    from concilia_aggregator.masking.receiving import Receiving
     from concilia_aggregator.metrics import watch
     from concilia_aggregator.wakeup import Listener
 
@@ -146,12 +150,18 @@ def _api(settings: AggregatorSettings, parts: Parts, ready: dict[str, Check]) ->
         ended=SessionsEnded(parts.auth),
     )
     app = web.application(
-        "Concilia aggregator", ready=ready, verifier=verifier, lifespan=lifespan, registry=parts.registry
+        "Concilia aggregator",
+        ready=ready,
+        verifier=verifier,
+        lifespan=lifespan,
+        registry=parts.registry,
+        max_body=MAX_BODY,
     )
     app.state.jobs = Jobs(parts.store, parts.artifacts, parts.code, parts.changes)
     app.state.store, app.state.wakeup = parts.store, parts.wakeup
     app.state.verifications = parts.verifications
     app.state.assignments = Assignments(parts.store, parts.orders)
+    app.state.masking = Receiving(parts.store, parts.orders.domain)
     app.state.ledger = parts.orders.domain
     app.state.feeds = Feeds(
         settings.redis_url,
@@ -160,6 +170,7 @@ def _api(settings: AggregatorSettings, parts: Parts, ready: dict[str, Check]) ->
         app.state.closing,
     )
     app.include_router(api.router)
+    app.include_router(masking_api.router)
     return app
 
 

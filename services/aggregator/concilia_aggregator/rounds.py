@@ -7,18 +7,21 @@ Rules, in the order they apply:
 2. The initial model is evaluated first (round 0), then rounds are opened one after another on the job's head.
 3. A round is planned (cohort and deadline written down) before it is opened on the chain, so that a crash between the
    two repeats the same opening; a plan whose deadline passed unopened is made anew.
-4. A round is folded when all of its cohort has submitted, or at its deadline if its quorum has. Where more were asked
+4. A secure round (`masking.rules`) waits first until its hospitals have agreed on masks, and then for the updates of
+   those that did. Before it is folded its updates are screened, which settles who is in the sum; they are asked to
+   unmask it. What cannot be unmasked in time is given up.
+5. A round is folded when all of its cohort has submitted, or at its deadline if its quorum has. Where more were asked
    than are needed (over-selection), and in an asynchronous job, it is folded as soon as its quorum has, whoever they
    are. In a Merkle round updates are collected
    until then, and committed first, at most `COMMIT_GRACE` after the deadline; what is committed goes on as if it had
    been recorded, whoever committed it and however many it are.
-5. After screening, too few accepted updates send the round back to waiting if its deadline allows, else it is aborted;
+6. After screening, too few accepted updates send the round back to waiting if its deadline allows, else it is aborted;
    a committed round takes no further update and is aborted at once. After `MAX_ABORTED` aborted rounds in a row the
    job fails.
-6. A closed round's model is evaluated by whoever is there, at most until the evaluation's deadline; where it was asked
+7. A closed round's model is evaluated by whoever is there, at most until the evaluation's deadline; where it was asked
    for so, only every so many rounds and after the last. An asynchronous job waits for the evaluations of as many as its
    quorum: others may still train.
-7. Target reached or all rounds closed: the model is published and the job is finished.
+8. Target reached or all rounds closed: the model is published and the job is finished.
 
 No clock, disk or network here: `Facts` carries the time.
 
@@ -30,10 +33,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from concilia_kit.wire.chain import RoundStanding, RoundStatus
 from concilia_kit.wire.jobs import JobSpec, Phase
+from concilia_kit.wire.masking import Stage
+
+from concilia_aggregator.masking import rules
+from concilia_aggregator.masking.rules import Room
 
 MAX_ABORTED = 3
 GRACE_SECONDS = 2
@@ -85,13 +93,16 @@ class RoundFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known at a moment: time, who could take part, the ledger's word, who evaluated, the score reached."""
+    """What is known at a moment: time, who could take part, the ledger's word, who evaluated, the score reached, and of
+    a secure round its room, with what it waits for in words."""
 
     now: float
     live: frozenset[str] = frozenset()
     ledger: RoundFacts | None = None
     evaluated: frozenset[str] = frozenset()
     score: float | None = None
+    room: Room | None = None
+    waits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +139,11 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmask:
+    """Screen what was recorded, which settles who is in the sum, and ask those to unmask it (`unmasking`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fold:
     """Screen what was recorded, fold what is accepted, close the round on the chain."""
 
@@ -146,7 +162,7 @@ class Publish:
     state: JobState
 
 
-Move = Wait | Enter | AskEvaluations | OpenRound | Commit | Fold | AbortRound | Publish
+Move = Wait | Enter | AskEvaluations | OpenRound | Commit | Unmask | Fold | AbortRound | Publish
 
 
 def begin(initial: str) -> JobState:
@@ -179,19 +195,22 @@ def decide(spec: JobSpec, state: JobState, facts: Facts) -> Move:
             return _open(spec, state, facts)
         case Phase.TRAINING:
             return _train(spec, state, facts)
+        case Phase.UNMASKING:
+            return _unmask(state, facts)
         case Phase.FOLDING:
-            return Fold()
+            is_lost = facts.room is not None and facts.room.stage is Stage.ABORTED
+            return _unmask(state, facts) if is_lost else Fold()
         case _:
             return Publish(replace(state, phase=Phase.FINISHED, deadline=None, cohort=frozenset(), detail="published"))
 
 
-def early(spec: JobSpec, state: JobState, shown: RoundStanding, now: float) -> Wait | None:
+def early(spec: JobSpec, state: JobState, shown: RoundStanding, now: float, room: Room | None = None) -> Wait | None:
     """Whether a round is certainly still waited for, without a look at its updates: fewer came than are waited for."""
-    missing = _awaited(spec, state) - shown.updates
+    missing = _awaited(spec, state, room) - shown.updates
     is_open = shown.status is RoundStatus.OPEN and not shown.committed
     if state.stopping or state.deadline is None or not is_open or missing <= 0 or now > state.deadline + GRACE_SECONDS:
         return None
-    return Wait(_still_train(spec, state, missing))
+    return Wait(_still_train(spec, state, missing, room))
 
 
 def early_evaluation(spec: JobSpec, state: JobState, reports: int, now: float) -> Wait | None:
@@ -228,8 +247,8 @@ def _open(spec: JobSpec, state: JobState, facts: Facts) -> Move:
     if state.paused:
         return Wait(PAUSED)
     if state.deadline is None or facts.now >= state.deadline:
-        if len(facts.live) < spec.quorum:
-            return _too_few(spec, facts)
+        if len(facts.live) < rules.fewest(spec):
+            return Wait(f"{len(facts.live)} hospitals ready, {rules.fewest(spec)} needed")
         deadline = int(facts.now) + spec.deadline_seconds
         return Enter(replace(state, deadline=deadline, cohort=_asked(spec, state, facts.live), detail=""))
     return OpenRound(replace(state, phase=Phase.TRAINING))
@@ -240,13 +259,32 @@ def _train(spec: JobSpec, state: JobState, facts: Facts) -> Move:
         return Wait("the ledger does not show the round yet")
     if facts.ledger.status is RoundStatus.ABORTED:
         return Enter(after_abort(state, "the round was aborted on the ledger"))
+    room, asked = facts.room, state.cohort
+    if spec.secure is not None:
+        if room is None or room.stage in {Stage.KEYS, Stage.SHARES}:
+            return Wait(facts.waits or "the hospitals' room is not there yet")
+        if room.stage is Stage.ABORTED:
+            return AbortRound(after_abort(state, f"round {state.round}: {room.detail}"))
+        if room.survivors is not None:
+            return Unmask()  # settled before a crash, and perhaps told already
+        asked = frozenset(room.sharers)
     enough = spec.closes_at_quorum and facts.ledger.accepted >= spec.quorum
-    over = enough or state.cohort <= facts.ledger.recorded or facts.ledger.committed
+    over = enough or asked <= facts.ledger.recorded or facts.ledger.committed
     if facts.ledger.status is RoundStatus.OPEN and not over and facts.now <= state.deadline + GRACE_SECONDS:
         recorded = facts.ledger.recorded
-        missing = _awaited(spec, state) - len(recorded if spec.closes_at_quorum else state.cohort & recorded)
-        return Wait(_still_train(spec, state, max(1, missing)))
+        missing = _awaited(spec, state, room) - len(recorded if spec.closes_at_quorum else asked & recorded)
+        return Wait(_still_train(spec, state, max(1, missing), room))
     return _end(spec, state, facts, facts.ledger)
+
+
+def _unmask(state: JobState, facts: Facts) -> Move:
+    room = facts.room
+    if room is None or room.stage is Stage.ABORTED:
+        why = "its room is gone" if room is None else room.detail
+        return AbortRound(after_abort(state, f"round {state.round}: {why}"))
+    if room.stage is Stage.OVER:
+        return Enter(replace(state, phase=Phase.FOLDING, detail=""))
+    return Wait(facts.waits)
 
 
 def _end(spec: JobSpec, state: JobState, facts: Facts, ledger: RoundFacts) -> Move:
@@ -254,15 +292,17 @@ def _end(spec: JobSpec, state: JobState, facts: Facts, ledger: RoundFacts) -> Mo
     if ledger.status is RoundStatus.CLOSED:
         return Enter(replace(state, phase=Phase.FOLDING, detail=""))
     if ledger.accepted >= spec.quorum:
-        return _fold_or_commit(state, facts, ledger)
+        return _fold_or_commit(spec, state, facts, ledger)
     if facts.now <= state_deadline(state) + GRACE_SECONDS and _others_may_come(state, facts, ledger):
         return Wait(f"{ledger.accepted} accepted updates, {spec.quorum} needed; waiting for others")
     detail = f"round {state.round}: {ledger.accepted} accepted updates at its end, {spec.quorum} needed"
     return AbortRound(after_abort(state, detail))
 
 
-def _fold_or_commit(state: JobState, facts: Facts, ledger: RoundFacts) -> Move:
+def _fold_or_commit(spec: JobSpec, state: JobState, facts: Facts, ledger: RoundFacts) -> Move:
     if not ledger.merkle or ledger.committed:
+        if spec.secure is not None:
+            return Unmask()
         return Enter(replace(state, phase=Phase.FOLDING, detail=""))
     if facts.now <= ledger.deadline + COMMIT_GRACE:
         return Commit()
@@ -271,7 +311,8 @@ def _fold_or_commit(state: JobState, facts: Facts, ledger: RoundFacts) -> Move:
 
 
 def _others_may_come(state: JobState, facts: Facts, ledger: RoundFacts) -> bool:
-    return not ledger.committed and bool((state.cohort | facts.live) - ledger.recorded)
+    asked = state.cohort | facts.live if facts.room is None else frozenset(facts.room.sharers)
+    return not ledger.committed and bool(asked - ledger.recorded)
 
 
 def state_deadline(state: JobState) -> int:
@@ -288,6 +329,15 @@ def after_abort(state: JobState, detail: str) -> JobState:
             state, phase=Phase.FAILED, aborted=state.aborted + 1, deadline=None, cohort=frozenset(), detail=detail
         )
     return replace(_next_round(state), aborted=state.aborted + 1, detail=detail)
+
+
+def unmasking(spec: JobSpec, state: JobState, survivors: Collection[str], now: float) -> JobState:
+    """The state of a round whose sum is settled, and is to be unmasked by those that are in it. Raises `ValueError` for
+    a job that is not secure."""
+    if spec.secure is None:
+        raise ValueError("there are no masks on updates of this job")
+    deadline = int(now) + rules.UNMASKING_STAGES * spec.secure.stage_seconds
+    return replace(state, phase=Phase.UNMASKING, deadline=deadline, cohort=frozenset(survivors), detail="")
 
 
 def after_close(spec: JobSpec, state: JobState, global_digest: str) -> JobState:
@@ -322,8 +372,10 @@ def _asked(spec: JobSpec, state: JobState, live: frozenset[str]) -> frozenset[st
     return frozenset(sorted(live, key=lot)[:count])
 
 
-def _awaited(spec: JobSpec, state: JobState) -> int:
+def _awaited(spec: JobSpec, state: JobState, room: Room | None = None) -> int:
     """How many updates a round waits for before its deadline."""
+    if room is not None:
+        return len(room.sharers)
     return min(spec.quorum, len(state.cohort)) if spec.closes_at_quorum else len(state.cohort)
 
 
@@ -332,9 +384,9 @@ def _evaluations(spec: JobSpec, state: JobState) -> int:
     return min(spec.quorum, len(state.cohort)) if spec.strategy.asynchronous else len(state.cohort)
 
 
-def _still_train(spec: JobSpec, state: JobState, missing: int) -> str:
+def _still_train(spec: JobSpec, state: JobState, missing: int, room: Room | None = None) -> str:
     if not spec.closes_at_quorum:
-        return f"{missing} of {len(state.cohort)} hospitals still train"
+        return f"{missing} of {_awaited(spec, state, room)} hospitals still train"
     return f"{missing} of {spec.quorum} updates are missing; {len(state.cohort)} hospitals were asked"
 
 

@@ -7,38 +7,29 @@ their digest, tasks by the nodes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from concilia_kit import logs
 from concilia_kit.digests import Contribution, of_contributions
 from concilia_kit.problems import Problem
-from concilia_kit.wire.chain import (
-    LedgerRound,
-    LedgerUpdate,
-    Publication,
-    RoundClosure,
-    RoundOpening,
-    RoundStanding,
-    RoundStatus,
-)
-from concilia_kit.wire.jobs import (
-    JobSpec,
-    Phase,
-    Recording,
-)
-from concilia_kit.wire.models import ModelRegistration
+from concilia_kit.wire.chain import LedgerRound, RoundClosure, RoundOpening, RoundStanding, RoundStatus
+from concilia_kit.wire.jobs import JobSpec, Phase, Recording
+from concilia_kit.wire.masking import Stage
 from concilia_kit.wire.training import EvaluationReport
 from pydantic import JsonValue
 
-from concilia_aggregator import calibrating, dispatch, rounds, scores, summary
+from concilia_aggregator import dispatch, ledger_facts, rounds, scores, summary
 from concilia_aggregator.artifacts import Artifacts
 from concilia_aggregator.changes import Tell, nobody
 from concilia_aggregator.errors import RoundNotFound
 from concilia_aggregator.folder import Folder
 from concilia_aggregator.jobs import Jobs
 from concilia_aggregator.ledger import Ledger
+from concilia_aggregator.masking import moves, rules
+from concilia_aggregator.masking.moves import Masking
 from concilia_aggregator.metrics import ABORTED, EVALUATING, FOLDING, RoundMetrics
+from concilia_aggregator.publishing import publish
 from concilia_aggregator.rounds import JobState
 from concilia_aggregator.store import StaleState, Store, spec_of, state_of
 from concilia_aggregator.tables import JobRow, RoundRow
@@ -51,8 +42,6 @@ _log = logs.get(__name__)
 _SCREENED_A_LOOK = 4
 """Updates that are screened before other jobs have a turn; a large one takes a fraction of a second."""
 _SENT_TOGETHER = 500
-_FOR_GOOD = frozenset({"weights_do_not_fit", "already_registered"})
-"""Refusals of a registration that will be the same next time."""
 _HEAD_SECONDS = 5.0  # between two looks whether hospitals can fetch what they are to train
 _HEAD_NEEDED = frozenset({Phase.BASELINE, Phase.TRAINING, Phase.EVALUATING})
 _SAID_SECONDS = 0.1
@@ -61,8 +50,10 @@ _SAID_SECONDS = 0.1
 
 @dataclass
 class _Look:
-    """What one look at a job has seen of the ledger, and whether another is worth while at once."""
+    """What one look at a job has seen of the ledger and of a secure round's room, and whether another is worth while at
+    once."""
 
+    seen: moves.Seen = moves.NOTHING
     standing: RoundStanding | None = None
     recorded: LedgerRound | None = None
     more: bool = False
@@ -86,6 +77,7 @@ class Coordinator(Jobs):
         super().__init__(store, artifacts, code, tell)
         self._ledger = ledger
         self._folder = folder
+        self._masking = Masking(store.masking)
         self._send = send
         self._node_seconds = node_seconds
         self._metrics = metrics or RoundMetrics()
@@ -105,10 +97,10 @@ class Coordinator(Jobs):
             row, spec, state = self._read(job)
             if state.phase in rounds.TERMINAL:
                 return False
-            move = self._early(row, spec, state, look) or rounds.decide(
-                spec, state, self._facts(row, spec, state, look)
-            )
             try:
+                move = self._early(row, spec, state, look) or rounds.decide(
+                    spec, state, self._facts(row, spec, state, look)
+                )
                 if not self._make(row, spec, state, move, look):
                     return look.more
             except StaleState:
@@ -129,11 +121,15 @@ class Coordinator(Jobs):
         now = time.time()
         if state.phase in _HEAD_NEEDED and state.deadline is not None:
             self._see_to_head(row, spec, state)
+        look.seen = self._masking.look(row.id, spec, state, now)
+        room = look.seen.room
         if state.phase is Phase.TRAINING and not state.stopping:
-            look.standing = self._ledger.standing(row.id, state.round)
-            if look.standing is not None and (wait := rounds.early(spec, state, look.standing, now)) is not None:
+            look.standing = shown = self._ledger.standing(row.id, state.round)
+            if shown is not None and (wait := rounds.early(spec, state, shown, now, room)) is not None:
                 self._screen_early(row, spec, state, look)
                 return wait
+        elif state.phase is Phase.UNMASKING and room is not None and room.stage not in rules.ENDED:
+            self._reject_others(row, spec, state, look)
         elif state.phase in {Phase.BASELINE, Phase.EVALUATING} and state.deadline is not None:
             reported = self._store.reported(row.id, state.round if state.closed else 0)
             return rounds.early_evaluation(spec, state, reported, now)
@@ -157,12 +153,24 @@ class Coordinator(Jobs):
                 return
             ready = recorded.updates[: screened + _SCREENED_A_LOOK]
             so_far = recorded.model_copy(update={"updates": ready})
-            self._folder.screen(so_far, self._registered(ready), spec.encoding, spec.strategy.asynchronous)
+            self._screen(so_far, spec, look)
         except Problem as problem:  # the round's end does it again, and is held up by what it cannot do
             _log.warning("not screened yet", job=job, round=state.round, code=problem.problem_code)
             return
         self._screened[place] = len(ready)
         look.more = len(ready) < len(recorded.updates)
+
+    def _reject_others(self, row: JobRow, spec: JobSpec, state: JobState, look: _Look) -> None:
+        """Reject what was recorded since it was settled who is in the sum: hospitals agree to what the ledger has."""
+        shown = self._ledger.standing(row.id, state.round)
+        if (
+            shown is not None
+            and shown.status is RoundStatus.OPEN
+            and shown.updates - shown.rejected > len(state.cohort)
+        ):
+            recorded = self._ledger.round(row.id, state.round)
+            if recorded is not None:
+                self._screen(recorded, spec, look)
 
     def _facts(self, row: JobRow, spec: JobSpec, state: JobState, look: _Look) -> rounds.Facts:
         live: frozenset[str] = frozenset()
@@ -176,7 +184,7 @@ class Coordinator(Jobs):
         ledger = None
         if state.stopping or state.phase is Phase.TRAINING or (state.phase is Phase.OPENING and not is_planned):
             look.recorded = self._ledger.round(row.id, state.round) if state.round else None
-            ledger = _round_facts(look.recorded, members) if look.recorded else None
+            ledger = ledger_facts.of(look.recorded, members) if look.recorded else None
         evaluated: frozenset[str] = frozenset()
         score = None
         if state.phase in {Phase.BASELINE, Phase.EVALUATING} and state.deadline is not None:
@@ -184,7 +192,7 @@ class Coordinator(Jobs):
             evaluated = frozenset(reports)
             pooled = None if spec.target is None else scores.pooled(list(reports.values()), spec.classification)
             score = None if pooled is None else pooled.balanced_accuracy
-        return rounds.Facts(time.time(), live, ledger, evaluated, score)
+        return rounds.Facts(time.time(), live, ledger, evaluated, score, *look.seen)
 
     def _make(self, row: JobRow, spec: JobSpec, state: JobState, move: rounds.Move, look: _Look) -> bool:
         """Make one move; False where there is nothing to do but wait."""
@@ -194,6 +202,8 @@ class Coordinator(Jobs):
                     self._save(row, replace(state, detail=reason))
                 return False
             case rounds.Enter(new):
+                if new.aborted > state.aborted or new.phase in rounds.TERMINAL:
+                    self._store.masking.close(row.id, state.round)
                 self._save(row, new)
                 self._entered(row.id, state, new)
             case rounds.AskEvaluations(new):
@@ -206,39 +216,21 @@ class Coordinator(Jobs):
                 shown = self._ledger.standing(row.id, state.round)
                 if shown is None or not shown.committed:
                     return False  # the chain service's reading is behind its writing: the event wakes the job
+            case rounds.Unmask():
+                return self._unmask(row, spec, state, look)
             case rounds.Fold():
                 if not self._fold(row, spec, state, look):
                     return False
             case rounds.AbortRound(new):
                 self._ledger.abort(row.id, state.round)
+                self._store.masking.close(row.id, state.round)
                 self._save(row, new)
                 self._metrics.rounds.labels(ABORTED).inc()
             case rounds.Publish(new):
-                self._save(row, self._publish(row, spec, new))
+                reports = self._reported(row, new).values()
+                self._save(row, publish(self._ledger, self._artifacts, row.id, spec, new, reports))
         _log.info("job moved", job=row.id, move=type(move).__name__, round=state.round)
         return True
-
-    def _publish(self, row: JobRow, spec: JobSpec, new: JobState) -> JobState:
-        """Publish and register a head; the state after it, a failed one where no other try would be taken."""
-        self._ledger.publish(Publication(job=row.id, digest=new.head))
-        registration = ModelRegistration(
-            job=row.id,
-            digest=new.head,
-            architecture=spec.architecture,
-            image_size=spec.local.image_size,
-            classification=spec.classification,
-            use=calibrating.use(self._reported(row, new).values(), spec),
-        )
-        try:
-            self._artifacts.register(registration)
-        except Problem as problem:
-            if problem.problem_code not in _FOR_GOOD:
-                raise
-            _log.error("model not registered", job=row.id, code=problem.problem_code, detail=problem.detail)
-            return replace(
-                new, phase=Phase.FAILED, detail=f"published on the ledger, not served: {problem.detail}"[:500]
-            )
-        return new
 
     def _reported(self, row: JobRow, state: JobState) -> dict[str, EvaluationReport]:
         """What hospitals reported on a state's head."""
@@ -258,11 +250,49 @@ class Coordinator(Jobs):
                 expected=len(new.cohort) or None,
             )
         )
+        if spec.secure is not None:
+            self._store.masking.open(row.id, new.round, time.time())
         opened = RoundRow(
             job=row.id, round=new.round, base=new.head, deadline=deadline, opened_at=time.time(), summary={}
         )
         self._save(row, new, tasks=dispatch.trainings(row.id, spec, new, self._store.abilities()), round_=opened)
         self._dispatch(row.id)
+
+    def _screen(self, recorded: LedgerRound, spec: JobSpec, look: _Look) -> LedgerRound:
+        """Screen a round's updates, of a secure one those that its room takes."""
+        registered = self._store.training_images([item.update.hospital for item in recorded.updates])
+        sharers = moves.sharers(look.seen.room, spec)
+        return self._folder.screen(recorded, registered, spec.encoding, spec.strategy.asynchronous, sharers)
+
+    def _unmask(self, row: JobRow, spec: JobSpec, state: JobState, look: _Look) -> bool:
+        """Screen, settle who is in the sum, ask those to unmask it; False where files are waited for."""
+        room, recorded = look.seen.room, look.recorded
+        assert room is not None, "else there would be no such move"
+        if room.stage is Stage.INPUTS:
+            assert recorded is not None, "it was looked at"
+            screened = self._screen(recorded, spec, look)
+            if self._is_lost(row, state) or not self._shows(screened):
+                return False
+            room = self._masking.settle(room, spec, screened, time.time())
+        if room.survivors is not None and room.stage is not Stage.ABORTED:
+            new = rounds.unmasking(spec, state, room.survivors.survivors, time.time())
+            self._save(row, new, tasks=dispatch.unmaskings(row.id, spec, new, room.survivors))
+            self._dispatch(row.id)
+        return True
+
+    def _shows(self, screened: LedgerRound) -> bool:
+        """Whether the ledger's reading has all rejections by now: hospitals agree to a sum by what they read there.
+        Else the event that is to come wakes the job."""
+        shown = self._ledger.standing(screened.job, screened.round)
+        return shown is not None and (shown.updates, shown.rejected) == (screened.submitted, screened.rejected)
+
+    def _is_lost(self, row: JobRow, state: JobState) -> bool:
+        """Whether hospitals must bring their updates' files again, which is said."""
+        if self._folder.lost:
+            words = f"{len(self._folder.lost)} updates' files had changed; their hospitals bring them again"
+            if state.detail != words:
+                self._save(row, replace(state, detail=words))
+        return bool(self._folder.lost)
 
     def _fold(self, row: JobRow, spec: JobSpec, state: JobState, look: _Look) -> bool:
         """Screen, fold, close; False where files are waited for."""
@@ -272,17 +302,17 @@ class Coordinator(Jobs):
             raise RoundNotFound(f"the ledger has no round {state.round} of this job")
         started, size = time.monotonic(), 0
         if recorded.status is RoundStatus.OPEN:
-            registered = self._registered(recorded.updates)
-            recorded = self._folder.screen(recorded, registered, spec.encoding, spec.strategy.asynchronous)
-            if self._folder.lost:
-                words = f"{len(self._folder.lost)} updates' files had changed; their hospitals bring them again"
-                if state.detail != words:
-                    self._save(row, replace(state, detail=words))
+            recorded = self._screen(recorded, spec, look)
+            if self._is_lost(row, state):
                 return False
+            room = look.seen.room
+            if room is not None and (fault := moves.fault(room, recorded)) is not None:
+                self._masking.give_up(room, fault, time.time())
+                return True
             if len(recorded.accepted()) < spec.quorum:
                 self._save(row, replace(state, phase=Phase.TRAINING))
                 return True
-            digest = self._folder.fold(recorded, spec)
+            digest = self._folder.fold(recorded, spec, None if room is None else room.unmasking)
             size = self._folder.size(recorded)
             accepted = [
                 Contribution(item.update.hospital, item.update.digest, item.update.samples)
@@ -315,6 +345,7 @@ class Coordinator(Jobs):
             closed_at=time.time(),
             summary=summary.of(recorded, seconds),
         )
+        self._store.masking.close(row.id, state.round)
         self._save(row, rounds.after_close(spec, state, digest), round_=closed)
         self._metrics.closed(len(recorded.accepted()), size, seconds)
         self._screened.pop((row.id, state.round), None)
@@ -336,7 +367,7 @@ class Coordinator(Jobs):
         if recorded is None:
             _log.error("initial model lost, upload it again", job=row.id, artifact=state.head)
             return
-        digest = self._folder.fold_again(recorded, spec)
+        digest = self._folder.fold_again(recorded, spec, self._store.masking.unmasking(row.id, recorded.round))
         _log.warning("head made again, its file had changed", job=row.id, round=recorded.round, artifact=digest)
 
     def _entered(self, job: str, state: JobState, new: JobState) -> None:
@@ -347,10 +378,6 @@ class Coordinator(Jobs):
             closed = self._store.round(job, state.round)
             closed_at = (closed and closed.closed_at) or time.time()
             self._metrics.seconds.labels(EVALUATING).observe(time.time() - closed_at)
-
-    def _registered(self, updates: Sequence[LedgerUpdate]) -> dict[str, int]:
-        """Training images by hospital, as the nodes of those that made updates registered them."""
-        return self._store.training_images([item.update.hospital for item in updates])
 
     def _may_say(self, state: JobState) -> bool:
         """Whether how far a wait is may be saved now: not for each hospital of many, and a large cohort's state is
@@ -367,20 +394,3 @@ class Coordinator(Jobs):
             for task in tasks:
                 self._send(task.hospital, task.name, task.task)
             self._store.sent(tasks)
-
-
-def _round_facts(recorded: LedgerRound, members: frozenset[str]) -> rounds.RoundFacts:
-    """What the state machine needs of a round; who lost its role since its update was collected is not committed."""
-    is_collecting = recorded.merkle and recorded.root is None
-    return rounds.RoundFacts(
-        status=recorded.status,
-        base=recorded.base,
-        deadline=recorded.deadline,
-        recorded=frozenset(
-            recorded.collected if is_collecting else (item.update.hospital for item in recorded.updates)
-        ),
-        accepted=len(members & set(recorded.collected) if is_collecting else recorded.accepted()),
-        global_digest=recorded.global_digest,
-        merkle=recorded.merkle,
-        committed=recorded.root is not None,
-    )

@@ -26,7 +26,8 @@ def seconds(recorded: LedgerRound, ledger: Ledger) -> dict[str, float]:
 
 
 def of(recorded: LedgerRound, spent_by_phase: dict[str, float]) -> dict[str, object]:
-    """What is kept of a closed round beside its model: seconds by phase, who counted, who was rejected, bytes moved."""
+    """What is kept of a closed round beside its model: seconds by phase, who counted, who was rejected, bytes moved, and
+    what it cost whom where there is differential privacy."""
     metrics = [item.metrics for item in recorded.updates if item.metrics is not None]
     return {
         **{f"seconds_{phase}": spent for phase, spent in spent_by_phase.items()},
@@ -37,4 +38,9 @@ def of(recorded: LedgerRound, spent_by_phase: dict[str, float]) -> dict[str, obj
             if item.reason is not None
         ],
         "bytes_moved": sum(item.bytes_download + item.bytes_upload for item in metrics),
+        "privacy": {
+            item.update.hospital: item.metrics.privacy.model_dump(mode="json")
+            for item in recorded.updates
+            if item.metrics is not None and item.metrics.privacy is not None
+        },
     }

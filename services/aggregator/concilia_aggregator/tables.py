@@ -82,6 +82,29 @@ verifications = sa.Table(
     sa.Column("finished_at", sa.Float),
     sa.Column("attempts", sa.Integer),
 )
+masking_rooms = sa.Table(
+    "masking_rooms",
+    metadata,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("stage", sa.String(16)),
+    sa.Column("since", sa.Float),
+    sa.Column("roster", sa.JSON(none_as_null=True)),
+    sa.Column("sharers", sa.JSON(none_as_null=True)),
+    sa.Column("survivors", sa.JSON(none_as_null=True)),
+    sa.Column("unmasking", sa.JSON(none_as_null=True)),
+    sa.Column("detail", sa.String(500)),
+)
+masking_messages = sa.Table(
+    "masking_messages",
+    metadata,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("sender", sa.String(42), primary_key=True),
+    sa.Column("recipient", sa.String(42), primary_key=True),
+    sa.Column("document", sa.JSON),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from concilia_kit.wire.jobs import JobManifest, JobSpec, JobView, Phase, Rejected, RoundView, SiteScores
+from concilia_kit.wire.privacy import Spent
 from concilia_kit.wire.training import EvaluationReport, Node, NodeRegistration, Progress
 
 from concilia_aggregator.store import Store, moment, spec_of, state_of
@@ -78,6 +79,7 @@ def _round(
         seconds_folding=summary.get("seconds_folding", 0.0),
         bytes_moved=summary.get("bytes_moved", 0),
         progress=progress,
+        privacy={each: Spent.model_validate(spent) for each, spent in summary.get("privacy", {}).items()},
     )
 
 

@@ -26,6 +26,7 @@ from concilia_kit.signing import Domain
 from concilia_kit.wire.calibration import Calibrated, CriticalUse, Reliability, UnusualUse, Use
 from concilia_kit.wire.jobs import JobSpec, JobView, Phase
 from concilia_kit.wire.models import NOTICE
+from concilia_kit.wire.privacy import Privacy, Spent
 from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import SCORE_BINS, Evaluation, EvaluationReport, NodeRegistration
 from concilia_kit.wire.verification import Finding, Verdict, Verification, VerificationState
@@ -174,6 +175,21 @@ def test_an_error_of_calibration_is_what_no_bin_hides() -> None:
 
 def test_a_class_that_nobody_was_told_of_has_no_precision() -> None:
     assert figures.precisions([[0, 3], [0, 5]]) == [None, intervals.wilson(5, 8)]
+
+
+def test_what_privacy_cost_whom_is_the_last_that_each_said(facts: Facts) -> None:
+    def spent(epsilon: float) -> Spent:
+        return Spent(epsilon=epsilon, delta=1e-5, noise=1.25, clip=0.5, rate=0.0625, steps=16)
+
+    costs = ({}, {EAST: spent(1.0), WEST: spent(1.5)}, {EAST: spent(2.25)})
+    rounds = [each.model_copy(update={"privacy": cost}) for each, cost in zip(facts.job.rounds, costs, strict=True)]
+    asked = changed(facts, privacy=Privacy(noise=1.25, clip=0.5))
+    text = card(replace(asked, job=asked.job.model_copy(update={"rounds": tuple(rounds)})))
+    assert f"| east | `{EAST}` | 2.250 | 1e-05 | 1.25 | 0.0625 |" in text
+    assert f"| west | `{WEST}` | 1.500 | 1e-05 | 1.25 | 0.0625 |" in text
+    assert "The unit is the lesion, with all its pictures" in text
+    assert f"| east | `{EAST}` | – | – | – | – |" in card(asked)
+    assert "ε" not in card(facts)
 
 
 # -------------------------------------------------------------------------------------------------------- limits

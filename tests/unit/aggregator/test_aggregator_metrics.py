@@ -82,9 +82,9 @@ def test_a_round_that_is_folded_again_counts_once(world: World, monkeypatch: pyt
     late = world.artifacts.add(near(9))
     plain, folds = world.folder.fold, []
 
-    def slow(recorded: Any, spec: Any) -> str:
+    def slow(recorded: Any, *how: Any) -> str:
         folds.append(len(recorded.updates))
-        digest = plain(recorded, spec)
+        digest = plain(recorded, *how)
         if len(folds) == 1:
             world.ledger.members.add(address(9))
             world.ledger.submit(job, 1, address(9), late)

@@ -263,8 +263,8 @@ def test_an_update_confirmed_while_folding_is_folded_too(world: World, monkeypat
     late = world.artifacts.add(near(9))
     plain = world.folder.fold
 
-    def slow(recorded: Any, spec: Any) -> str:
-        digest = plain(recorded, spec)
+    def slow(recorded: Any, *how: Any) -> str:
+        digest = plain(recorded, *how)
         if len(recorded.updates) == 3:
             world.ledger.members.add(address(9))
             world.ledger.submit(job, 1, address(9), late)

@@ -19,6 +19,8 @@ from concilia import output
 from concilia.commands.options import (
     CLASSIFICATION_HELP,
     RECORDING_HELP,
+    SECURE,
+    SECURE_HELP,
     STRATEGY_HELP,
     Json,
     declared,
@@ -52,6 +54,7 @@ def run(
     weights: Annotated[str, typer.Option(help="'imagenet', 'random' or a safetensors file")] = "random",
     strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = StrategyName.FEDAVG.value,
     recording: Annotated[Recording, typer.Option(help=RECORDING_HELP)] = Recording.EACH,
+    secure: Annotated[bool, typer.Option("--secure", help=SECURE_HELP)] = False,
     rounds: Annotated[int, typer.Option(min=1, help="rounds")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="local epochs a round")] = 2,
     batch_size: Annotated[int, typer.Option(min=2, help="local batch size")] = 16,
@@ -98,6 +101,7 @@ def run(
             weights=weights,
             strategy=strategy_of(strategy, ()),
             recording=recording,
+            secure=SECURE if secure else None,
             rounds=rounds,
             local=LocalTraining(
                 epochs=epochs,

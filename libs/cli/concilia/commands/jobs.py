@@ -12,7 +12,9 @@ from concilia_kit.classification import LESIONS
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.jobs import SENSITIVITY, JobSpec, JobView, Phase, Recording, Schedule
+from concilia_kit.wire.masking import SecureAggregation
 from concilia_kit.wire.models import InitialModel, InitialModelRequest, Weights
+from concilia_kit.wire.privacy import Privacy
 from concilia_kit.wire.strategy import StrategyName
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining, Optimizer
 
@@ -24,6 +26,8 @@ from concilia.commands.options import (
     DEFAULT_CONFIG,
     ENCODING_HELP,
     RECORDING_HELP,
+    SECURE,
+    SECURE_HELP,
     STRATEGY_HELP,
     Config,
     Json,
@@ -142,6 +146,27 @@ def create(
     ] = False,
     warm_up: Annotated[float, typer.Option(help="share of the first round over which the rate rises")] = 0.0,
     head_rounds: Annotated[int, typer.Option(help="first rounds that train the last layer alone")] = 0,
+    secure: Annotated[bool, typer.Option("--secure", help=SECURE_HELP)] = False,
+    secure_threshold: Annotated[
+        float, typer.Option(help="share of a secure round's hospitals that it cannot be unmasked without")
+    ] = SECURE.threshold,
+    secure_group: Annotated[
+        int | None, typer.Option(help="fewest hospitals of a sum, where a robust strategy goes by groups' sums")
+    ] = None,
+    secure_norm: Annotated[
+        float | None, typer.Option(help="longest change (L2) that a hospital's node lets its masked update make")
+    ] = None,
+    secure_bound: Annotated[
+        float, typer.Option(help="largest change of a value in a masked update, in multiples of its tensor's largest")
+    ] = SECURE.bound,
+    secure_seconds: Annotated[
+        int, typer.Option(help="until a stage of the masking goes on without those that are not heard of")
+    ] = SECURE.stage_seconds,
+    dp_noise: Annotated[
+        float | None, typer.Option(help="train with differential privacy: noise in multiples of the clipping norm")
+    ] = None,
+    dp_clip: Annotated[float, typer.Option(help="clipping norm of a lesion's gradient")] = 1.0,
+    dp_delta: Annotated[float, typer.Option(help="delta at which epsilon is told")] = 1e-5,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     follow: Annotated[bool, typer.Option("--watch", help="stay and watch")] = False,
     config: Config = DEFAULT_CONFIG,
@@ -185,6 +210,16 @@ def create(
             sensitivity=sensitivity,
             classification=told_apart,
             schedule=Schedule(whole_job=whole_job, warm_up=warm_up, head_rounds=head_rounds),
+            secure=SecureAggregation(
+                threshold=secure_threshold,
+                group=secure_group,
+                norm=secure_norm,
+                bound=secure_bound,
+                stage_seconds=secure_seconds,
+            )
+            if secure
+            else None,
+            privacy=None if dp_noise is None else Privacy(noise=dp_noise, clip=dp_clip, delta=dp_delta),
         )
     with output.spinner("preparing the initial weights"):
         initial = initial_weights(to, architecture, weights, seed, len(told_apart.classes), kind)

@@ -14,6 +14,7 @@ from concilia_kit.classification import HAM10000, Declaration
 from concilia_kit.problems import Problem
 from concilia_kit.wire.adapter import rank_of
 from concilia_kit.wire.encoding import Encoding
+from concilia_kit.wire.masking import SecureAggregation
 from concilia_kit.wire.strategy import Strategy, StrategyName
 from pydantic import ValidationError
 
@@ -30,6 +31,8 @@ ModelArgument = Annotated[str, typer.Argument(help="a published model's digest o
 RECORDING_HELP = "how the ledger records updates: each by itself, or a round's under one Merkle root"
 ENCODING_HELP = "how updates are sent: none, float16, int8, topk:0.01 (a share), each with +zstd or not"
 ADAPTER_HELP = "train a small part: norms, or lora:8 (a rank, 1 to 64); everything if not given"
+SECURE = SecureAggregation()
+SECURE_HELP = "have the aggregator see sums of masked updates, and no single one; it takes three hospitals or more"
 CLASSIFICATION_HELP = "file that declares the classes to tell apart; HAM10000's lesions if not given"
 STRATEGY_HELP = f"how updates become a model: {', '.join(StrategyName)}, or another package's"
 DEFAULT_CONFIG = Path("var/demo/concilia.json")

@@ -12,6 +12,7 @@ from typing import Any
 
 from concilia_kit.classification import Declaration
 from concilia_kit.wire.jobs import JobSpec, JobView, Phase, Recording
+from concilia_kit.wire.masking import SecureAggregation
 from concilia_kit.wire.models import InitialModel, Prediction
 from concilia_kit.wire.strategy import OWN_TENSORS, Strategy
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
@@ -36,6 +37,8 @@ MODEL_BYTES = {
     Architecture.MOBILENET_V2: 9.5e6,
     Architecture.EFFICIENTNET_B0: 17e6,
     Architecture.CONVNEXT_TINY: 112e6,
+    Architecture.RESNET18_GN: 45e6,
+    Architecture.MOBILENET_V2_GN: 9.5e6,
 }
 SITES = 4
 
@@ -59,6 +62,8 @@ class Plan:
     weights: str
     strategy: Strategy
     recording: Recording
+    secure: SecureAggregation | None
+    """Whether the aggregator sees sums only."""
     rounds: int
     local: LocalTraining
     evaluation: Evaluation
@@ -248,6 +253,7 @@ def _train(
         local=plan.local,
         evaluation=plan.evaluation,
         recording=plan.recording,
+        secure=plan.secure,
         classification=classification,
         calibrate=plan.strategy.name not in OWN_TENSORS,
     )

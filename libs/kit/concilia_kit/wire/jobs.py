@@ -16,9 +16,9 @@ from concilia_kit.wire.base import Wire
 from concilia_kit.wire.calibration import Calibrated
 from concilia_kit.wire.encoding import PLAIN, Encoding
 from concilia_kit.wire.masking import SecureAggregation
-from concilia_kit.wire.privacy import Privacy
-from concilia_kit.wire.strategy import BY_REACH, MIXABLE, OF_SUMS, OWN_TENSORS, Strategy
-from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Optimizer, Progress
+from concilia_kit.wire.privacy import Privacy, Spent
+from concilia_kit.wire.strategy import BY_REACH, MIXABLE, OF_SUMS, OWN_TENSORS, Strategy, StrategyName
+from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining, Optimizer, Progress
 
 
 def _is_none(value: object) -> bool:
@@ -144,6 +144,20 @@ class JobSpec(Wire):
         return self
 
     @model_validator(mode="after")
+    def _privacy(self) -> Self:
+        if self.privacy is None:
+            return self
+        if self.local.balance is not Balance.NONE:
+            raise ValueError(
+                "balance must be none with privacy: how many pictures a class has would show in the update"
+            )
+        if self.local.mixup:
+            raise ValueError("no mixup with privacy: a gradient must be one lesion's and no other's")
+        if self.strategy.name == StrategyName.QFEDAVG or self.local.first_loss:
+            raise ValueError("no privacy with qfedavg, which goes by the loss on training pictures")
+        return self
+
+    @model_validator(mode="after")
     def _asynchronous(self) -> Self:
         if self.strategy.asynchronous and self.over_selection is not None:
             raise ValueError("fedbuff asks all hospitals and closes a round with its first quorum: no over_selection")
@@ -180,6 +194,7 @@ class Phase(StrEnum):
     BASELINE = "baseline"
     OPENING = "opening"
     TRAINING = "training"
+    UNMASKING = "unmasking"
     FOLDING = "folding"
     EVALUATING = "evaluating"
     PUBLISHING = "publishing"
@@ -247,6 +262,9 @@ class RoundView(Wire):
     bytes_moved: int
     progress: dict[Address, Progress]
     calibrated: Calibrated | None = Field(default=None, exclude_if=_is_none)
+    privacy: dict[Address, Spent] = Field(
+        default={}, exclude_if=lambda spent: not spent, description="what hospitals say that it cost their lesions"
+    )
 
 
 class JobView(Wire):

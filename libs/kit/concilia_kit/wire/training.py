@@ -64,14 +64,30 @@ def queue_of(address: str) -> str:
     return keys_of(address) + OWN_QUEUE
 
 
+_GROUPED = "_gn"
+
+
 class Architecture(StrEnum):
-    """torchvision's names of the architectures a job may train."""
+    """torchvision's names of the architectures a job may train. Those on `_gn` have group normalisation where
+    torchvision's have batch normalisation, which makes one picture's gradient depend on the batch's others."""
 
     RESNET50 = "resnet50"
     RESNET18 = "resnet18"
     MOBILENET_V2 = "mobilenet_v2"
     EFFICIENTNET_B0 = "efficientnet_b0"
     CONVNEXT_TINY = "convnext_tiny"
+    RESNET18_GN = "resnet18_gn"
+    MOBILENET_V2_GN = "mobilenet_v2_gn"
+
+    @property
+    def torchvision(self) -> str:
+        """torchvision's own name of it, without what is said of its normalisation."""
+        return self.value.removesuffix(_GROUPED)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether it has group normalisation in place of batch normalisation."""
+        return self.value.endswith(_GROUPED)
 
 
 class Balance(StrEnum):
@@ -267,8 +283,11 @@ class Assignment(Wire):
 class UpdateMetrics(Wire):
     """What a node measured while it made an update; its canonical JSON's digest is part of what the node signs."""
 
-    loss: Finite
-    accuracy: Annotated[float, Field(ge=0, le=1), NO_TEXT]
+    # Measured on training pictures, without noise: not said of a training with differential privacy.
+    loss: Finite | None = Field(default=None, exclude_if=lambda loss: loss is None)
+    accuracy: Annotated[float, Field(ge=0, le=1), NO_TEXT] | None = Field(
+        default=None, exclude_if=lambda accuracy: accuracy is None
+    )
     images: Count
     lesions: Count
     skipped_images: Count

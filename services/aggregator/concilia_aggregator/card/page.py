@@ -12,6 +12,7 @@ from concilia_aggregator.card.facts import Facts
 from concilia_aggregator.card.limits import limits
 from concilia_aggregator.card.markdown import bullets, code, plain, table
 from concilia_aggregator.card.metrics import metrics
+from concilia_aggregator.card.privacy import privacy
 from concilia_aggregator.card.reading import reading
 
 _FINDINGS = 5  # of a verification, that are named
@@ -37,6 +38,7 @@ def card(facts: Facts) -> str:
         ("## Training data", _training_data(facts)),
         ("## Evaluation data", _evaluation_data(facts)),
         ("## Training", _training(facts)),
+        ("## Privacy", privacy(facts)),
         ("## Metrics", metrics(facts)),
         ("## Reading its answers", reading(facts.job, facts.model)),
         ("## Limits", bullets(limits(facts))),

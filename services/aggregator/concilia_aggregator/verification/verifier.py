@@ -3,8 +3,8 @@
 What is checked of every round: each update's signature against its hospital, the hospital's role at that place of the
 chain (where the role events are given), its metrics and its file against their digests, the ordered contribution list,
 and the global model folded again from the stored updates, and that an adapter is still over the trunk that the job
-began with; of a Merkle round before all that its leaves, against root and count. One finding does not end the search; a
-service that does not answer does, because nothing follows from that.
+began with; of a Merkle round before all that its leaves, against root and count; of a secure one what `masked` checks.
+One finding does not end the search; a service that does not answer does, because nothing follows from that.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from concilia_aggregator import staleness
 from concilia_aggregator.facts import is_other
 from concilia_aggregator.folding import Recipe, fold, remember
 from concilia_aggregator.strategies import Blockwise, Stateful
+from concilia_aggregator.verification import masked
 from concilia_aggregator.verification.commitment import unfold
 from concilia_aggregator.verification.lineage import BrokenLineage, Lineage, RecordedUpdate, Round, rebuild
 from concilia_aggregator.verification.roles import RoleHistory
@@ -119,7 +120,7 @@ class Verifier:
 
         `wallets` names updates whose signature a contract wallet was asked about, and accepted (ERC-1271).
         """
-        self._roles, self._wallets = roles, wallets
+        self._job, self._roles, self._wallets = job, roles, wallets
         by_place: dict[Place, LedgerUpdate] = {}
         leaves: dict[int, list[LedgerUpdate]] = defaultdict(list)
         for each in signed:
@@ -255,7 +256,9 @@ class Verifier:
             recipe = Recipe.of(models[0])
             self._see_trunk(item, recipe.adapter)
             is_weighed = recipe.strategy.asynchronous and self._late(item, contributions, files)
-            is_weighed |= not isinstance(recipe.made(), Blockwise)
+            is_weighed |= recipe.masking is not None or not isinstance(recipe.made(), Blockwise)
+            for hospital, what in masked.faults(recipe.masking, self._job, item, contributions, told, self._domain):
+                self._find(item.number, hospital, item.global_digest, what)
             base = self._base(item, files, folder, is_weighed)
             more = {} if base is None else {"base": item.base}
             before = None if base is None else self._before(item, recipe.state_before(base), folder)

@@ -63,6 +63,7 @@ LIMITS = (
     (re.compile(r"/api/model/v1/uploads(/.*)?"), Limits(body=None)),
     (re.compile(r"/api/auth/v1/csp-reports"), Limits(body=16 * 2**10)),
     (re.compile(r"/api/aggregator/v1/jobs/[^/]+/stream"), Limits(silence=3600)),
+    (re.compile(r"/api/aggregator/v1/jobs/[^/]+/rounds/[0-9]+/masking/.*"), Limits(body=128 * 2**10)),  # shares
 )
 """Where the limits are not the usual ones: a pattern of the whole path, and what holds there."""
 

@@ -1,0 +1,39 @@
+"""What differential privacy cost whom, as hospitals signed it; pure."""
+
+from __future__ import annotations
+
+from concilia_aggregator.card.facts import Facts
+from concilia_aggregator.card.markdown import code, plain, table
+
+
+def privacy(facts: Facts) -> str:
+    """A table by hospital and what it means, of a job with differential privacy; nothing of others."""
+    asked = facts.job.spec.privacy
+    if asked is None:
+        return ""
+    last = {hospital: spent for each in facts.job.rounds for hospital, spent in each.privacy.items()}
+    rows = [
+        (plain(facts.site(each)), code(each), "–", "–", "–", "–")
+        if (spent := last.get(each)) is None
+        else (
+            plain(facts.site(each)),
+            code(each),
+            f"{spent.epsilon:.3f}",
+            f"{spent.delta:g}",
+            f"{spent.noise:g}",
+            f"{spent.rate:.3g}",
+        )
+        for each in sorted({*facts.hospitals, *last}, key=lambda each: (facts.site(each), each))
+    ]
+    return "\n\n".join(
+        (
+            "Hospitals trained with differential privacy (DP-SGD). The unit is the lesion, with all its pictures: with "
+            "one lesion more or fewer at a hospital, its updates of this job would have come out as they did with "
+            "nearly the same probability, by no more than a factor e^ε, but for δ.",
+            table(("site", "address", "ε of its updates together", "δ", "noise", "share of lesions in a step"), rows),
+            "Each hospital's own account, by dp-accounting (privacy loss distributions), signed with its updates. "
+            f"Noise in multiples of the clipping norm, {asked.clip:g}. Not in ε: other jobs, the counts of pictures "
+            "and lesions that sites tell, held-out lesions and the figures that they gave, and what settings were "
+            "chosen by trying.",
+        )
+    )
