@@ -139,6 +139,10 @@ $(oracles): tests/strategies/oracles.txt $(VENV)/.ready-dev
 test-strategies: $(oracles) ## every strategy beside ByzFL and Flower on 1,000 drawn rounds, in an environment of their own
 	@var/oracles/bin/python -m pytest tests/strategies -n 2 -q -W ignore::DeprecationWarning
 
+.PHONY: test-privacy
+test-privacy: $(VENV)/.ready-dev ## what a round's updates give away: masked sums exactly, or nothing; masks; budgets of differential privacy
+	@$(BIN)/pytest tests/privacy -n 2 -q
+
 .PHONY: test-scoring
 test-scoring: $(oracles) ## scores beside those of the ISIC challenges and scikit-learn, in the same environment
 	@var/oracles/bin/python -m pytest tests/scoring -q -W ignore::DeprecationWarning
@@ -220,6 +224,14 @@ bench-robust: $(VENV)/.ready-dev ## every robust rule under every attack, ten ho
 bench-strategies: $(VENV)/.ready-dev ## every strategy beside pooled training and each site alone, three seeds (DATA= WEIGHTS= BENCH_FLAGS=)
 	@$(BIN)/python -m benchmarks.strategies $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(BENCH_FLAGS)
 
+.PHONY: bench-dp
+bench-dp: $(VENV)/.ready-dev ## balanced accuracy at several epsilons of a lesion, four collections, three seeds (DATA= WEIGHTS= BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.dp $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(BENCH_FLAGS)
+
+.PHONY: bench-attacks
+bench-attacks: $(VENV)/.ready-dev ## pictures rebuilt from updates, members and class shares told, with and without protection (DATA= WEIGHTS= BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.privacy_attacks.report $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(BENCH_FLAGS)
+
 .PHONY: bench-accuracy
 bench-accuracy: $(VENV)/.ready-dev ## pooled, federated and alone on held-out lesions, three seeds (DATA= WEIGHTS= ARCH= BENCH_FLAGS=)
 	@$(BIN)/python -m benchmarks.accuracy $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(ARCH),--arch $(ARCH)) $(BENCH_FLAGS)
@@ -239,6 +251,10 @@ bench-load: $(VENV)/.ready-dev ## every public route under 200 clients: latency,
 .PHONY: bench-sealing
 bench-sealing: $(VENV)/.ready-dev ## what encryption at rest costs uploads, downloads and folds (BENCH_FLAGS=)
 	@$(BIN)/python -m benchmarks.sealing $(BENCH_FLAGS)
+
+.PHONY: bench-secagg
+bench-secagg: $(VENV)/.ready-dev ## masked rounds of 4 to 64 hospitals beside plain ones and Flower's SecAgg+, in an environment of its own (BENCH_FLAGS=)
+	@$(BIN)/python -m benchmarks.secagg $(BENCH_FLAGS)
 
 .PHONY: bench-floor
 bench-floor: $(VENV)/.ready-dev ## what this machine's memory, disk, loopback and SHA-256 allow

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-_VERSIONS = ("numpy", "torch", "fastapi", "uvicorn", "sqlalchemy", "celery", "redis", "web3")
+_VERSIONS = ("numpy", "torch", "fastapi", "uvicorn", "sqlalchemy", "celery", "redis", "web3", "opacus", "dp-accounting")
 
 
 def write(name: str, document: Mapping[str, Any], table: str, folder: Path) -> Path:
