@@ -39,7 +39,7 @@ from concilia_kit.wire.models import (
     Prediction,
     StorageReport,
 )
-from concilia_kit.wire.training import Node
+from concilia_kit.wire.nodes import Node
 from concilia_kit.wire.verification import Verification
 from eth_account.signers.local import LocalAccount
 from pydantic import TypeAdapter

@@ -19,7 +19,8 @@ from concilia_kit.database import reading
 from concilia_kit.together import Together
 from concilia_kit.wire.encoding import PLAIN_ONLY
 from concilia_kit.wire.jobs import JobManifest, JobSpec, Phase
-from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progress
+from concilia_kit.wire.nodes import NodeRegistration
+from concilia_kit.wire.training import EvaluationReport, Progress
 from sqlalchemy.dialects import postgresql, sqlite
 
 from concilia_aggregator import tables

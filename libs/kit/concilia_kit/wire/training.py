@@ -14,11 +14,11 @@ from pydantic import Field, model_validator
 from concilia_kit import digests
 from concilia_kit.classification import FEWEST, LESIONS, MOST, Classified
 from concilia_kit.digests import Digest, JobId
-from concilia_kit.signing import Address, Signature, TaskOrder
+from concilia_kit.signing import Signature, TaskOrder
 from concilia_kit.strict import NO_TEXT, Integer, IntegerOrNone, Number, Text, Truth
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.calibration import Calibration
-from concilia_kit.wire.encoding import PLAIN, PLAIN_ONLY, Ability, Encoded, Encoding
+from concilia_kit.wire.encoding import PLAIN, Encoded, Encoding
 from concilia_kit.wire.masking import Masked, SecureAggregation, Survivors
 from concilia_kit.wire.privacy import Privacy, Spent
 
@@ -36,7 +36,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_TEXT]
 Finite = Annotated[float, Field(allow_inf_nan=False), NO_TEXT]
 
 _Item = TypeVar("_Item")
-_OfClasses = Annotated[tuple[_Item, ...], Field(min_length=FEWEST, max_length=MOST)]
+OfClasses = Annotated[tuple[_Item, ...], Field(min_length=FEWEST, max_length=MOST)]
 _OfBins = Annotated[tuple[_Item, ...], Field(min_length=SCORE_BINS, max_length=SCORE_BINS)]
 
 
@@ -327,9 +327,9 @@ class EvaluationReport(Wire):
     job: JobId
     round: Integer = Field(ge=0, lt=2**32)
     model: Digest
-    confusion: _OfClasses[_OfClasses[Count]]
-    positives: _OfClasses[_OfBins[Count]]
-    negatives: _OfClasses[_OfBins[Count]]
+    confusion: OfClasses[OfClasses[Count]]
+    positives: OfClasses[_OfBins[Count]]
+    negatives: OfClasses[_OfBins[Count]]
     loss_sum: Annotated[float, Field(ge=0, allow_inf_nan=False), NO_TEXT]
     images: Count
     lesions: Count
@@ -382,35 +382,3 @@ class Progress(Wire):
     stage: Stage
     fraction: Number = Field(ge=0, le=1)
     detail: Text = Field(default="", max_length=500)
-
-
-class NodeRegistration(Wire):
-    """What a node says of itself when it starts: counts by class (in its classification's order), never names of
-    files. It is asked for jobs of its classification alone."""
-
-    site: Text = Field(min_length=1, max_length=64)
-    source: Text = Field(max_length=200, description="what the images are: HAM10000, drawn lesions")
-    training_images: _OfClasses[Count]
-    held_out_images: _OfClasses[Count]
-    training_lesions: Count
-    held_out_lesions: Count
-    overlapping_lesions: Count
-    skipped_images: Count
-    encodings: tuple[Ability, ...] = Field(
-        default=PLAIN_ONLY, max_length=32, description="encodings of updates it can make: names, and 'zstd'"
-    )
-    classification: Classified = LESIONS
-
-    @model_validator(mode="after")
-    def _classes(self) -> Self:
-        if {len(self.training_images), len(self.held_out_images)} != {len(self.classification.classes)}:
-            raise ValueError("training_images and held_out_images must have a count a class")
-        return self
-
-
-class Node(Wire):
-    """A registered node as the aggregator tells it."""
-
-    address: Address
-    registration: NodeRegistration
-    seen_seconds_ago: Seconds

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from concilia_kit.signing import Domain
 from concilia_kit.wire.jobs import JobView
-from concilia_kit.wire.training import EvaluationReport, NodeRegistration
+from concilia_kit.wire.nodes import NodeRegistration
+from concilia_kit.wire.training import EvaluationReport
 from concilia_kit.wire.verification import Verification, VerificationState
 
 from concilia_aggregator import views
