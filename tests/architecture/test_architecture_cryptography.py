@@ -35,6 +35,9 @@ WORDS = {
     "CTR": "counter mode",
     "HKDF": "HKDF-SHA256",
     "HKDFExpand": "HKDF-SHA256",
+    "X25519PrivateKey": "X25519",
+    "X25519PublicKey": "X25519",
+    "ChaCha20Poly1305": "ChaCha20-Poly1305",
 }
 NO_ALGORITHM = {"algorithms", "modes", "hashes", "Cipher", "CipherContext", "serialization"}
 

@@ -35,6 +35,7 @@ def test_an_unprotected_update_gives_its_pictures_away() -> None:
     assert ssim >= 0.6
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of pooling under vmap
 @pytest.mark.parametrize("mode", [Mode.WORDS, Mode.PRIVATE])
 def test_the_same_attack_has_nothing_of_a_protected_one(mode: Mode) -> None:
     psnr, ssim = mean(attacked(mode))

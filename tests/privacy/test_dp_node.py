@@ -43,7 +43,7 @@ def tiny(_architecture: Architecture, classes: int = 7) -> nn.Module:
 
 
 @pytest.fixture
-def task(consortium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainTask:  # noqa: F811
+def task(consortium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainTask:
     monkeypatch.setattr(networks, "build", tiny)
     torch.manual_seed(0)
     networks.save(tiny(Architecture.RESNET18_GN), tmp_path / "base")
@@ -62,7 +62,7 @@ def task(consortium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tr
 
 
 @pytest.fixture
-def make_hospital(consortium: Any, drawn_folder: Path, tmp_path: Path) -> Iterator[Maker]:  # noqa: F811
+def make_hospital(consortium: Any, drawn_folder: Path, tmp_path: Path) -> Iterator[Maker]:
     site = dataset.choose(dataset.read(drawn_folder), SiteChoice.parse("collection:drawn_south"), 0)
     with contextlib.ExitStack() as stack:
 
@@ -79,23 +79,23 @@ def account(hospital: Hospital) -> Account:
     return Account(hospital.folder.account, hospital.budget)
 
 
-def submitted(consortium: Any) -> list[UpdateSubmission]:  # noqa: F811
+def submitted(consortium: Any) -> list[UpdateSubmission]:
     return [UpdateSubmission.model_validate_json(each) for each in consortium.submissions]
 
 
-def ended(consortium: Any, hospital: Hospital) -> tuple[Stage, str]:  # noqa: F811
+def ended(consortium: Any, hospital: Hospital) -> tuple[Stage, str]:
     assert hospital.reporter.flush(10)
     return consortium.progress[-1].stage, consortium.progress[-1].detail
 
 
-def ask(consortium: Any, hospital: Hospital, task: TrainTask, number: int) -> None:  # noqa: F811
+def ask(consortium: Any, hospital: Hospital, task: TrainTask, number: int) -> None:
     if number > 1:
         consortium.open_round(JOB, number, task.base)
     consortium.ask(hospital, task.model_copy(update={"round": number}))
 
 
 def test_an_update_says_what_it_cost_signed_with_it_and_is_put_down(
-    consortium: Any,  # noqa: F811
+    consortium: Any,
     make_hospital: Maker,
     task: TrainTask,
 ) -> None:
@@ -117,7 +117,7 @@ def test_an_update_says_what_it_cost_signed_with_it_and_is_put_down(
 
 
 def test_a_node_at_its_budget_refuses_before_it_trains_and_after_a_restart(
-    consortium: Any,  # noqa: F811
+    consortium: Any,
     make_hospital: Maker,
     task: TrainTask,
     monkeypatch: pytest.MonkeyPatch,
@@ -136,7 +136,7 @@ def test_a_node_at_its_budget_refuses_before_it_trains_and_after_a_restart(
 
 
 def test_with_a_budget_a_job_without_privacy_gets_nothing(
-    consortium: Any,  # noqa: F811
+    consortium: Any,
     make_hospital: Maker,
     task: TrainTask,
 ) -> None:
@@ -150,7 +150,7 @@ def test_with_a_budget_a_job_without_privacy_gets_nothing(
 
 
 def test_an_update_that_is_sent_again_after_a_crash_counts_once(
-    consortium: Any,  # noqa: F811
+    consortium: Any,
     make_hospital: Maker,
     task: TrainTask,
 ) -> None:
