@@ -226,12 +226,14 @@ def alone(made: nn.Module, parameters: dict[str, nn.Parameter], image: torch.Ten
 
 
 def close_to(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    return bool((found - wanted).norm() <= 2e-3 * wanted.norm() + 1e-6)
+    return bool((found - wanted).norm() <= 1e-6 * wanted.norm() + 1e-12)
 
 
 def see_gradients(made: nn.Module, parameters: dict[str, nn.Parameter], side: int = 64) -> None:
+    """In double precision: a picture's normalised groups are of a handful of numbers deep down, and near to nothing."""
     torch.manual_seed(3)
-    images, labels = torch.randn(3, 3, side, side), torch.tensor([0, 4, 6])
+    made.double()
+    images, labels = torch.randn(3, 3, side, side, dtype=torch.double), torch.tensor([0, 4, 6])
     found = Gradients(made, parameters)(images, labels)
     for at in range(3):
         wanted = alone(made, parameters, images[at], int(labels[at]))
@@ -279,6 +281,7 @@ def test_an_adapter_is_trained_over_batch_normalisation_that_stays(tmp_path: Pat
     made = networks.load(Architecture.RESNET18, file, trunk=trunk)
     before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
     see_gradients(made, private_training._begin(made, Trained.ALL, adapter=True))
+    made.float()
     local = ONE_STEP.model_copy(update={"learning_rate": 0.01})
     private_training.train(made, pictures_of([1, 2, 1]), local, Privacy(noise=1.0), CPU, adapter=True)
     after = made.state_dict()

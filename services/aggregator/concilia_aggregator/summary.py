@@ -26,8 +26,8 @@ def seconds(recorded: LedgerRound, ledger: Ledger) -> dict[str, float]:
 
 
 def of(recorded: LedgerRound, spent_by_phase: dict[str, float]) -> dict[str, object]:
-    """What is kept of a closed round beside its model: seconds by phase, who counted, who was rejected, bytes moved, and
-    what it cost whom where there is differential privacy."""
+    """What is kept of a closed round beside its model: seconds by phase, who counted, who was rejected, bytes moved,
+    and what it cost whom where there is differential privacy."""
     metrics = [item.metrics for item in recorded.updates if item.metrics is not None]
     return {
         **{f"seconds_{phase}": spent for phase, spent in spent_by_phase.items()},

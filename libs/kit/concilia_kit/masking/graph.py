@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -75,6 +76,11 @@ class Graph:
             self._is_missing(circle, degree, needed, there)
             for circle, degree, needed in zip(self._circles, self._degrees, self.needed, strict=True)
         )
+
+    def gives_away(self, survivors: Collection[str]) -> bool:
+        """Whether a sum that these are in, of any group, is of fewer than `FEWEST`: of two, each knows the other's."""
+        there = Counter(self.group_of[self.index[each]] for each in survivors if each in self.index)
+        return any(there[group] < FEWEST for group in range(len(self.groups)))
 
     @staticmethod
     def _is_missing(circle: Sequence[int], degree: Degree, needed: int, there: set[int]) -> bool:

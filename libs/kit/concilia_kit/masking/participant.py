@@ -193,7 +193,7 @@ def check_survivors(survivors: Survivors, roster: Roster, hospital: str, held: H
 
     Raises `MaskingError` where the roster is another than was masked by, job or round are not the roster's, survivors
     and dropped ones are not the sharers (each in one of the two, in the roster's order), `hospital` is no survivor, or
-    survivors are too few (`Graph.is_missing`).
+    survivors are too few (`Graph.is_missing`, `Graph.gives_away`).
     """
     its = graph(roster)
     if not its.digest == held.roster == survivors.roster:
@@ -207,7 +207,7 @@ def check_survivors(survivors: Survivors, roster: Roster, hospital: str, held: H
         raise MaskingError("survivors and dropped ones are not those that handed out shares")
     if hospital not in survivors.survivors:
         raise MaskingError("this hospital is not among the survivors")
-    if its.is_missing(survivors.survivors):
+    if its.is_missing(survivors.survivors) or its.gives_away(survivors.survivors):
         raise MaskingError("the survivors are too few")
 
 

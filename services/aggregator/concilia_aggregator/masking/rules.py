@@ -5,7 +5,7 @@
 2. SHARES: until all of the roster have handed out shares, or for `stage_seconds`. Of every group as many must have as
    the threshold says; these are the sharers, of whom alone masks are made.
 3. INPUTS: until `settle` is told whose updates were accepted. These are the survivors, once and for all: the quorum,
-   and of every group as many as the threshold says.
+   and of every group as many as the threshold says, and three.
 4. CONSENT: until as many survivors of every group have agreed. Nobody can be had to agree to two different sums, since
    the threshold is more than half.
 5. REVEAL: until shares enough of each secret are there.
@@ -122,7 +122,8 @@ def settle(room: Room, spec: JobSpec, accepted: Collection[str], now: float) -> 
         raise ValueError(f"no sharers, and must have been rejected: {', '.join(sorted(foreign))}")
     roster = roster_of(room)
     survivors = tuple(each for each in room.sharers if each in accepted)
-    if len(survivors) < fewest(spec) or graph_of(roster).is_missing(frozenset(survivors)):
+    its = graph_of(roster)
+    if len(survivors) < spec.quorum or its.is_missing(survivors) or its.gives_away(survivors):
         detail = f"{len(survivors)} accepted updates of {len(room.sharers)} that masks are made for, too few to unmask"
         return abort(room, detail, now)
     agreed = Survivors(
