@@ -1,4 +1,5 @@
-"""`python -m concilia_client_node`: one hospital's node, with settings from the environment.
+"""`python -m concilia_client_node`: one hospital's node, with settings from the environment; with `leaving`, a list of
+what left it (see `leaving`).
 
 Several may run with one key: they share its queue and work it off in parallel. On one machine they share one
 `directory` too, so that what one downloaded or trained need not be made again by another.
@@ -18,12 +19,15 @@ from concilia_kit import logs, web
 from concilia_kit.keystore import KeystoreError
 from concilia_kit.settings import read
 
+from concilia_client_node import leaving
 from concilia_client_node.errors import DatasetError
 from concilia_client_node.settings import NodeSettings
 
 
 def main() -> None:
     """Work until told to stop. Ends with status 2 and one line where settings, key, data or port do not do."""
+    if sys.argv[1:2] == ["leaving"]:
+        sys.exit(leaving.main(sys.argv[2:]))
     settings = read(NodeSettings)
     begin(settings)
     with complaints(settings):

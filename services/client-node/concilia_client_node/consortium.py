@@ -13,8 +13,19 @@ from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.signing import Domain
 from concilia_kit.wire.auth import Application, BrokerCredential
-from concilia_kit.wire.chain import AccountRoles, Acknowledgement, ContractInfo, LedgerRound, Receipt, UpdateSubmission
-from concilia_kit.wire.training import Assignment, EvaluationReport, NodeRegistration, Progress
+from concilia_kit.wire.base import Wire
+from concilia_kit.wire.chain import (
+    AccountRoles,
+    Acknowledgement,
+    ContractInfo,
+    Holders,
+    LedgerRound,
+    Receipt,
+    UpdateSubmission,
+)
+from concilia_kit.wire.masking import Consent, MaskingView, Revealed, Shares, SignedKeys
+from concilia_kit.wire.nodes import NodeRegistration
+from concilia_kit.wire.training import Assignment, EvaluationReport, Progress
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from concilia_client_node.errors import WeightsError
@@ -24,17 +35,21 @@ RETRY_SECONDS = 3.0  # within a call; the task queue repeats for longer, and a n
 _TRANSIENT = frozenset({401, 408, 425, 429})
 BASE_CHANGED = "base_changed"
 """The code of other bytes than a model's digest stands for."""
-_BROUGHT_AGAIN_LATER = frozenset({"artifact_quarantined"})
+_LATER = frozenset({"artifact_quarantined", "masking_not_ready"})
+"""Codes of refusals that others' work will end: who has the right bytes brings them, or the masking goes on."""
 _log = logs.get(__name__)
 
 
 def transient(problem: Problem) -> bool:
     """Whether the same call may succeed later: the peer is busy, broken or away, or a token just lost its worth."""
-    return (
-        problem.problem_status >= 500
-        or problem.problem_status in _TRANSIENT
-        or problem.problem_code in _BROUGHT_AGAIN_LATER
-    )
+    return problem.problem_status >= 500 or problem.problem_status in _TRANSIENT or problem.problem_code in _LATER
+
+
+class Seen(NamedTuple):
+    """A round's masking as this hospital is told it, and the tag that stands for it."""
+
+    view: MaskingView
+    tag: str
 
 
 class Asked(NamedTuple):
@@ -79,6 +94,15 @@ class Consortium:
         """A round as the ledger has it, with this hospital's update alone: however many others there are."""
         answer = self._call(self.chain, "GET", _round(job, number), params={"hospital": hospital})
         return LedgerRound.model_validate_json(answer.content)
+
+    def whole_round(self, job: str, number: int) -> LedgerRound:
+        """A round as the ledger has it, with everybody's updates."""
+        return LedgerRound.model_validate_json(self._call(self.chain, "GET", _round(job, number)).content)
+
+    def holders(self, role: Role) -> frozenset[str]:
+        """Addresses that hold a role by the ledger's events."""
+        answer = self._call(self.chain, "GET", f"/v1/holders/{role.value}")
+        return frozenset(Holders.model_validate_json(answer.content).addresses)
 
     def submit(self, submission: UpdateSubmission) -> Receipt | Acknowledgement:
         """Have a signed update recorded; in a Merkle round it is collected, to be committed with the others."""
@@ -174,6 +198,35 @@ class Consortium:
         path = f"{_round(report.job, report.round)}/evaluations/{address}"
         self._call(self.aggregator, "PUT", path, content=report.model_dump_json(), headers=_JSON)
 
+    def masking(self, job: str, number: int, known: str = "", wait: int = 0) -> Seen | None:
+        """Where a round's masking stands; None where that is still what the tag `known` stands for, after `wait`
+        seconds."""
+        headers = {"If-None-Match": known} if known else {}
+        answer = self._call(self.aggregator, "GET", _masking(job, number), params={"wait": wait}, headers=headers)
+        if answer.status_code == 304:
+            return None
+        return Seen(MaskingView.model_validate_json(answer.content), answer.headers.get("etag", ""))
+
+    def advertise(self, job: str, number: int, address: str, keys: SignedKeys) -> None:
+        """Hand in keys of a round."""
+        self._mask(job, number, f"keys/{address}", keys)
+
+    def share(self, job: str, number: int, address: str, shares: Shares) -> None:
+        """Hand in sealed shares."""
+        self._mask(job, number, f"shares/{address}", shares)
+
+    def consent(self, job: str, number: int, address: str, consent: Consent) -> None:
+        """Hand in a signature under who is in a round's sum."""
+        self._mask(job, number, f"consents/{address}", consent)
+
+    def reveal(self, job: str, number: int, address: str, revealed: Revealed) -> None:
+        """Hand in what unmasks a round's sum."""
+        self._mask(job, number, f"reveals/{address}", revealed)
+
+    def _mask(self, job: str, number: int, path: str, document: Wire) -> None:
+        body = document.model_dump_json()
+        self._call(self.aggregator, "PUT", f"{_masking(job, number)}/{path}", content=body, headers=_JSON)
+
     @staticmethod
     def _call(client: httpx.Client, method: str, path: str, **kwargs: object) -> httpx.Response:
         return http.call(client, method, path, retry_seconds=RETRY_SECONDS, **kwargs)
@@ -184,3 +237,7 @@ _JSON = {"Content-Type": "application/json"}
 
 def _round(job: str, number: int) -> str:
     return f"/v1/jobs/{job}/rounds/{number}"
+
+
+def _masking(job: str, number: int) -> str:
+    return f"{_round(job, number)}/masking"

@@ -15,7 +15,7 @@ from concilia_kit import digests
 from concilia_kit.digests import Digest
 from pydantic import TypeAdapter, ValidationError
 
-from concilia_client_node import store
+from concilia_client_node import flushing
 
 SETTLED_SECONDS = 5
 
@@ -41,7 +41,7 @@ class Fingerprints:
     def keep(self) -> None:
         """Write down what was asked for. Raises `OSError`."""
         if self._now != self._earlier:
-            store.write_whole(self._file, _KNOWN.dump_json(self._now))
+            flushing.write_whole(self._file, _KNOWN.dump_json(self._now))
 
     def _look(self, path: Path) -> Digest | None:
         name = os.fsencode(path.relative_to(self._root)).decode(errors="backslashreplace")

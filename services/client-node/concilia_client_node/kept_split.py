@@ -12,7 +12,7 @@ from typing import Any
 from concilia_kit import logs
 from concilia_kit.classification import HAM10000, Declaration
 
-from concilia_client_node import dataset, layouts, manifest, store
+from concilia_client_node import dataset, flushing, layouts, manifest
 from concilia_client_node.dataset import Folder, Site
 from concilia_client_node.errors import DatasetError, SplitMoved
 from concilia_client_node.fingerprints import Fingerprints
@@ -54,7 +54,7 @@ class KeptSplit:
             if found.changes.are_refused and not anew:
                 raise SplitMoved(sentence(found.changes))
             if found.before is None or found.now != found.before:
-                store.write_whole(self._directory / manifest.NAME, found.now.content())
+                flushing.write_whole(self._directory / manifest.NAME, found.now.content())
         _tell(found)
         return found.site
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from concilia_kit import logs
 from concilia_kit.wire.encoding import ABILITIES
-from concilia_kit.wire.training import NodeRegistration
+from concilia_kit.wire.nodes import NodeRegistration
 
 from concilia_client_node import pictures
 from concilia_client_node.dataset import Site, per_class
 from concilia_client_node.pictures import DecodedSite
+from concilia_client_node.trainer import Extent
 
 _log = logs.get(__name__)
 _NAMED = 5  # broken files named in the hospital's own log
@@ -55,6 +56,11 @@ class LocalData:
     def skipped_images(self) -> int:
         """Pictures that are missing or, as far as is known, broken."""
         return self._site.missing + self._broken
+
+    def extent(self, most: int | None) -> Extent:
+        """What a training on at most so many images is on, if every picture can be decoded."""
+        images = min(len(self._site.training), most or len(self._site.training))
+        return Extent(images, len({picture.lesion for picture in self._site.training}))
 
     def registration(self) -> NodeRegistration:
         """What the node says of itself: counts only."""

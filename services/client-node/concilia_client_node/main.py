@@ -24,7 +24,9 @@ from fastapi import FastAPI
 
 from concilia_client_node import layouts, redelivery, tasks
 from concilia_client_node.broker import TRANSPORT, Credentials
+from concilia_client_node.budget import Budget
 from concilia_client_node.consortium import Consortium
+from concilia_client_node.floors import Floors
 from concilia_client_node.health import Served
 from concilia_client_node.kept_split import KeptSplit
 from concilia_client_node.local_data import LocalData
@@ -98,6 +100,8 @@ def build(settings: NodeSettings) -> Node:
         stop=stop,
         classification=declaration.classification,
         metrics=NodeMetrics(registry),
+        floors=floors_of(settings),
+        budget=budget_of(settings),
     )
     heartbeat = Heartbeat(
         account.address,
@@ -118,6 +122,16 @@ def build(settings: NodeSettings) -> Node:
         registry=registry,
     )
     return Node(taking, device, health, hospital, heartbeat, stop)
+
+
+def floors_of(settings: NodeSettings) -> Floors:
+    """What a hospital does not go below."""
+    return Floors(settings.min_batch_size, settings.min_lesions, settings.min_steps, settings.secure_only)
+
+
+def budget_of(settings: NodeSettings) -> Budget:
+    """What a hospital does not spend more of."""
+    return Budget(settings.epsilon_per_job, settings.epsilon_total, settings.delta)
 
 
 def _mixed(device: torch.device, precision: Precision) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concilia_kit.metrics import SECONDS
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-TRAIN, EVALUATE = "train", "evaluate"
+TRAIN, EVALUATE, UNMASK = "train", "evaluate", "unmask"
 STOPPED, RETRIED = "stopped", "retried"
 
 

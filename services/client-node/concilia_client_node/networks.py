@@ -3,6 +3,7 @@ adapters over them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,21 @@ from torchvision.models import get_model
 from concilia_client_node import adapters
 from concilia_client_node.errors import WeightsError
 
-_NORMS = (nn.BatchNorm2d, nn.LayerNorm)
+_NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+GROUPS = 32
 
 
 def build(architecture: Architecture, classes: int = len(CLASSES)) -> nn.Module:
     """A network with fresh weights: RGB (n, 3, s, s), normalised, to logits (n, classes)."""
-    network: nn.Module = get_model(architecture.value, weights=None, num_classes=classes)
+    options = {"norm_layer": group_norm} if architecture.grouped else {}
+    network: nn.Module = get_model(architecture.torchvision, weights=None, num_classes=classes, **options)
     return network
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """In the place of batch normalisation, as Opacus has it (`ModuleValidator.fix`): 32 groups, or as many as divide
+    both. Source: Wu and He, "Group Normalization" (ECCV 2018)."""
+    return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
 
 
 def load(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from concilia_kit import logs
 from concilia_kit.problems import Problem
-from concilia_kit.wire.training import Assignment, Task, TrainTask
+from concilia_kit.wire.training import Assignment, EvaluateTask, Task, UnmaskTask
 
 from concilia_client_node.consortium import Asked
 from concilia_client_node.errors import Stopped
@@ -100,17 +100,19 @@ class Polling:
         return [each for each in self._known.tasks if not self._hospital.has_ended(each.task)]
 
     def _due(self) -> Assignment | None:
-        """The next task to work at: of those that may be tried now, one that no sibling is at, if there is."""
+        """The next task to work at: of those that may be tried now, one that no sibling is at, if there is, and one
+        that others wait for at once."""
         now = time.monotonic()
         due = [each for each in self._open() if self._not_before(each) <= now]
-        return min(due, key=self._is_taken, default=None)
+        return min(due, key=lambda each: (self._is_taken(each), not isinstance(each.task, UnmaskTask)), default=None)
 
     def _not_before(self, each: Assignment) -> float:
         again = self._again.get(each.task)
         return 0.0 if again is None else again.not_before
 
     def _is_taken(self, each: Assignment) -> bool:
-        return isinstance(each.task, TrainTask) and self._hospital.folder.is_taken(each.task.job, each.task.round)
+        task = each.task
+        return not isinstance(task, EvaluateTask) and self._hospital.folder.is_taken(task.job, task.round)
 
     def _work(self, each: Assignment) -> None:
         task = each.task
@@ -139,4 +141,4 @@ class Polling:
 
 
 def _worth_it(task: Task, tries: int) -> bool:
-    return time.time() < task.deadline if isinstance(task, TrainTask) else tries < EVALUATION_TRIES
+    return tries < EVALUATION_TRIES if isinstance(task, EvaluateTask) else time.time() < task.deadline

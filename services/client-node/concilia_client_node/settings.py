@@ -54,17 +54,40 @@ class NodeSettings(ServiceSettings):
         description="of training's multiplications: 'float32', 'bfloat16' (quicker on processors that have it), or "
         "'auto': bfloat16 on a graphics card that has it, float32 elsewhere",
     )
+    min_batch_size: int = Field(
+        default=1, ge=1, le=1_000_000, description="fewest pictures in a batch that this hospital trains on"
+    )
+    min_lesions: int = Field(
+        default=1, ge=1, le=1_000_000_000, description="fewest lesions that an update of this hospital may come from"
+    )
+    min_steps: int = Field(
+        default=1, ge=1, le=1_000_000_000, description="fewest steps that an update of this hospital may come from"
+    )
+    secure_only: bool = Field(
+        default=False, description="send updates with secure aggregation only, and take part in no other job"
+    )
     unreadable_share: Share = Field(default=0.02, description="share of pictures that may be missing or broken")
     split_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of sites and of the held-out lesions")
     split_anew: bool = Field(
         default=False,
         description="divide the lesions as if for the first time, though some change sides; for one start only",
     )
+    epsilon_per_job: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="most that a job may cost every lesion of the hospital's, in ε at CONCILIA_NODE_DELTA; a job "
+        "without differential privacy is then refused; empty: as much as is asked for",
+    )
+    epsilon_total: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="most that all jobs together may cost, likewise"
+    )
+    delta: float = Field(default=1e-5, gt=0, lt=0.01, description="δ of the two")
     plaintext: bool = Field(
         default=False, description="speak to other machines without TLS, on a closed network; otherwise refused"
     )
 
-    @field_validator("classification", mode="before")
+    @field_validator("classification", "epsilon_per_job", "epsilon_total", mode="before")
     @classmethod
     def _named_or_not(cls, text: object) -> object:
         return text or None

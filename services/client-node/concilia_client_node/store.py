@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,14 +27,19 @@ from concilia_kit import digests
 from concilia_kit.digests import Digest
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.encoding import Encoded
+from concilia_kit.wire.masking import Masked
+from concilia_kit.wire.privacy import Spent
 from concilia_kit.wire.training import UpdateMetrics
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from concilia_client_node.flushing import write_whole
 from concilia_client_node.locks import FileLock
+from concilia_client_node.masking_folder import MaskingFolder
 
 BASES_KEPT = 3
 TRUNKS_KEPT = 2  # apart from bases, of which each round brings another
 UPDATES_KEPT = 3  # whole, with tensors; records of a few hundred bytes stay
+LISTS_KEPT = 200
 LEFT_KEPT = 4  # of each kind, over all jobs
 _LOCK_SECONDS = 0.1
 
@@ -59,8 +63,8 @@ class Trained(BaseModel):
     base: Digest
     digest: Digest
     size: int
-    loss: float
-    accuracy: float
+    loss: float | None = None
+    accuracy: float | None = None
     images: int
     lesions: int
     skipped_images: int
@@ -72,6 +76,8 @@ class Trained(BaseModel):
     staleness: int = 0  # rounds by which it is late in this one
     reach: float | None = None
     first_loss: float | None = None
+    masked: Masked | None = None
+    privacy: Spent | None = None
 
 
 class NodeFolder:
@@ -81,6 +87,9 @@ class NodeFolder:
         self._directory = directory
         self._in_use = FileLock(directory / "in-use")
         self.scratch = directory / "scratch"
+        self.masking = MaskingFolder(directory / "masking")
+        self.account = directory / "account.jsonl"
+        """What training with differential privacy has cost; see `budget`."""
 
     def open(self) -> None:
         """Make the folders and clear what a crash left half-written, unless a living process uses the folder: what
@@ -147,6 +156,12 @@ class NodeFolder:
         """Have the update's tensors on the disk. Raises `OSError`."""
         with self.update(job, number).open("rb") as file:
             os.fsync(file.fileno())
+
+    def leaving(self, job: str, number: int) -> Path:
+        """Where what leaves for a round is listed; makes its folder, and the oldest beyond `LISTS_KEPT` go."""
+        for path in _oldest(self._updates().glob("*/*/leaving.json"), LISTS_KEPT):
+            path.unlink(missing_ok=True)
+        return self._update(job, number) / "leaving.json"
 
     def beside(self, kind: Kind, job: str, number: int) -> Path:
         """Where something is kept that a round leaves to later ones; makes its folder."""
@@ -240,13 +255,3 @@ def _read(path: Path, kind: type[_Record]) -> _Record | None:
 
 def _write(path: Path, record: BaseModel) -> None:
     write_whole(path, record.model_dump_json().encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Put a file in the place of what is there, so that a crash leaves either. Raises `OSError`."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)

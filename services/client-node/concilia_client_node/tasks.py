@@ -1,4 +1,4 @@
-"""The node's two Celery tasks: parse, call, and say what becomes of the message.
+"""The node's three Celery tasks: parse, call, and say what becomes of the message.
 
 A task that is worth another try goes back with a growing, jittered delay; one that was interrupted by the node's end
 goes back at once; one that cannot be read is dropped, as no other try would read it.
@@ -15,7 +15,15 @@ from celery import Celery
 from celery.exceptions import Reject
 from concilia_kit import logs
 from concilia_kit.problems import Problem
-from concilia_kit.wire.training import EVALUATE_TASK, TRAIN_TASK, EvaluateTask, Task, TrainTask
+from concilia_kit.wire.training import (
+    EVALUATE_TASK,
+    TRAIN_TASK,
+    UNMASK_TASK,
+    EvaluateTask,
+    Task,
+    TrainTask,
+    UnmaskTask,
+)
 from pydantic import BaseModel, ValidationError
 
 from concilia_client_node.errors import Stopped
@@ -40,6 +48,11 @@ def register(app: Celery, hospital: Hospital, queue: str) -> None:
     def evaluate(self: Any, task: dict[str, Any], signature: str = "") -> None:
         if (parsed := _parse(EvaluateTask, task)) is not None:
             _attempt(self, hospital, parsed, signature, queue, lambda: self.request.retries < EVALUATION_TRIES)
+
+    @app.task(name=UNMASK_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
+    def unmask(self: Any, task: dict[str, Any], signature: str = "") -> None:
+        if (parsed := _parse(UnmaskTask, task)) is not None:
+            _attempt(self, hospital, parsed, signature, queue, lambda: time.time() < parsed.deadline)
 
 
 def pause(tried: int) -> float:

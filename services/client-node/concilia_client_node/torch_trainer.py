@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from concilia_kit.wire.privacy import Privacy
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal
 
 from concilia_client_node import evaluation, networks, training
 from concilia_client_node.local_data import LocalData
-from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Outcome, Tensors
+from concilia_client_node.sampling import Sampled
+from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Extent, Outcome, Tensors
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class TorchTrainer:
     def skipped_images(self) -> int:
         """See `Trainer`."""
         return self.data.skipped_images
+
+    def extent(self, local: LocalTraining) -> Extent:
+        """See `Trainer`."""
+        return self.data.extent(local.max_images)
 
     def prepare(self, image_size: int, check: Check) -> None:
         """See `Trainer`. Raises `TooManyUnreadable`."""
@@ -58,6 +64,39 @@ class TorchTrainer:
             check=check,
             correction=carried.correction,
             mixed=self.mixed,
+        )
+        return outcome, networks.tensors(network)
+
+    def train_privately(
+        self,
+        architecture: Architecture,
+        base: Path,
+        local: LocalTraining,
+        privacy: Privacy,
+        allow: Callable[[Sampled], None],
+        progress: Callable[[float], None],
+        check: Check,
+        carried: Carried = NOTHING,
+        trunk: Path | None = None,
+    ) -> tuple[Outcome, Tensors]:
+        """See `Trainer`. In float32 whatever else is trained in."""
+        # Opacus brings SciPy, which costs seconds and memory where no job asks for it.
+        from concilia_client_node import private_training
+
+        torch.set_num_threads(self.threads)
+        pictures = self.data.at(local.image_size, check)
+        network = networks.load(architecture, base, carried.personal, self.data.classes, trunk=trunk)
+        outcome = private_training.train(
+            network,
+            pictures.training,
+            local,
+            privacy,
+            self.device,
+            allow,
+            progress,
+            check,
+            carried.correction,
+            adapter=trunk is not None,
         )
         return outcome, networks.tensors(network)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 from concilia_kit.wire.calibration import Calibration
+from concilia_kit.wire.privacy import Privacy
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal
+
+from concilia_client_node.sampling import Sampled
 
 Rows = tuple[tuple[int, ...], ...]
 Check = Callable[[], None]
@@ -20,17 +24,27 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What training measured: mean loss and accuracy over the last epoch, and what was trained on."""
+class Extent:
+    """Most images that a training may be on, and how many lesions those are of that it is chosen from."""
 
-    loss: float
-    accuracy: float
+    images: int
+    lesions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What training measured: mean loss and accuracy over the last epoch, and what was trained on. With differential
+    privacy neither is measured, and `sampled` says what was done."""
+
+    loss: float | None
+    accuracy: float | None
     images: int
     lesions: int
     reach: float | None = None
     """The sum of what each gradient's weight came to in the difference; for plain steps, steps times learning rate."""
     first_loss: float | None = None
     """The base's loss on what was trained on, where it was asked for."""
+    sampled: Sampled | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,10 @@ class Trainer(Protocol):
         """Pictures that cannot be used, as far as is known."""
         ...
 
+    def extent(self, local: LocalTraining) -> Extent:
+        """What a training would be on if every picture can be used; known before any is decoded."""
+        ...
+
     def prepare(self, image_size: int, check: Check) -> None:
         """Have the site's pictures at that size. Raises `NodeError` where they do not do, `OSError`."""
         ...
@@ -86,6 +104,22 @@ class Trainer(Protocol):
 
         Raises `NodeError`: `WeightsError` where the file does not fit, `Refused` where training makes no sense.
         """
+        ...
+
+    def train_privately(
+        self,
+        architecture: Architecture,
+        base: Path,
+        local: LocalTraining,
+        privacy: Privacy,
+        allow: Callable[[Sampled], None],
+        progress: Callable[[float], None],
+        check: Check,
+        carried: Carried = NOTHING,
+        trunk: Path | None = None,
+    ) -> tuple[Outcome, Tensors]:
+        """As `train`, with differential privacy, and no two alike. `allow` is told what is about to be done, before it
+        is, and may raise."""
         ...
 
     def personal(self, architecture: Architecture, which: Personal) -> frozenset[str]:
@@ -115,3 +149,9 @@ class Trainer(Protocol):
 def mix(*parts: object) -> int:
     """A 63-bit seed from the task's seed, the round, the address or whatever sets one run apart from another."""
     return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+
+
+def batches_of(images: int, batch_size: int) -> int:
+    """Batches an epoch, of sizes that differ by one at most: a small last batch would upset batch normalisation, which
+    cannot learn from a single image at all."""
+    return min(math.ceil(images / batch_size), images // 2)

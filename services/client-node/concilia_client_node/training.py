@@ -21,7 +21,7 @@ from concilia_client_node.augmentation import as_input, as_training_input
 from concilia_client_node.errors import Refused
 from concilia_client_node.pictures import Pictures
 from concilia_client_node.split import stratified_cap
-from concilia_client_node.trainer import Outcome, Tensors
+from concilia_client_node.trainer import Outcome, Tensors, batches_of
 
 PROGRESS_SECONDS = 0.5
 STATISTICS_IMAGES = 512
@@ -72,9 +72,9 @@ def train(
     anchors = [parameter.detach().clone() for parameter in parameters] if local.proximal_mu > 0 else []
     corrections = _matching(network, correction or {}, device)
     reach, lasting = 0.0, 0.0
-    optimizer = _optimizer(parameters, local)
+    optimizer = optimizer_of(parameters, local)
     momentum = local.momentum if local.optimizer is Optimizer.SGD else 0.0
-    batches = _batches_of(len(chosen), local.batch_size)
+    batches = batches_of(len(chosen), local.batch_size)
     steps, step, told = local.epochs * batches, 0, time.monotonic()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout and mixing draw from the global stream
@@ -173,17 +173,11 @@ def estimate_statistics(
     # Evenly spaced, so that every class has its share where rows are sorted.
     some = torch.linspace(0, len(images) - 1, min(len(images), STATISTICS_IMAGES)).long()
     with torch.no_grad():
-        for offset in range(batches := _batches_of(len(some), batch_size)):
+        for offset in range(batches := batches_of(len(some), batch_size)):
             check()
             network(as_input(images[some[offset::batches]].to(device), shown))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-
-
-def _batches_of(images: int, batch_size: int) -> int:
-    """Batches an epoch, of sizes that differ by one at most: a small last batch would upset batch normalisation, which
-    cannot learn from a single image at all."""
-    return min(math.ceil(images / batch_size), images // 2)
 
 
 def last_layer(network: nn.Module) -> nn.Linear:
@@ -200,7 +194,8 @@ def share_of_rate(local: LocalTraining, step: int, steps: int) -> float:
     return local.rate_end + over * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def _optimizer(parameters: list[nn.Parameter], local: LocalTraining) -> torch.optim.Optimizer:
+def optimizer_of(parameters: list[nn.Parameter], local: LocalTraining) -> torch.optim.Optimizer:
+    """What takes a job's local steps; the learning rate is set before each."""
     if local.optimizer is Optimizer.ADAMW:
         return torch.optim.AdamW(parameters, lr=local.learning_rate, weight_decay=local.weight_decay)
     return torch.optim.SGD(parameters, lr=local.learning_rate, momentum=local.momentum, weight_decay=local.weight_decay)

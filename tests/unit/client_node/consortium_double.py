@@ -37,17 +37,21 @@ from concilia_kit.wire.chain import (
     AccountRoles,
     Acknowledgement,
     ContractInfo,
+    Holders,
     LedgerRound,
     LedgerUpdate,
     Receipt,
     RoundStatus,
     UpdateSubmission,
 )
-from concilia_kit.wire.training import EvaluationReport, NodeRegistration, Progress, Task, order_of
+from concilia_kit.wire.nodes import NodeRegistration
+from concilia_kit.wire.training import EvaluationReport, Progress, Task, order_of
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+
+from tests.unit.client_node import room_double
 
 DOMAIN = Domain(chain_id=1337, contract="0x" + 39 * "0" + "7")
 SOON = timedelta(minutes=5)
@@ -80,6 +84,8 @@ class ConsortiumDouble:
     writing: set[str] = field(default_factory=set)
     assigned: list[object] = field(default_factory=list)
     put_aside: set[str] = field(default_factory=set)
+    rooms: dict[tuple[str, int], Any] = field(default_factory=dict)
+    holders: frozenset[str] = frozenset()
 
     def sign(self, task: Task) -> str:
         """A coordinator's signature of a task."""
@@ -277,6 +283,11 @@ class ConsortiumDouble:
             held = (Role.COORDINATOR,) if address == COORDINATOR.address and self.coordinates else (Role.HOSPITAL,)
             return AccountRoles(address=address, roles=held, block=1)
 
+        @app.get("/v1/holders/{role}")
+        def holders(role: Role, request: Request) -> Holders:
+            enter("holders", request, Audience.CHAIN)
+            return Holders(role=role, addresses=tuple(sorted(self.holders)), block=1)
+
         @app.post("/v1/broker-credentials", status_code=201)
         def broker_credential(request: Request) -> BrokerCredential:
             enter("broker", request, Audience.AUTH)
@@ -288,11 +299,12 @@ class ConsortiumDouble:
                 return users.issue(address)
 
         @app.get("/v1/jobs/{job}/rounds/{number}")
-        def ledger_round(job: str, number: int, request: Request) -> LedgerRound:
+        def ledger_round(job: str, number: int, request: Request, hospital: str | None = None) -> LedgerRound:
             enter("round", request)
-            if (job, number) not in self.rounds:
+            if (found := self.rounds.get((job, number))) is None:
                 raise NotFound("no such round", code="round_unknown")
-            return self.rounds[job, number]
+            shown = tuple(each for each in found.updates if hospital in (None, each.update.hospital))
+            return found.model_copy(update={"updates": shown})
 
         @app.post("/v1/updates")
         async def submit(request: Request, response: Response) -> Receipt | Acknowledgement:
@@ -344,6 +356,11 @@ class ConsortiumDouble:
             assert (body.job, body.round) == (job, number)
             self.evaluations.append(body)
 
+        def enter_room(name: str, request: Request) -> str:
+            enter(name, request, Audience.AGGREGATOR)
+            return bearer(request).removeprefix("session:")
+
+        room_double.mount(app, self, enter_room)
         return app
 
 

@@ -12,10 +12,10 @@ from concilia_client_node.consortium import Consortium
 from concilia_client_node.presence import ProgressReporter
 from concilia_client_node.service import Hospital
 from concilia_client_node.store import NodeFolder
-from concilia_client_node.trainer import NOTHING, Carried, Check, Counts
+from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Extent
 from concilia_kit import http
 from concilia_kit.wire.auth import Audience
-from concilia_kit.wire.training import Architecture, Evaluation, Personal
+from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal
 from eth_account.signers.local import LocalAccount
 
 
@@ -23,6 +23,9 @@ class Untrained:
     """The part of a `Trainer` that says nothing: it has its pictures, keeps nothing to itself and evaluates nothing."""
 
     skipped_images: int = 0
+
+    def extent(self, local: LocalTraining) -> Extent:
+        return Extent(32, 32)
 
     def prepare(self, image_size: int, check: Check) -> None:
         check()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from concilia_client_node import dataset, networks, presence, service, training
+from concilia_client_node import dataset, networks, presence, submitting, training
 from concilia_client_node.consortium import Consortium
 from concilia_client_node.errors import Stopped
 from concilia_client_node.local_data import LocalData
@@ -269,7 +269,7 @@ def test_an_update_of_a_merkle_round_is_collected(
     consortium: Any, hospital: Hospital, merkle_task: TrainTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[dict[str, object]] = []
-    monkeypatch.setattr(service._log, "info", lambda event, **fields: said.append({"event": event, **fields}))
+    monkeypatch.setattr(submitting._log, "info", lambda event, **fields: said.append({"event": event, **fields}))
     consortium.ask(hospital, merkle_task)
     assert stages(consortium, hospital)[-1] is Stage.SUBMITTED
     assert "collected" in consortium.progress[-1].detail
