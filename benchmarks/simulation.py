@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from concilia_aggregator import schedules, strategies
-from concilia_client_node import networks, training
+from concilia_client_node import networks, private_training, training
 from concilia_client_node.errors import Refused
 from concilia_client_node.pictures import Pictures
 from concilia_client_node.trainer import Outcome, mix
 from concilia_kit.wire.jobs import EACH_ROUND_ALIKE, Schedule
+from concilia_kit.wire.privacy import Privacy
 from concilia_kit.wire.strategy import Strategy as StrategySpec
 from concilia_kit.wire.training import LocalTraining, Personal
 from torch import nn
@@ -57,6 +58,8 @@ class Plan:
     share: float = 0.0
     screened: bool = True
     schedule: Schedule = EACH_ROUND_ALIKE
+    privacy: tuple[Privacy, ...] | None = None
+    """A hospital's each, in their order, where they train with differential privacy."""
 
     def local_of(self, local: LocalTraining, round_: int) -> LocalTraining:
         """Local training of a round, as the aggregator gives it to hospitals."""
@@ -185,15 +188,18 @@ class _Federation:
             nothing = np.zeros_like(base.floats)
             theirs, ours = self._server.control, node.control
             wrong = (nothing if theirs is None else theirs) - (nothing if ours is None else ours)
+        local, correction = self._plan.local_of(self._local, number), None
+        if wrong is not None:
+            correction = self._layout.named(wrong)
         try:
-            outcome = training.train(
-                self._network,
-                self._pictures[at],
-                self._plan.local_of(self._local, number),
-                mix(self._plan.seed, number, at),
-                _CPU,
-                correction=None if wrong is None else self._layout.named(wrong),
-            )
+            if self._plan.privacy is not None:
+                privacy = self._plan.privacy[at]
+                outcome = private_training.train(
+                    self._network, self._pictures[at], local, privacy, _CPU, correction=correction
+                )
+            else:
+                seed = mix(self._plan.seed, number, at)
+                outcome = training.train(self._network, self._pictures[at], local, seed, _CPU, correction=correction)
         except Refused:
             return None
         model, control = self._layout.model(networks.tensors(self._network)), None

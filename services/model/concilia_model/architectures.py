@@ -5,8 +5,10 @@ Shapes and dtypes come from a model on torch's `meta` device, which allocates no
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from concilia_kit.lesions import CLASSES
@@ -22,6 +24,8 @@ HEADS: dict[Architecture, str] = {
     Architecture.MOBILENET_V2: "classifier.1",
     Architecture.EFFICIENTNET_B0: "classifier.1",
     Architecture.CONVNEXT_TINY: "classifier.2",
+    Architecture.RESNET18_GN: "fc",
+    Architecture.MOBILENET_V2_GN: "classifier.1",
 }
 """Name of the last linear layer, by architecture."""
 
@@ -30,7 +34,9 @@ HEADS: dict[Architecture, str] = {
 _INITIALISATION: dict[Architecture, dict[str, bool]] = {
     Architecture.RESNET50: {"zero_init_residual": True},
     Architecture.RESNET18: {"zero_init_residual": True},
+    Architecture.RESNET18_GN: {"zero_init_residual": True},
 }
+_GROUPS = 32
 
 # torch's initialisers draw from the one global generator: two models made at once would share its numbers.
 _generator = threading.Lock()
@@ -39,7 +45,7 @@ _generator = threading.Lock()
 def empty(architecture: Architecture, classes: int = len(CLASSES)) -> torch.nn.Module:
     """The model without storage, in evaluation mode; give it tensors by `load_state_dict(..., assign=True)`."""
     with torch.device("meta"):
-        model: torch.nn.Module = get_model(architecture.value, weights=None, num_classes=classes)
+        model = _made(architecture, classes)
     return model.eval()
 
 
@@ -56,5 +62,17 @@ def fresh(architecture: Architecture, seed: int, classes: int = len(CLASSES)) ->
     options = _INITIALISATION.get(architecture, {})
     with _generator, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = get_model(architecture.value, weights=None, num_classes=classes, **options)
+        model = _made(architecture, classes, **options)
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def _made(architecture: Architecture, classes: int, **options: Any) -> torch.nn.Module:
+    if architecture.grouped:
+        options["norm_layer"] = _group_norm
+    model: torch.nn.Module = get_model(architecture.torchvision, weights=None, num_classes=classes, **options)
+    return model
+
+
+def _group_norm(channels: int) -> torch.nn.GroupNorm:
+    """In the place of batch normalisation, as nodes have it: Wu and He, "Group Normalization" (ECCV 2018)."""
+    return torch.nn.GroupNorm(math.gcd(_GROUPS, channels), channels)

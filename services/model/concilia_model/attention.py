@@ -15,7 +15,7 @@ import torch
 from concilia_kit.wire.training import Architecture
 from torch import nn
 
-_RESIDUAL = frozenset({Architecture.RESNET50, Architecture.RESNET18})
+_RESIDUAL = frozenset({Architecture.RESNET50, Architecture.RESNET18, Architecture.RESNET18_GN})
 
 
 def look(model: nn.Module, architecture: Architecture, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,7 +20,13 @@ from concilia_model.weights import Array
 
 
 def torchvision_url(architecture: Architecture) -> str:
-    """Where torchvision publishes its best ImageNet weights."""
+    """Where torchvision publishes its best ImageNet weights. Raises `WeightsUnavailable` where it has none."""
+    if architecture.grouped:
+        raise WeightsUnavailable(
+            f"there are no ImageNet weights of {architecture}: torchvision's are for batch normalisation; ask for "
+            "random ones, or upload a safetensors file",
+            status=400,
+        )
     return str(get_model_weights(architecture.value).DEFAULT.url)
 
 
