@@ -21,21 +21,13 @@ from concilia_client_node.consortium import Consortium
 from concilia_client_node.presence import Heartbeat, ProgressReporter
 from concilia_client_node.service import Hospital
 from concilia_client_node.store import NodeFolder
-from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Outcome, Tensors
+from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Extent, Outcome, Tensors
 from concilia_kit import http, keystore, logs, queue
 from concilia_kit.lesions import CLASSES
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.auth import Audience
-from concilia_kit.wire.training import (
-    OWN_QUEUE,
-    SCORE_BINS,
-    Architecture,
-    Evaluation,
-    LocalTraining,
-    NodeRegistration,
-    Personal,
-    keys_of,
-)
+from concilia_kit.wire.nodes import NodeRegistration
+from concilia_kit.wire.training import OWN_QUEUE, SCORE_BINS, Architecture, Evaluation, LocalTraining, Personal, keys_of
 
 from benchmarks.peers.payload import STEP
 
@@ -46,6 +38,10 @@ class Constant:
     """A `Trainer` that costs one addition a value."""
 
     skipped_images = 0
+
+    def extent(self, local: LocalTraining) -> Extent:
+        """What its training says that it was on."""
+        return Extent(IMAGES, IMAGES)
 
     def prepare(self, image_size: int, check: Check) -> None:
         """Nothing to prepare."""

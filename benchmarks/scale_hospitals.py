@@ -29,13 +29,13 @@ from concilia_kit.roles import Role
 from concilia_kit.signing import Domain
 from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.chain import LedgerRound, UpdateSubmission
+from concilia_kit.wire.nodes import NodeRegistration
 from concilia_kit.wire.training import (
     EVALUATE_TASK,
     SCORE_BINS,
     TRAIN_TASK,
     EvaluateTask,
     EvaluationReport,
-    NodeRegistration,
     Progress,
     Stage,
     TrainTask,

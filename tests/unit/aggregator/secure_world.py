@@ -27,7 +27,7 @@ from concilia_kit.signing import Domain
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.jobs import JobSpec, Phase
 from concilia_kit.wire.masking import Consent, Masked, MaskingView, Revealed, Roster, SignedKeys, Stage
-from concilia_kit.wire.training import NodeRegistration
+from concilia_kit.wire.nodes import NodeRegistration
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from prometheus_client import CollectorRegistry

@@ -26,9 +26,10 @@ from concilia_kit.signing import Domain
 from concilia_kit.wire.calibration import Calibrated, CriticalUse, Reliability, UnusualUse, Use
 from concilia_kit.wire.jobs import JobSpec, JobView, Phase
 from concilia_kit.wire.models import NOTICE
+from concilia_kit.wire.nodes import NodeRegistration
 from concilia_kit.wire.privacy import Privacy, Spent
 from concilia_kit.wire.strategy import Strategy, StrategyName
-from concilia_kit.wire.training import SCORE_BINS, Evaluation, EvaluationReport, NodeRegistration
+from concilia_kit.wire.training import SCORE_BINS, Evaluation, EvaluationReport
 from concilia_kit.wire.verification import Finding, Verdict, Verification, VerificationState
 
 from .conftest import address

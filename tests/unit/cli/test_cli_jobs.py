@@ -260,3 +260,40 @@ def test_a_job_trains_an_adapter_where_one_is_asked_for(monkeypatch: pytest.Monk
         assert plain.exit_code == 0, plain.output
     assert len(asked) == 2
     assert "adapter" not in asked[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "secure"),
+    [
+        ([], None),
+        (["--secure"], {"threshold": 2 / 3, "bound": 4.0, "stage_seconds": 60}),
+        (
+            ["--secure", "--strategy", "median", "--secure-group", "5", "--secure-threshold", "0.8"],
+            {"threshold": 0.8, "group": 5, "bound": 4.0, "stage_seconds": 60},
+        ),
+        (
+            ["--secure", "--secure-norm", "9", "--secure-bound", "2", "--secure-seconds", "20"],
+            {"threshold": 2 / 3, "bound": 2.0, "norm": 9.0, "stage_seconds": 20},
+        ),
+    ],
+)
+def test_a_job_is_created_whose_aggregator_sees_sums_only(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], secure: dict[str, Any] | None
+) -> None:
+    double = Creating()
+    initial = InitialModel(
+        digest="0" * 64, architecture=Architecture.RESNET18, origin="random", loaded_tensors=0, fresh_tensors=1
+    )
+    monkeypatch.setattr(jobs, "initial_weights", lambda *_: initial)
+    with httpx.Client(transport=httpx.MockTransport(double.answer), base_url="http://aggregator") as http:
+
+        class Here:
+            aggregator = http
+
+        monkeypatch.setattr(jobs, "client", lambda _config: Client(Here()))  # type: ignore[arg-type]
+        done = CliRunner().invoke(app, ["job", "create", *options])
+        refused = CliRunner().invoke(app, ["job", "create", "--secure", "--secure-threshold", "0.5"])
+    assert done.exit_code == 0, done.output
+    assert double.spec.get("secure") == secure
+    assert refused.exit_code == 2
+    assert "threshold" in refused.output

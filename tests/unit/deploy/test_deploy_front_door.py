@@ -117,6 +117,10 @@ def test_cookies_are_auths_alone() -> None:
         ("/api/chain/v1/rpc", "/api/chain/"),
         ("/api/aggregator/v1/jobs", "/api/aggregator/"),
         ("/api/aggregator/v1/jobs/ab12/stream", "~ ^/api/aggregator/v1/jobs/[^/]+/stream$"),
+        (
+            "/api/aggregator/v1/jobs/ab12/rounds/3/masking/shares/0x1",
+            "~ ^/api/aggregator/v1/jobs/[^/]+/rounds/[0-9]+/masking/",
+        ),
         ("/api/model/v1/models", "/api/model/"),
         ("/api/model/v1/initial-models", "= /api/model/v1/initial-models"),
         ("/api/model/v1/predictions", "= /api/model/v1/predictions"),

@@ -20,7 +20,8 @@ from concilia_kit.classification import (
 from concilia_kit.lesions import CLASSES, FULL_NAMES, MEAN, MELANOMA, STD
 from concilia_kit.wire.jobs import JobManifest, JobSpec
 from concilia_kit.wire.models import InitialModelRequest, ModelRegistration, Prediction
-from concilia_kit.wire.training import SCORE_BINS, EvaluateTask, EvaluationReport, NodeRegistration, TrainTask
+from concilia_kit.wire.nodes import NodeRegistration
+from concilia_kit.wire.training import SCORE_BINS, EvaluateTask, EvaluationReport, TrainTask
 from pydantic import ValidationError
 
 CHEST = Classification(

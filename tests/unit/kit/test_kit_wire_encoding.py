@@ -8,7 +8,8 @@ import pytest
 from concilia_kit import digests
 from concilia_kit.wire.encoding import Encoded, Encoding
 from concilia_kit.wire.jobs import JobManifest, JobSpec
-from concilia_kit.wire.training import NodeRegistration, TrainTask, UpdateMetrics
+from concilia_kit.wire.nodes import NodeRegistration
+from concilia_kit.wire.training import TrainTask, UpdateMetrics
 from pydantic import ValidationError
 
 # As the version before encodings wrote it, member by member.

@@ -25,6 +25,8 @@ LAST_FEATURES = {
     Architecture.MOBILENET_V2: "features",
     Architecture.EFFICIENTNET_B0: "features",
     Architecture.CONVNEXT_TINY: "features",
+    Architecture.RESNET18_GN: "layer4",
+    Architecture.MOBILENET_V2_GN: "features",
 }
 LINEAR = [architecture for architecture in Architecture if architecture is not Architecture.CONVNEXT_TINY]
 
