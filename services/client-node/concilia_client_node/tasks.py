@@ -39,17 +39,17 @@ _Task = TypeVar("_Task", bound=BaseModel)
 def register(app: Celery, hospital: Hospital, queue: str) -> None:
     """Add the tasks to a worker of that queue."""
 
-    @app.task(name=TRAIN_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
+    @app.task(name=TRAIN_TASK, bind=True, max_retries=None, shared=False)  # type: ignore[untyped-decorator]
     def train(self: Any, task: dict[str, Any], signature: str = "") -> None:
         if (parsed := _parse(TrainTask, task)) is not None:
             _attempt(self, hospital, parsed, signature, queue, lambda: time.time() < parsed.deadline)
 
-    @app.task(name=EVALUATE_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
+    @app.task(name=EVALUATE_TASK, bind=True, max_retries=None, shared=False)  # type: ignore[untyped-decorator]
     def evaluate(self: Any, task: dict[str, Any], signature: str = "") -> None:
         if (parsed := _parse(EvaluateTask, task)) is not None:
             _attempt(self, hospital, parsed, signature, queue, lambda: self.request.retries < EVALUATION_TRIES)
 
-    @app.task(name=UNMASK_TASK, bind=True, max_retries=None)  # type: ignore[untyped-decorator]
+    @app.task(name=UNMASK_TASK, bind=True, max_retries=None, shared=False)  # type: ignore[untyped-decorator]
     def unmask(self: Any, task: dict[str, Any], signature: str = "") -> None:
         if (parsed := _parse(UnmaskTask, task)) is not None:
             _attempt(self, hospital, parsed, signature, queue, lambda: time.time() < parsed.deadline)
