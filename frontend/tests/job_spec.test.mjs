@@ -162,3 +162,16 @@ test("pictures are looked at from all sides where that is asked for", () => {
   assert.deepEqual(jobSpec(values(), "f".repeat(64)).evaluation, { max_images: null });
   assert.deepEqual(jobSpec(values({ flips: "yes" }), "f".repeat(64)).evaluation, { max_images: null, flips: true });
 });
+
+test("secure aggregation is asked for with what goes by sums, or by groups' sums", () => {
+  const of = (changes) => jobSpec(values(changes), "f".repeat(64));
+  assert.equal(of({}).secure, undefined);
+  assert.deepEqual(of({ secure: "yes", group: "x" }).secure, {});
+  assert.deepEqual(faults(values({ secure: "yes", group: "x" })), {});
+  const groups = { secure: "yes", strategy: "median", group: "4", mixing: "bucketing" };
+  assert.deepEqual(of(groups).secure, { group: 4 });
+  assert.equal(of(groups).strategy.mixing, undefined);
+  assert.deepEqual(faults(values({ ...groups, group: "2" })), { group: "At least 3." });
+  assert.match(faults(values({ secure: "yes", strategy: "scaffold" })).strategy, /single updates/);
+  assert.match(faults(values({ secure: "yes", encoding: "float16" })).encoding, /as they are/);
+});

@@ -96,6 +96,16 @@ export function fields({ values, faults, models, online }) {
             ["topk:0.01+zstd", "the largest hundredth: some hundredths, learns slower"],
           ]),
         )}
+        ${field(
+          "secure",
+          "Who sees single updates",
+          "With secure aggregation hospitals mask what they send, and only the sum can be unmasked: the aggregator learns no single update. A round needs its hospitals twice, and strategies that must see single updates cannot be had.",
+          select("secure", [
+            ["no", "the aggregator"],
+            ["yes", "nobody: secure aggregation"],
+          ]),
+        )}
+        ${strategyFields(values).group ? field("group", "Hospitals of a group, at least", "The strategy goes by the sums of groups of so many. One of three can lose nobody.", input("group", { inputmode: "numeric" })) : nothing}
         ${strategyFields(values).mu ? field("mu", "FedProx: mu", "How strongly each hospital is held to the global model; 0 is FedAvg.", input("mu", { inputmode: "decimal" })) : nothing}
       </div>
     </fieldset>

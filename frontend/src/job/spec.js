@@ -23,6 +23,8 @@ export const DEFAULTS = {
   target: "",
   recording: "each",
   encoding: "none",
+  secure: "no",
+  group: "5",
   epochs: "1",
   batch: "32",
   rate: "0.001",
@@ -50,6 +52,7 @@ export const LIMITS = {
   quorum: { min: 1, max: 100_000, whole: true },
   deadline: { min: 0.1, max: 43_200 },
   target: { min: 1, max: 100, optional: true },
+  group: { min: 3, max: 1000, whole: true },
   epochs: { min: 1, max: 100, whole: true },
   batch: { min: 2, max: 1024, whole: true },
   rate: { min: 0.000001, max: 10 },
@@ -70,14 +73,23 @@ const ROBUST = ["median", "trimmed_mean", "norm_clipping", "geometric_median", "
 /** Strategies in which each hospital evaluates a network of its own, which says nothing of the published one. */
 const OWN = ["fedbn", "fedrep"];
 const COUNTING = ["krum", "multi_krum", "bulyan"];
+/** Strategies that need no more of a round than the sum of its updates. */
+const OF_SUMS = ["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad"];
 
 /** Which fields the chosen strategy has beside its name. */
-export const strategyFields = ({ strategy, mixing }) => ({
-  mu: strategy === "fedprox",
-  q: strategy === "qfedavg",
-  mixing: ROBUST.includes(strategy),
-  hostile: COUNTING.includes(strategy) || (ROBUST.includes(strategy) && mixing === "nearest_neighbours"),
-});
+export const strategyFields = ({ strategy, mixing, secure }) => {
+  const mixes = ROBUST.includes(strategy) && secure !== "yes";
+  return {
+    mu: strategy === "fedprox",
+    q: strategy === "qfedavg",
+    mixing: mixes,
+    group: ROBUST.includes(strategy) && secure === "yes",
+    hostile: COUNTING.includes(strategy) || (mixes && mixing === "nearest_neighbours"),
+  };
+};
+
+/** Whether the aggregator sees sums of updates alone. */
+export const isSecure = ({ secure }) => secure === "yes";
 
 /** Whether the published model is calibrated. */
 export const calibrates = ({ strategy, calibrate }) => calibrate === "yes" && !OWN.includes(strategy);
@@ -109,6 +121,8 @@ const WHERE = {
   "encoding.name": "encoding",
   "encoding.share": "encoding",
   seed: "seed",
+  secure: "secure",
+  "secure.group": "group",
   "local.epochs": "epochs",
   "local.batch_size": "batch",
   "local.learning_rate": "rate",
@@ -140,6 +154,12 @@ export function faults(values) {
   if (values.strategy === "fedbuff" && LEAVES_OUT.test(values.encoding)) {
     found.encoding =
       "FedBuff needs updates as they are or in half precision: what the others leave out is lost with late work.";
+  }
+  if (isSecure(values) && values.encoding !== "none") {
+    found.encoding = "Masked updates travel as they are: masks are on whole numbers of 32 bits.";
+  }
+  if (isSecure(values) && !OF_SUMS.includes(values.strategy) && !ROBUST.includes(values.strategy)) {
+    found.strategy = "This one must see single updates, and masks hide them.";
   }
   if (isPrivate(values) && values.balance !== "none") {
     found.balance = "With privacy they have to be left as they are: how many pictures a class has would show.";
@@ -228,6 +248,7 @@ export function jobSpec(values, initial) {
     },
     evaluation: { max_images: optional(values.held_out_cap), ...(values.flips === "yes" ? { flips: true } : {}) },
     evaluate_every: Number(values.evaluate_every),
+    ...(isSecure(values) ? { secure: strategyFields(values).group ? { group: Number(values.group) } : {} } : {}),
     ...(isPrivate(values) ? { privacy: { noise: Number(values.noise), clip: Number(values.clip) } } : {}),
     ...(values.schedule === "job" ? { schedule: { whole_job: true, warm_up: 0.5 } } : {}),
     ...(calibrates(values) ? { calibrate: true, sensitivity: Number(values.sensitivity) / 100 } : {}),
