@@ -60,7 +60,7 @@ RUN python3 -m venv --without-pip /opt/torch \
  && { [ -z "${TORCH_INDEX}" ] \
       || pip install --no-cache-dir ${PIP_FLAGS} --no-deps --index-url "${TORCH_INDEX}" $(grep '^torch' /pins/torch.txt); } \
  && pip install --no-cache-dir ${PIP_FLAGS} \
-    $([ "${LOCKED}" = 0 ] || [ -n "${TORCH_INDEX}" ] && echo "-c /pins/torch.txt torch torchvision" || echo "--require-hashes -r /locks/torch.txt")
+    $([ "${LOCKED}" = 0 ] || [ -n "${TORCH_INDEX}" ] && echo "-c /pins/torch.txt torch torchvision opacus dp-accounting" || echo "--require-hashes -r /locks/torch.txt")
 
 # The packages of this repository, as wheels.
 FROM base AS wheels

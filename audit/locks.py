@@ -25,7 +25,8 @@ LOCKS = ("build", "light", "torch", "dev", "node", "onnx")
 BUILD = ("pip", "setuptools", "wheel", "ziglang")
 ORACLES = "tests/strategies/oracles"
 """What the tests of strategies and scoring compare with: an environment of its own, locked by itself."""
-_TORCH = {"torch", "torchvision"}
+_TORCH = {"torch", "torchvision", "opacus", "dp-accounting"}
+"""With what needs it, or is as large: the images without torch have none of these."""
 _HEAD = "# Written by `make lock` from constraints.txt; the hashes are of the files that PyPI has of these versions.\n"
 _ENTRY = re.compile(
     r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)(?:\s*;\s*([^\\\n]+?))?((?:\s*\\\n\s+--hash=sha256:[0-9a-f]{64})*)\s*$", re.M

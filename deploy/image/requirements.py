@@ -1,7 +1,7 @@
 """Splits what the packages need into what has torch and what has not, each with its pins.
 
 `python requirements.py FOLDER` reads `FOLDER/constraints.txt` and `FOLDER/*/pyproject.toml` and writes `FOLDER/out/`:
-`light.txt` (requirements without torch), `constraints.txt` (all pins), `torch.txt` (the pins torch's layer depends on).
+`light.txt` (requirements without torch and what needs it), `constraints.txt` (all pins), `torch.txt` (the pins torch's layer depends on).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 TORCH = re.compile(
     r"(torch|torchvision|triton|nvidia-.*|cuda-.*|numpy|pillow|sympy|mpmath|networkx|fsspec|filelock|jinja2|markupsafe"
-    r"|typing[-_]extensions|setuptools)$",
+    r"|typing[-_]extensions|setuptools|opacus|opt[-_]einsum|scipy|dp[-_]accounting|absl-py|attrs|dm-tree|wrapt)$",
     re.IGNORECASE,
 )
-OUTSIDE = re.compile(r"(torch|torchvision|concilia-.*)$")
+OUTSIDE = re.compile(r"(torch|torchvision|opacus|dp-accounting|concilia-.*)$")
 
 
 def name_of(requirement: str) -> str:
