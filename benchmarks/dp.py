@@ -2,8 +2,8 @@
 
 `python -m benchmarks.dp --data FOLDER --weights FILE` trains a linear head on the frozen trunk's features by FedAvg,
 each hospital by the nodes' own DP-SGD, whose unit is the lesion, and with the noise that dp-accounting finds for all
-its steps. Learning rates, batch and rounds were chosen on seed 100 (some on 101 too), which divides the lesions otherwise than
-those that are reported; what that choice cost is in no epsilon.
+its steps. Learning rates, batch and rounds were chosen on seed 100 (some on 101 too), which divides the lesions
+otherwise than those that are reported; what that choice cost is in no epsilon.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Splits what the packages need into what has torch and what has not, each with its pins.
 
 `python requirements.py FOLDER` reads `FOLDER/constraints.txt` and `FOLDER/*/pyproject.toml` and writes `FOLDER/out/`:
-`light.txt` (requirements without torch and what needs it), `constraints.txt` (all pins), `torch.txt` (the pins torch's layer depends on).
+`light.txt` (requirements without torch and what needs it), `constraints.txt` (all pins), `torch.txt` (the pins torch's
+layer depends on).
 """
 
 from __future__ import annotations
