@@ -234,7 +234,7 @@ def list_nodes(_caller: Member, store: Stored) -> list[Node]:
 @router.put("/nodes/{address}", status_code=204, responses=problems(NotYours))
 def register_node(address: Address, registration: NodeRegistration, caller: Hospital, store: Stored) -> None:
     """Register a node, or say that it is still there."""
-    _own(address, caller)
+    own(address, caller)
     store.register(address, registration)
 
 
@@ -252,7 +252,7 @@ async def list_tasks(
     if_none_match: Annotated[str, Header(max_length=100)] = "",
 ) -> Any:
     """What a hospital is asked for now: the tasks of its queue, as long as they are to be done."""
-    _own(address, caller)
+    own(address, caller)
     known = if_none_match.removeprefix("W/").strip('"')
     told = await assignments.news(address, known, wait)
     headers = {"ETag": f'"{told.tag}"', "Cache-Control": "no-store"}
@@ -286,13 +286,14 @@ def report_evaluation(
     wakeup: Waking,
 ) -> None:
     """Hand in a site's counts for a round's model."""
-    _own(address, caller)
+    own(address, caller)
     if (report.job, report.round) != (job, round_number):
         raise ReportMismatch("the report is about another round than its address")
     jobs.report(address, report)
     wakeup.wake(job)
 
 
-def _own(address: str, caller: Principal) -> None:
+def own(address: str, caller: Principal) -> None:
+    """Raises `NotYours` where a node speaks for another address than its own."""
     if address != caller.address:
         raise NotYours("a node speaks for its own address only")

@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from concilia_kit.wire.privacy import Privacy
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal
+from torch import nn
 
 from concilia_client_node import evaluation, networks, training
 from concilia_client_node.local_data import LocalData
+from concilia_client_node.pictures import DecodedSite
 from concilia_client_node.sampling import Sampled
 from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Extent, Outcome, Tensors
 
@@ -50,10 +52,7 @@ class TorchTrainer:
         trunk: Path | None = None,
     ) -> tuple[Outcome, Tensors]:
         """See `Trainer`."""
-        # OpenMP keeps the number of threads a thread, so it is set by the one that works.
-        torch.set_num_threads(self.threads)
-        pictures = self.data.at(local.image_size, check)
-        network = networks.load(architecture, base, carried.personal, self.data.classes, trunk=trunk)
+        pictures, network = self._begin(architecture, base, local.image_size, check, carried, trunk)
         outcome = training.train(
             network,
             pictures.training,
@@ -83,9 +82,7 @@ class TorchTrainer:
         # Opacus brings SciPy, which costs seconds and memory where no job asks for it.
         from concilia_client_node import private_training
 
-        torch.set_num_threads(self.threads)
-        pictures = self.data.at(local.image_size, check)
-        network = networks.load(architecture, base, carried.personal, self.data.classes, trunk=trunk)
+        pictures, network = self._begin(architecture, base, local.image_size, check, carried, trunk)
         outcome = private_training.train(
             network,
             pictures.training,
@@ -117,9 +114,7 @@ class TorchTrainer:
         calibrate: bool = False,
     ) -> tuple[Counts, int]:
         """See `Trainer`."""
-        torch.set_num_threads(self.threads)
-        pictures = self.data.at(image_size, check)
-        network = networks.load(architecture, model, carried.personal, self.data.classes, trunk=trunk)
+        pictures, network = self._begin(architecture, model, image_size, check, carried, trunk)
         counts = evaluation.evaluate(
             network,
             pictures.held_out,
@@ -132,3 +127,12 @@ class TorchTrainer:
             calibrate=calibrate,
         )
         return counts, pictures.overlapping_lesions()
+
+    def _begin(
+        self, architecture: Architecture, model: Path, size: int, check: Check, carried: Carried, trunk: Path | None
+    ) -> tuple[DecodedSite, nn.Module]:
+        """The pictures at a size, and the network of a file."""
+        # OpenMP keeps the number of threads a thread, so it is set by the one that works.
+        torch.set_num_threads(self.threads)
+        pictures = self.data.at(size, check)
+        return pictures, networks.load(architecture, model, carried.personal, self.data.classes, trunk=trunk)

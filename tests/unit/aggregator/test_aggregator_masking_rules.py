@@ -14,7 +14,7 @@ from concilia_aggregator.rounds import Facts, JobState, RoundFacts, decide
 from concilia_kit.masking import Secrets, advertise, graph, open_parcels, reconstruct, reveal, share
 from concilia_kit.wire.chain import RoundStanding, RoundStatus
 from concilia_kit.wire.jobs import JobSpec, Phase
-from concilia_kit.wire.masking import Revealed, SecureAggregation, SignedKeys, Stage, Unmasking
+from concilia_kit.wire.masking import FEWEST_MEMBERS, Revealed, SecureAggregation, SignedKeys, Stage, Unmasking
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -285,7 +285,7 @@ class RoomWalk(RuleBasedStateMachine):
         survivors = rules.survivors_of(self.room)
         needed = math.ceil(round(self.threshold * len(rules.roster_of(self.room).members), 9))
         assert len(self.consents & {*survivors.survivors}) >= needed > len(rules.roster_of(self.room).members) / 2
-        assert len(survivors.survivors) >= max(needed, rules.FEWEST)
+        assert len(survivors.survivors) >= max(needed, FEWEST_MEMBERS)
 
     @invariant()
     def what_was_frozen_stays(self) -> None:

@@ -19,12 +19,10 @@ from functools import lru_cache
 from itertools import pairwise
 
 from concilia_kit.masking.errors import MaskingError
-from concilia_kit.wire.masking import Roster
+from concilia_kit.wire.masking import FEWEST_MEMBERS, Roster
 
 COMPLETE = 64
 """Most members of a group whose graph is complete in any case."""
-FEWEST = 3
-"""Members of a roster: of the sum of two, each knows the other's."""
 
 _PRIVATE, _SUCCEEDS = 40, 20
 """A graph gives somebody away, or cannot be unmasked, at most once in so many rounds, as powers of two."""
@@ -78,9 +76,9 @@ class Graph:
         )
 
     def gives_away(self, survivors: Collection[str]) -> bool:
-        """Whether a sum that these are in, of any group, is of fewer than `FEWEST`: of two, each knows the other's."""
+        """Whether a sum that these are in, of any group, is of fewer than `FEWEST_MEMBERS`."""
         there = Counter(self.group_of[self.index[each]] for each in survivors if each in self.index)
-        return any(there[group] < FEWEST for group in range(len(self.groups)))
+        return any(there[group] < FEWEST_MEMBERS for group in range(len(self.groups)))
 
     @staticmethod
     def _is_missing(circle: Sequence[int], degree: Degree, needed: int, there: set[int]) -> bool:
@@ -132,7 +130,7 @@ def graph(roster: Roster) -> Graph:
 
 def is_possible(hospitals: int, group: int | None) -> bool:
     """Whether so many hospitals are enough for a roster: 3, and one whole group."""
-    return hospitals >= max(FEWEST, group or 0)
+    return hospitals >= max(FEWEST_MEMBERS, group or 0)
 
 
 def least(members: int, threshold: float) -> int:

@@ -12,17 +12,13 @@ from concilia_kit.classification import LESIONS, Classified, Turns
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.signing import Address
 from concilia_kit.strict import Integer, Number, NumberOrNone, Text, Truth
-from concilia_kit.wire.base import Wire
+from concilia_kit.wire.base import Wire, is_none
 from concilia_kit.wire.calibration import Calibrated
 from concilia_kit.wire.encoding import PLAIN, Encoding
 from concilia_kit.wire.masking import SecureAggregation
 from concilia_kit.wire.privacy import Privacy, Spent
 from concilia_kit.wire.strategy import BY_REACH, MIXABLE, OF_SUMS, OWN_TENSORS, Strategy, StrategyName
 from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining, Optimizer, Progress
-
-
-def _is_none(value: object) -> bool:
-    return value is None
 
 
 class Schedule(Wire):
@@ -96,10 +92,10 @@ class JobSpec(Wire):
         description="share of the critical class that the threshold is to find; where it calibrates",
     )
     secure: SecureAggregation | None = Field(
-        default=None, exclude_if=_is_none, description="have the aggregator see sums of updates, and no single one"
+        default=None, exclude_if=is_none, description="have the aggregator see sums of updates, and no single one"
     )
     privacy: Privacy | None = Field(
-        default=None, exclude_if=_is_none, description="have hospitals train with differential privacy"
+        default=None, exclude_if=is_none, description="have hospitals train with differential privacy"
     )
 
     @property
@@ -261,7 +257,7 @@ class RoundView(Wire):
     seconds_folding: float
     bytes_moved: int
     progress: dict[Address, Progress]
-    calibrated: Calibrated | None = Field(default=None, exclude_if=_is_none)
+    calibrated: Calibrated | None = Field(default=None, exclude_if=is_none)
     privacy: dict[Address, Spent] = Field(
         default={}, exclude_if=lambda spent: not spent, description="what hospitals say that it cost their lesions"
     )

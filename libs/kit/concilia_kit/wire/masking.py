@@ -36,6 +36,8 @@ Sealed = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64,400}$", strict=
 """Nonce, ciphertext and tag (ChaCha20-Poly1305, RFC 8439) as hexadecimal."""
 
 MOST_MEMBERS = 10_000
+FEWEST_MEMBERS = 3
+"""Hospitals of a sum: of two, each knows the other's update."""
 
 
 class SecureAggregation(Wire):

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from concilia_kit.signing import Address
 from concilia_kit.strict import NO_TEXT, IntegerOrNone, Number, NumberOrNone
-from concilia_kit.wire.base import Wire
+from concilia_kit.wire.base import Wire, is_none
 
 
 class StrategyName(StrEnum):
@@ -80,10 +80,6 @@ MIXABLE = frozenset(
 )
 
 
-def _is_none(value: object) -> bool:
-    return value is None
-
-
 class Strategy(Wire):
     """An aggregation strategy and its parameters; each has its usual value where it is not given."""
 
@@ -100,44 +96,44 @@ class Strategy(Wire):
         default=None,
         ge=0,
         lt=0.5,
-        exclude_if=_is_none,
+        exclude_if=is_none,
         description="Krum, Bulyan, mixing: share of updates taken for hostile; 0.2 by default",
     )
     radius: NumberOrNone = Field(
         default=None,
         gt=0,
         le=1e12,
-        exclude_if=_is_none,
+        exclude_if=is_none,
         description="clipping: longest difference; the median of the lengths by default",
     )
-    mixing: Mixing | None = Field(default=None, exclude_if=_is_none, description="before a robust strategy")
+    mixing: Mixing | None = Field(default=None, exclude_if=is_none, description="before a robust strategy")
     bucket: IntegerOrNone = Field(
-        default=None, ge=2, le=1000, exclude_if=_is_none, description="bucketing: updates of a bucket; 2 by default"
+        default=None, ge=2, le=1000, exclude_if=is_none, description="bucketing: updates of a bucket; 2 by default"
     )
     server_rate: NumberOrNone = Field(
         default=None,
         gt=0,
         le=1000,
-        exclude_if=_is_none,
+        exclude_if=is_none,
         description="server optimisers: learning rate; 1 for FedAvgM, 0.01 for the others by default",
     )
     beta1: NumberOrNone = Field(
-        default=None, ge=0, lt=1, exclude_if=_is_none, description="server optimisers: momentum; 0.9 by default"
+        default=None, ge=0, lt=1, exclude_if=is_none, description="server optimisers: momentum; 0.9 by default"
     )
     beta2: NumberOrNone = Field(
-        default=None, ge=0, lt=1, exclude_if=_is_none, description="FedAdam, FedYogi: 0.99 by default"
+        default=None, ge=0, lt=1, exclude_if=is_none, description="FedAdam, FedYogi: 0.99 by default"
     )
     tau: NumberOrNone = Field(
-        default=None, gt=0, le=1000, exclude_if=_is_none, description="adaptive optimisers: 0.001 by default"
+        default=None, gt=0, le=1000, exclude_if=is_none, description="adaptive optimisers: 0.001 by default"
     )
     q: NumberOrNone = Field(
-        default=None, ge=0, le=100, exclude_if=_is_none, description="q-FedAvg: 1 by default; 0 is no fairness"
+        default=None, ge=0, le=100, exclude_if=is_none, description="q-FedAvg: 1 by default; 0 is no fairness"
     )
     root: Address | None = Field(
-        default=None, exclude_if=_is_none, description="FLTrust: the hospital whose update is trusted"
+        default=None, exclude_if=is_none, description="FLTrust: the hospital whose update is trusted"
     )
     parameters: dict[ParameterName, Parameter] | None = Field(
-        default=None, max_length=32, exclude_if=_is_none, description="of a strategy that another package brings"
+        default=None, max_length=32, exclude_if=is_none, description="of a strategy that another package brings"
     )
 
     @property

@@ -8,13 +8,11 @@ import anyio.to_thread
 from concilia_kit.admission import only_waits
 from concilia_kit.describing import problems
 from concilia_kit.digests import JobId
-from concilia_kit.roles import Role
 from concilia_kit.signing import Address
-from concilia_kit.tokens import Principal
-from concilia_kit.web import require
 from concilia_kit.wire.masking import Consent, MaskingView, Revealed, Shares, SignedKeys
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
+from concilia_aggregator.api import Hospital, Waking, own
 from concilia_aggregator.errors import (
     JobNotFound,
     MaskingConflict,
@@ -25,7 +23,6 @@ from concilia_aggregator.errors import (
     RoundNotFound,
 )
 from concilia_aggregator.masking.receiving import Receiving
-from concilia_aggregator.wakeup import Wakeup
 from concilia_aggregator.watching import MAX_WAIT
 
 router = APIRouter(prefix="/v1/jobs/{job}/rounds/{round_number}/masking")
@@ -36,14 +33,7 @@ async def _receiving(request: Request) -> Receiving:
     return receiving
 
 
-async def _wakeup(request: Request) -> Wakeup:
-    wakeup: Wakeup = request.app.state.wakeup
-    return wakeup
-
-
 Taking = Annotated[Receiving, Depends(_receiving)]
-Waking = Annotated[Wakeup, Depends(_wakeup)]
-Hospital = Annotated[Principal, Depends(require(Role.HOSPITAL))]
 RoundNumber = Annotated[int, Path(ge=1, lt=2**32)]
 
 _REFUSED = problems(
@@ -52,8 +42,7 @@ _REFUSED = problems(
 
 
 async def _own(address: Address, caller: Hospital) -> str:
-    if address != caller.address:
-        raise NotYours("a node speaks for its own address only")
+    own(address, caller)
     return caller.address
 
 
@@ -96,35 +85,35 @@ def _told(receiving: Receiving, job: str, round_: int, hospital: str) -> tuple[s
 
 @router.put("/keys/{address}", status_code=204, responses=_REFUSED)
 def put_keys(
-    job: JobId, round_number: RoundNumber, own: Own, message: SignedKeys, receiving: Taking, wakeup: Waking
+    job: JobId, round_number: RoundNumber, hospital: Own, message: SignedKeys, receiving: Taking, wakeup: Waking
 ) -> None:
     """Advertise a hospital's keys of a round, made for it alone; the same again is fine, others are refused."""
-    receiving.keys(job, round_number, own, message)
+    receiving.keys(job, round_number, hospital, message)
     wakeup.wake(job)
 
 
 @router.put("/shares/{address}", status_code=204, responses=_REFUSED)
 def put_shares(
-    job: JobId, round_number: RoundNumber, own: Own, message: Shares, receiving: Taking, wakeup: Waking
+    job: JobId, round_number: RoundNumber, hospital: Own, message: Shares, receiving: Taking, wakeup: Waking
 ) -> None:
     """Hand out shares of a hospital's two secrets, each sealed to who shall hold it."""
-    receiving.shares(job, round_number, own, message)
+    receiving.shares(job, round_number, hospital, message)
     wakeup.wake(job)
 
 
 @router.put("/consents/{address}", status_code=204, responses=_REFUSED)
 def put_consent(
-    job: JobId, round_number: RoundNumber, own: Own, message: Consent, receiving: Taking, wakeup: Waking
+    job: JobId, round_number: RoundNumber, hospital: Own, message: Consent, receiving: Taking, wakeup: Waking
 ) -> None:
     """Agree to who is in a round's sum."""
-    receiving.consent(job, round_number, own, message)
+    receiving.consent(job, round_number, hospital, message)
     wakeup.wake(job)
 
 
 @router.put("/reveals/{address}", status_code=204, responses=_REFUSED)
 def put_reveal(
-    job: JobId, round_number: RoundNumber, own: Own, message: Revealed, receiving: Taking, wakeup: Waking
+    job: JobId, round_number: RoundNumber, hospital: Own, message: Revealed, receiving: Taking, wakeup: Waking
 ) -> None:
     """Reveal shares that unmask the sum which enough hospitals agreed to."""
-    receiving.reveal(job, round_number, own, message)
+    receiving.reveal(job, round_number, hospital, message)
     wakeup.wake(job)

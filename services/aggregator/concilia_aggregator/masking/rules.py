@@ -24,13 +24,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from concilia_kit.wire.jobs import JobSpec
-from concilia_kit.wire.masking import Roster, SecureAggregation, SignedKeys, Stage, Survivors, Unmasking
+from concilia_kit.wire.masking import FEWEST_MEMBERS, Roster, SecureAggregation, SignedKeys, Stage, Survivors, Unmasking
 
 if TYPE_CHECKING:
     from concilia_kit.masking import Graph
 
-FEWEST = 3
-"""Hospitals of a sum: of two, each would learn the other's update."""
 UNMASKING_STAGES = 2
 """Stages that are over when a round is unmasked: consent, and reveal."""
 
@@ -66,7 +64,7 @@ def fewest(spec: JobSpec) -> int:
     """How many hospitals a round of the job needs to begin."""
     if spec.secure is None:
         return spec.quorum
-    return max(spec.quorum, FEWEST, spec.secure.group or 0)
+    return max(spec.quorum, FEWEST_MEMBERS, spec.secure.group or 0)
 
 
 def awaited(room: Room, cohort: Collection[str]) -> frozenset[str]:
