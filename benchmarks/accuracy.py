@@ -9,14 +9,10 @@ scores them. README.md says what the columns mean.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import multiprocessing
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,8 +26,7 @@ from concilia_kit.wire.strategy import Strategy
 from concilia_kit.wire.training import Architecture, Balance, LocalTraining
 from torch import nn
 
-from benchmarks import accuracy_report, federated_sites, simulation
-from benchmarks.federated import giving_up
+from benchmarks import accuracy_report, federated_sites, kept_runs, simulation
 from benchmarks.federated_sites import Level, Sites
 from benchmarks.simulation import Hospital, Plan
 
@@ -68,8 +63,7 @@ class Recipe:
     @property
     def name(self) -> str:
         """Of the run's files."""
-        told = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
-        return f"{self.contender.replace(':', '-')}-{self.seed}-{told}"
+        return f"{self.contender.replace(':', '-')}-{self.seed}-{kept_runs.digest_of(asdict(self))}"
 
     def plan(self) -> Plan:
         """As the simulator takes it."""
@@ -106,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wanted = _wanted(options, folder.source, len(folder.collections()) or 4)
         missing = [each for each in wanted if not _path(options.out, each).exists()]
         print(f"{len(missing)} of {len(wanted)} runs on {folder.source} to make: {level.name}", file=sys.stderr)
-        _make_all(missing, replace(level, data=data), options.out, options.workers)
+        make = partial(_make, level=replace(level, data=data), out=options.out)
+        for each, seconds, far in kept_runs.make(make, missing, options.workers):
+            print(f"  [{far}] {each.contender}, seed {each.seed}: {seconds:.0f} s", file=sys.stderr, flush=True)
     paths = [_path(options.out, each) for each in wanted]
     return accuracy_report.report(paths, options.output)
 
@@ -166,19 +162,6 @@ def _path(out: Path, recipe: Recipe) -> Path:
     return out / f"{recipe.name}.npz"
 
 
-def _make_all(missing: Sequence[Recipe], level: Level, out: Path, workers: int) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool, giving_up(pool):
-        waiting = {pool.submit(_make, each, level, out): each for each in missing}
-        for done, future in enumerate(as_completed(waiting), start=1):
-            each = waiting[future]
-            print(
-                f"  {done}/{len(missing)} {each.contender}, seed {each.seed}: {future.result():.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
-
-
 def _make(recipe: Recipe, level: Level, out: Path) -> float:
     """Make a run on one thread and write its file; seconds of training."""
     torch.set_num_threads(1)
@@ -223,10 +206,8 @@ def _write(path: Path, recipe: Recipe, network: nn.Module, hospitals: Sequence[H
         "sites": np.array([each.name for each in hospitals for _ in range(len(each.held_out))]),
         "trained_on": np.array([len(each.training) for each in hospitals]),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+    with kept_runs.whole(path) as file:
         np.savez(file, recipe=np.array(json.dumps(asdict(recipe))), seconds=np.array(seconds), **columns)
-    Path(file.name).replace(path)
 
 
 if __name__ == "__main__":

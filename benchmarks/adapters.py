@@ -7,15 +7,12 @@ again, so that a measurement that was interrupted goes on. README.md says what t
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +32,7 @@ from concilia_kit.wire.training import Architecture, Balance, LocalTraining
 from concilia_model import adapters
 from torch import nn
 
-from benchmarks import federated_sites, results, simulation
+from benchmarks import federated_sites, kept_runs, results, simulation
 from benchmarks.federated_sites import Level, Sites
 from benchmarks.simulation import Plan
 
@@ -71,8 +68,7 @@ class Recipe:
     @property
     def name(self) -> str:
         """Of the run's file."""
-        told = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
-        return f"{self.arch}-{self.kind.replace(':', '')}-{self.seed}-{told}.json"
+        return f"{self.arch}-{self.kind.replace(':', '')}-{self.seed}-{kept_runs.digest_of(asdict(self))}.json"
 
     def plan(self) -> Plan:
         """As the simulator takes it."""
@@ -237,9 +233,8 @@ def _make(recipe: Recipe, level: Level, work: Path) -> str:
     if made.rejected:
         raise ValueError(f"screening left updates out: {made.rejected}")
     told = {"recipe": asdict(recipe), "seconds": time.monotonic() - began, **asdict(made.scores)}
-    partial_path = (work / recipe.name).with_suffix(".partial")
-    partial_path.write_text(json.dumps(told))
-    partial_path.replace(work / recipe.name)
+    with kept_runs.whole(work / recipe.name) as file:
+        file.write(json.dumps(told).encode())
     return f"seed {recipe.seed} {recipe.kind}: balanced accuracy {made.scores.balanced_accuracy:.3f}"
 
 
@@ -248,15 +243,10 @@ def _built(level: Level, kind: str, seed: int) -> nn.Module:
 
 
 def _make_all(wanted: Sequence[Recipe], level: Level, work: Path, workers: int) -> None:
-    work.mkdir(parents=True, exist_ok=True)
     missing = [each for each in wanted if not (work / each.name).exists()]
     print(f"{len(missing)} of {len(wanted)} runs to make; kept under {work}: {level.name}", flush=True)
-    began = time.monotonic()
-    with ProcessPoolExecutor(max(1, min(workers, len(missing))), multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(_make, each, level, work) for each in missing]
-        for done, future in enumerate(as_completed(futures), 1):
-            left = (time.monotonic() - began) / done * (len(missing) - done)
-            print(f"[{done}/{len(missing)}] {future.result()}; about {left / 60:.0f} min left", flush=True)
+    for _, line, far in kept_runs.make(partial(_make, level=level, work=work), missing, workers):
+        print(f"[{far}] {line}", flush=True)
 
 
 def _table_of_bytes(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -7,29 +7,26 @@ again, so that a measurement that was interrupted goes on. README.md says what t
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from concilia_client_node import drawn
+from concilia_client_node import dataset, drawn
 from concilia_client_node.torch_trainer import TorchTrainer
 from concilia_kit import logs
 from concilia_kit.wire.encoding import Encoding
 from concilia_kit.wire.training import Architecture
 
-from benchmarks import federation, results
+from benchmarks import federation, kept_runs, results
 from benchmarks.federation import Setting
 
 BASELINE = "none"
@@ -58,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = options.work / _name_of(setting, options.data)
     work.mkdir(parents=True, exist_ok=True)
     with _data(options.data) as data:
-        source = _make_runs(setting, data, work, options.seeds, encodings, options.workers)
+        source = dataset.read(data).source
+        _make_runs(setting, data, work, options.seeds, encodings, options.workers)
     runs = [json.loads(_run_file(work, seed, text).read_text()) for seed in options.seeds for text in encodings]
     rows = _rows(runs, encodings)
     table = _table(setting, source, options.seeds, rows, runs)
@@ -104,8 +102,7 @@ def _encoding(text: str) -> str:
 
 def _name_of(setting: Setting, data: Path | None) -> str:
     """Runs of one setting, and of no other, are kept together."""
-    text = json.dumps([setting.document(), str(data and data.resolve())], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return kept_runs.digest_of([setting.document(), str(data and data.resolve())])
 
 
 def _run_file(work: Path, seed: int, encoding: str) -> Path:
@@ -126,7 +123,6 @@ def _data(named: Path | None) -> Iterator[Path]:
 class _Worker:
     """What a process that makes runs keeps from one to the next: pictures are decoded once."""
 
-    source: str
     trainers: dict[str, TorchTrainer]
     scratch: Path
 
@@ -138,16 +134,13 @@ def _worker(data: Path, scratch: Path) -> _Worker:
     if data not in _workers:
         logs.configure("bench-encodings", "text", "WARNING")
         torch.set_num_threads(1)
-        _workers[data] = _Worker(*federation.sites(data, scratch), scratch)
+        _workers[data] = _Worker(federation.sites(data, scratch), scratch)
     return _workers[data]
 
 
-def _source(data: Path, scratch: Path) -> str:
-    return _worker(data, scratch).source
-
-
-def _make(setting: Setting, data: Path, scratch: Path, work: Path, seed: int, text: str) -> str:
-    """Make one run and keep it, whole or not at all; a line about it."""
+def _make(setting: Setting, data: Path, scratch: Path, work: Path, run: tuple[int, str]) -> str:
+    """Make the run of a seed and an encoding and keep it, whole or not at all; a line about it."""
+    seed, text = run
     worker = _worker(data, scratch)
 
     def tell(words: str) -> None:
@@ -155,31 +148,21 @@ def _make(setting: Setting, data: Path, scratch: Path, work: Path, seed: int, te
 
     with tempfile.TemporaryDirectory(dir=worker.scratch) as folder:
         made = federation.run(setting, worker.trainers, seed, Encoding.parse(text), Path(folder), tell)
-    path = _run_file(work, seed, text)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(made))
-    partial.replace(path)
+    with kept_runs.whole(_run_file(work, seed, text)) as file:
+        file.write(json.dumps(made).encode())
     return f"seed {seed} {text}: balanced accuracy {made['balanced_accuracy']:.3f}, {made['seconds']:.0f} s"
 
 
 def _make_runs(
     setting: Setting, data: Path, work: Path, seeds: Sequence[int], encodings: Sequence[str], workers: int
-) -> str:
-    """Make what is missing, baselines first; returns where the pictures are from."""
+) -> None:
+    """Make what is missing, baselines first."""
     missing = [(seed, text) for text in encodings for seed in seeds if not _run_file(work, seed, text).exists()]
     print(f"{len(missing)} of {len(seeds) * len(encodings)} runs to make; kept under {work}", flush=True)
-    began = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-encodings-") as folder,
-        ProcessPoolExecutor(max(1, min(workers, len(missing))), multiprocessing.get_context("spawn")) as pool,
-    ):
-        scratch = Path(folder)
-        source = pool.submit(_source, data, scratch)
-        futures = [pool.submit(_make, setting, data, scratch, work, seed, text) for seed, text in missing]
-        for done, future in enumerate(as_completed(futures), 1):
-            left = (time.monotonic() - began) / done * (len(missing) - done)
-            print(f"[{done}/{len(missing)}] {future.result()}; about {left / 60:.0f} min left", flush=True)
-        return source.result()
+    with tempfile.TemporaryDirectory(prefix="bench-encodings-") as folder:
+        make = partial(_make, setting, data, Path(folder), work)
+        for _, line, far in kept_runs.make(make, missing, workers):
+            print(f"[{far}] {line}", flush=True)
 
 
 def _rows(runs: Sequence[Mapping[str, Any]], encodings: Sequence[str]) -> list[dict[str, Any]]:

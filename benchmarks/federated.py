@@ -9,24 +9,20 @@ columns mean; `benchmarks.federated_report` makes tables, `benchmarks.federated_
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
-import psutil
 import torch
 from concilia_client_node import dataset
 from concilia_kit import logs
 from concilia_kit.wire.training import Balance, LocalTraining
 
-from benchmarks import attacks, federated_runs, simulation
+from benchmarks import attacks, federated_runs, kept_runs, simulation
 from benchmarks.federated_runs import BASELINES, Result, Run
 from benchmarks.federated_sites import SPLITS, Level, Sites, folder_of
 from benchmarks.simulation import Made, Plan
@@ -45,7 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Sites(level, folder, options.workers)  # features once, before there are several that want them
         missing = _missing(options, level, folder.source)
         print(f"{len(missing)} runs on {folder.source} to make: {level.name}", file=sys.stderr, flush=True)
-        _make_all(missing, level, options.out, options.workers)
+        for run, result, far in kept_runs.make(partial(make, level=level), missing, options.workers):
+            federated_runs.append(options.out, run, result)
+            print(
+                f"  [{far}] {run.split} {run.strategy} {run.attack} {run.share:.0%} seed {run.seed}: balanced accuracy "
+                f"{result.balanced_accuracy:.3f} ({result.seconds:.0f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
     return 0
 
 
@@ -114,35 +117,6 @@ def _missing(options: argparse.Namespace, level: Level, source: str) -> list[Run
     ]  # fmt: skip
     there = federated_runs.known(federated_runs.read(options.out))
     return [run for run in runs if run.key not in there]
-
-
-def _make_all(missing: Sequence[Run], level: Level, out: Path, workers: int) -> None:
-    began, context = time.monotonic(), multiprocessing.get_context("spawn")
-    # Ended from outside, it takes its processes with it, which would go on to the end of the list.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with ProcessPoolExecutor(workers, mp_context=context) as pool, giving_up(pool):
-        waiting = {pool.submit(make, run, level): run for run in missing}
-        for done, future in enumerate(as_completed(waiting), start=1):
-            run, result = waiting[future], future.result()
-            federated_runs.append(out, run, result)
-            left = (time.monotonic() - began) / done * (len(missing) - done)
-            print(
-                f"  {done}/{len(missing)} {run.split} {run.strategy} {run.attack} {run.share:.0%} seed {run.seed}: "
-                f"balanced accuracy {result.balanced_accuracy:.3f} ({result.seconds:.0f} s); {left / 60:.0f} min left",
-                file=sys.stderr,
-                flush=True,
-            )
-
-
-@contextmanager
-def giving_up(pool: ProcessPoolExecutor) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in psutil.Process().children():
-            child.terminate()
-        raise
 
 
 @dataclass

@@ -74,8 +74,8 @@ class _Cost:
     decode: list[float]
 
 
-def sites(data: Path, scratch: Path) -> tuple[str, dict[str, TorchTrainer]]:
-    """Where the pictures are from, and a trainer a site: the data's collections, else four random shares."""
+def sites(data: Path, scratch: Path) -> dict[str, TorchTrainer]:
+    """A trainer a site: the data's collections, else four random shares."""
     folder = dataset.read(data)
     trainers = {}
     for choice in check.choices(folder, "auto"):
@@ -83,7 +83,7 @@ def sites(data: Path, scratch: Path) -> tuple[str, dict[str, TorchTrainer]]:
         site.accept(0, UNREADABLE)
         local = LocalData(site, site.name[:64], scratch, 1, UNREADABLE)
         trainers[site.name] = TorchTrainer(local, torch.device("cpu"), 1)
-    return folder.source, trainers
+    return trainers
 
 
 def run(
