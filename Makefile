@@ -37,8 +37,9 @@ compiled := services/aggregator/setup.py $(wildcard services/aggregator/concilia
 LOCKED ?= 1
 locked = $(if $(filter 0,$(LOCKED)),-c constraints.txt $(2),--require-hashes $(addprefix -r locks/,$(addsuffix .txt,$(1))))
 
-# The extra concilia-model[onnx]: `make onnx` for who exports models, and tests.
+# The extras of packages: `make onnx` for who exports models, `make timm` for who trains or serves networks of timm, and tests.
 onnx := onnx onnxruntime onnxscript
+timm := timm
 
 $(VENV)/.ready: constraints.txt locks/build.txt locks/light.txt locks/torch.txt $(addsuffix /pyproject.toml,$(PACKAGES)) $(compiled)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -51,13 +52,17 @@ $(VENV)/.ready: constraints.txt locks/build.txt locks/light.txt locks/torch.txt 
 		$(addprefix -e ,$(PACKAGES))
 	@touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt locks/dev.txt locks/onnx.txt
-	@$(BIN)/python -m pip install -q $(PIP_FLAGS) $(call locked,dev onnx,-r requirements-dev.txt $(onnx))
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt locks/dev.txt locks/onnx.txt locks/timm.txt
+	@$(BIN)/python -m pip install -q $(PIP_FLAGS) $(call locked,dev onnx timm,-r requirements-dev.txt $(onnx) $(timm))
 	@touch $@
 
 .PHONY: onnx
 onnx: $(VENV)/.ready ## install what `concilia export` needs
 	@$(BIN)/python -m pip install -q $(PIP_FLAGS) $(call locked,onnx,$(onnx))
+
+.PHONY: timm
+timm: $(VENV)/.ready ## install what jobs with networks of timm need
+	@$(BIN)/python -m pip install -q $(PIP_FLAGS) $(call locked,timm,$(timm))
 
 contracts/node_modules/.ready: contracts/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is needed to rebuild the contract (Node.js 20 or newer)" >&2; exit 2; }

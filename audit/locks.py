@@ -2,7 +2,7 @@
 
 `constraints.txt` is where a version is decided. `make lock` (`python -m audit.locks`) writes the locks from it: `build`
 what packages are built with, `light` the libraries of all packages but torch's, `torch` those, `dev` what tests and
-checks need, `node` Node.js for machines that have none, `onnx` what the extra of that name brings.
+checks need, `node` Node.js for machines that have none, `onnx` and `timm` what the extras of these names bring.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-LOCKS = ("build", "light", "torch", "dev", "node", "onnx")
+LOCKS = ("build", "light", "torch", "dev", "node", "onnx", "timm")
 BUILD = ("pip", "setuptools", "wheel", "ziglang")
 ORACLES = "tests/strategies/oracles"
 """What the tests of strategies and scoring compare with: an environment of its own, locked by itself."""

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 from concilia_client_node import accounting, dataset
-from concilia_client_node.sampling import Sampled, planned
+from concilia_client_node.sampling import Sampled, central, planned
 from concilia_kit import logs
 from concilia_kit.wire.privacy import Privacy
+from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import Balance, LocalTraining
 
 from benchmarks import federated_runs, results, simulation
@@ -31,7 +32,7 @@ from benchmarks.federated_sites import Level, Sites, folder_of
 from benchmarks.simulation import Hospital, Plan
 
 SPLIT = "collections"
-NOISE_EACH, NOISE_ONE = "each hospital's own", "one for all"
+NOISE_EACH, NOISE_ONE, NOISE_CENTRAL = "each hospital's own", "one for all", "the aggregator's"
 PLAIN, EQUAL = "none", "none, classes drawn equally often"
 RATES = {PLAIN: 0.03, EQUAL: 0.03}
 """Learning rates without privacy; the second is `benchmarks.strategies`' FedAvg."""
@@ -85,6 +86,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--one-noise", action="store_true", help="besides, all with the noise of whom it costs most, as a job has it"
     )
+    parser.add_argument(
+        "--central", action="store_true", help="besides, plain training, with noise at the aggregator (DP-FedAvg)"
+    )
+    parser.add_argument("--radius", type=float, default=1.0, help="what the aggregator cuts updates to")
     parser.add_argument("--plain-batch", type=int, default=64, help="pictures in a step without privacy")
     parser.add_argument("--size", type=int, default=224, help="side of the trunk's input, pixels")
     parser.add_argument("--cache", type=Path, default=Path("var/federated/features"))
@@ -115,6 +120,24 @@ def _of_seed(sites: Sites, seed: int, options: argparse.Namespace) -> Iterator[d
         for name, chosen in ways:
             done = [_planned(local, one, each) for one, each in zip(chosen, hospitals, strict=True)]
             yield _row(Case(wanted, name), replace(plan, privacy=chosen), sites, hospitals, done)
+    if options.central:
+        yield from _with_noise_at_the_aggregator(sites, hospitals, seed, options)
+
+
+def _with_noise_at_the_aggregator(
+    sites: Sites, hospitals: Sequence[Hospital], seed: int, options: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Every hospital trains as without privacy, classes as they come; one step a round is accounted for, of all."""
+    local = LocalTraining(
+        batch_size=options.plain_batch, learning_rate=RATES[PLAIN], balance=Balance.NONE, augment=False
+    )
+    for wanted in options.epsilons:
+        noise = 2 * _noise_for(wanted, options.delta, 1.0, options.rounds)
+        name = StrategyName.DP_FEDAVG
+        spec = Strategy(name=name, radius=options.radius, noise=noise, delta=options.delta)
+        plan = Plan(spec, local, options.rounds, min(3, options.rounds), seed)
+        assert spec.central is not None, "it was given all"
+        yield _row(Case(wanted, NOISE_CENTRAL), plan, sites, hospitals, [central(spec.central)] * len(hospitals))
 
 
 def _planned(local: LocalTraining, privacy: Privacy, hospital: Hospital) -> Sampled:
@@ -138,6 +161,8 @@ def _row(
     began = time.monotonic()
     scores = simulation.run(plan, hospitals, sites.build).scores
     deltas = [each.delta for each in plan.privacy or ()]
+    if plan.spec.central is not None:
+        deltas = [plan.spec.central.delta] * len(done)
     row = {
         "epsilon": None if math.isinf(case.epsilon) else case.epsilon,
         "noise": case.noise,
@@ -201,7 +226,8 @@ def _words(document: dict[str, Any], rows: Sequence[dict[str, Any]], options: ar
             f"{options.rate:g}, momentum {options.momentum:g}, chosen on other seeds: that choice is in no ε. Scores "
             "are of all sites' held-out lesions, mean of the last three rounds, and mean and standard deviation (±) "
             "over seeds. Each hospital has the noise that its own sampling needs ('each hospital's own'); a job asks "
-            "one noise of all, that of whom it costs most ('one for all', `--one-noise`).",
+            "one noise of all, that of whom it costs most ('one for all', `--one-noise`). Of noise at the aggregator "
+            f"(`--central`, updates cut to {options.radius:g}) σ is in multiples of what one update can move the sum.",
             "",
             *lines,
             "",

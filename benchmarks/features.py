@@ -166,7 +166,7 @@ def _compute(some: Sequence[Picture], trunk: nn.Module, size: int, threads: int)
                 part.append(each)
             done = min(batch * _BATCH, len(some))
             left = (time.monotonic() - began) / done * (len(some) - done)
-            if batch % 32 == 0 or done == len(some):
+            if batch % 8 == 0 or done == len(some):
                 print(f"  features of {done} of {len(some)} pictures, {left:.0f} s left", file=sys.stderr, flush=True)
     return images, np.concatenate(parts[0]), np.concatenate(parts[1])
 

@@ -7,6 +7,7 @@ by inner products of the whole, so that one block is as good as many.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +17,10 @@ import numpy.typing as npt
 from concilia_aggregator import exact, strategies
 from concilia_aggregator.facts import RoundFacts
 from concilia_aggregator.screening import Limits
-from concilia_aggregator.strategies import Blockwise, Stateful, Weighing, fedbuff
+from concilia_aggregator.strategies import Blockwise, Noised, Stateful, Weighing, fedbuff
 from concilia_aggregator.strategies.base import fold_integers
 from concilia_aggregator.strategies.geometry import Geometry, gram_of
+from concilia_kit import gaussians
 from concilia_kit.wire.chain import Reason
 from concilia_kit.wire.strategy import Strategy as StrategySpec
 from concilia_kit.wire.training import LocalTraining, UpdateMetrics
@@ -136,7 +138,10 @@ class Server:
         geometry = Geometry(facts.facts(samples), lambda: gram_of(_differences(floats, base)), facts.root)
         if isinstance(strategy, Weighing):
             return Model(strategy.prepare(geometry).fold(floats, base.floats), counters)
-        assert isinstance(strategy, Stateful), "there are three kinds"
+        if isinstance(strategy, Noised):
+            numbers = gaussians.keyed(secrets.token_bytes(gaussians.KEY_BYTES), 0, base.floats.size)
+            return Model(strategy.noised(geometry).fold(floats, base.floats, numbers), base.counters)
+        assert isinstance(strategy, Stateful), "there are four kinds"
         before = self._state or [np.zeros_like(base.floats) for _ in strategy.state]
         made, after = strategy.remember(geometry, number).step(floats, base.floats, before)
         if not np.isfinite(made).all():

@@ -64,16 +64,20 @@ export const architecture = (name) =>
     convnext_tiny: "ConvNeXt-Tiny",
     resnet18_gn: "ResNet-18 with group normalisation",
     mobilenet_v2_gn: "MobileNetV2 with group normalisation",
-  })[name] ?? name;
+  })[name] ?? (name.startsWith("timm:") ? `${name.slice(5)} (timm)` : name);
 
 /** What differential privacy cost a hospital's lesions, in a word: the smaller, the less can be told of any of them. */
-export const privacyWords = ({ epsilon, delta }) => `ε ${epsilon.toFixed(2)} at δ ${delta.toExponential(0)}`;
+export const privacyWords = ({ epsilon, delta, central = false }) =>
+  `ε ${epsilon.toFixed(2)} at δ ${delta.toExponential(0)}${central ? ", of the models" : ""}`;
 
 /** What a job asks of privacy, in a sentence. */
-export const privacySentence = (privacy) =>
-  privacy
-    ? `differential privacy, a lesion with all its pictures at a time: noise ${privacy.noise} times the clipping norm of ${privacy.clip}`
-    : "no differential privacy";
+export function privacySentence(privacy, strategy = {}) {
+  if (privacy)
+    return `differential privacy, a lesion with all its pictures at a time: noise ${privacy.noise} times the clipping norm of ${privacy.clip}`;
+  if (strategy.name === "dp_fedavg")
+    return `differential privacy of the models, a lesion with all its pictures at a time: updates cut to ${strategy.radius}, and noise of ${strategy.noise} times that on their sum, by the aggregator, which sees them without`;
+  return "no differential privacy";
+}
 
 /** What is sent of an update, in a sentence; a job from before there were encodings has none. */
 export function encodingSentence({ name = "none", share = null, zstd = false } = {}) {
@@ -87,7 +91,7 @@ export function encodingSentence({ name = "none", share = null, zstd = false } =
 }
 
 /** How updates become a model, as a job's `strategy` has it. */
-export function strategySentence({ name, proximal_mu, mixing, hostile, q }) {
+export function strategySentence({ name, proximal_mu, mixing, hostile, q, radius, noise }) {
   const known = new Map([
     ["fedavg", "FedAvg"],
     ["fedprox", `FedProx, mu ${proximal_mu}`],
@@ -102,6 +106,7 @@ export function strategySentence({ name, proximal_mu, mixing, hostile, q }) {
     ["fedrep", "each hospital keeps its own last layer"],
     ["fedbuff", "FedBuff: late work counts in a later round, with less weight"],
     ["norm_clipping", "FedAvg of updates of bounded length"],
+    ["dp_fedavg", `DP-FedAvg: updates of length ${radius} at most, and noise of ${noise} times that on their sum`],
     ["median", "median of each weight"],
     ["trimmed_mean", "trimmed mean of each weight"],
     ["geometric_median", "geometric median of the updates"],

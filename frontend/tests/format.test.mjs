@@ -89,6 +89,7 @@ test("addresses and digests keep both ends, and short texts stay whole", () => {
 test("architectures by their own names, unknown ones as they are", () => {
   assert.equal(architecture("mobilenet_v2"), "MobileNetV2");
   assert.equal(architecture("vit_b_16"), "vit_b_16");
+  assert.equal(architecture("timm:resnet10t"), "resnet10t (timm)");
 });
 
 /** Values over all magnitudes up to `most`, the same each time. */

@@ -227,4 +227,8 @@ test("what privacy cost a hospital stands beside it, and nothing where the job h
   assert.equal(privacyWords(spent), "ε 2.35 at δ 1e-5");
   assert.match(privacySentence({ noise: 1.5, clip: 1 }), /a lesion .* noise 1.5 times the clipping norm of 1$/);
   assert.equal(privacySentence(undefined), "no differential privacy");
+  assert.equal(privacySentence(undefined, { name: "fedavg" }), "no differential privacy");
+  const central = privacySentence(undefined, { name: "dp_fedavg", radius: 0.5, noise: 2 });
+  assert.match(central, /of the models, .* cut to 0\.5, and noise of 2 .* by the aggregator, which sees them without$/);
+  assert.equal(privacyWords({ ...spent, central: true }), "ε 2.35 at δ 1e-5, of the models");
 });

@@ -1,6 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { chosenArtifact, DEFAULTS, encoding, faults, initialRequest, jobSpec, refusalOf } from "../src/job/spec.js";
+import {
+  chosenArtifact,
+  DEFAULTS,
+  encoding,
+  faults,
+  fieldsOfNetwork,
+  initialRequest,
+  jobSpec,
+  networkOf,
+  refusalOf,
+} from "../src/job/spec.js";
 import { Problem } from "../src/problem.js";
 
 const values = (changes = {}) => ({ ...DEFAULTS, name: "trial", ...changes });
@@ -66,6 +76,21 @@ test("privacy is described where it is chosen, and says what it cannot go with",
   assert.deepEqual(Object.keys(faults(values({ ...chosen, noise: "0", clip: "0" }))), ["noise", "clip"]);
   assert.deepEqual(Object.keys(faults(values({ ...chosen, balance: "loss" }))), ["balance"]);
   assert.deepEqual(Object.keys(faults(values({ ...chosen, strategy: "qfedavg" }))), ["strategy"]);
+});
+
+test("noise at the centre is described with its strategy, and says what it cannot go with", () => {
+  const chosen = { strategy: "dp_fedavg", radius: "0.5", central: "2" };
+  const of = (changes) => faults(values({ ...chosen, ...changes }));
+  assert.deepEqual(jobSpec(values(chosen), "f".repeat(64)).strategy, { name: "dp_fedavg", radius: 0.5, noise: 2 });
+  assert.deepEqual(jobSpec(values({ ...chosen, strategy: "fedavg" }), "f".repeat(64)).strategy, { name: "fedavg" });
+  assert.deepEqual([of({}), of({ encoding: "float16" }), of({ balance: "loss" })], [{}, {}, {}]);
+  assert.deepEqual(Object.keys(of({ radius: "0", central: "x" })), ["radius", "central"]);
+  assert.deepEqual(Object.keys(of({ secure: "yes" })), ["strategy"]);
+  assert.match(of({ secure: "yes" }).strategy, /masks hide them/);
+  assert.deepEqual(Object.keys(of({ encoding: "int8+zstd" })), ["encoding"]);
+  assert.deepEqual(Object.keys(of({ encoding: "topk:0.01+zstd" })), ["encoding"]);
+  assert.deepEqual(Object.keys(of({ privacy: "lesion", balance: "none" })), ["privacy"]);
+  assert.deepEqual(faults(values({ radius: "x", central: "x" })), {});
 });
 
 test("weights that exist must be named", () => {
@@ -174,4 +199,25 @@ test("secure aggregation is asked for with what goes by sums, or by groups' sums
   assert.deepEqual(faults(values({ ...groups, group: "2" })), { group: "At least 3." });
   assert.match(faults(values({ secure: "yes", strategy: "scaffold" })).strategy, /single updates/);
   assert.match(faults(values({ secure: "yes", encoding: "float16" })).encoding, /as they are/);
+});
+
+test("a network of timm is asked for by its name, and nothing is downloaded for it", () => {
+  const chosen = (changes) => values({ architecture: "timm", timm: " resnet10t ", weights: "random", ...changes });
+  assert.deepEqual(faults(chosen()), {});
+  assert.equal(jobSpec(chosen(), "f".repeat(64)).architecture, "timm:resnet10t");
+  assert.equal(initialRequest(chosen()).architecture, "timm:resnet10t");
+  for (const timm of ["", "ResNet", "hf-hub:someone", "a/b", "x".repeat(61)]) {
+    assert.deepEqual(Object.keys(faults(chosen({ timm }))), ["timm"]);
+  }
+  assert.deepEqual(Object.keys(faults(chosen({ weights: "imagenet" }))), ["weights"]);
+  assert.deepEqual(faults(values({ timm: "not a name" })), {});
+});
+
+test("a network's name and the form's fields of it are one", () => {
+  for (const name of ["resnet18", "timm:mobilenetv3_small_100"]) assert.equal(networkOf(fieldsOfNetwork(name)), name);
+});
+
+test("that a network of timm is not to be had is told beside its name", () => {
+  const problem = new Problem("no", { status: 422, code: "architecture_unavailable" });
+  assert.deepEqual(Object.keys(refusalOf(problem, "It is not there.").fields), ["timm"]);
 });

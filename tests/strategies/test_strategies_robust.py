@@ -13,6 +13,7 @@ import pytest
 from concilia_aggregator.strategies.bulyan import Bulyan, chosen
 from concilia_aggregator.strategies.centred_clipping import CentredClipping
 from concilia_aggregator.strategies.combining import Combined, Rule, combination
+from concilia_aggregator.strategies.dp_fedavg import DPFedAvg
 from concilia_aggregator.strategies.fltrust import FLTrust
 from concilia_aggregator.strategies.geometric_median import GeometricMedian
 from concilia_aggregator.strategies.hostile import Hostile
@@ -122,6 +123,21 @@ def test_norm_clipping(among: Round, radius: float) -> None:
     clipped = byzfl.Clipping(c=radius)(among.differences.copy())
     theirs = among.base + np.average(clipped, axis=0, weights=among.samples)
     close(by_rule(among, NormClipping(radius)), theirs, among)
+
+
+@thoroughly
+@given(rounds(), st.sampled_from([0.1, 1.0, 10.0]), st.integers(0, 1000))
+def test_dp_fedavg(among: Round, radius: float, seed: int) -> None:
+    """All alike, whatever their samples; with noise that both are given, to the places that are told."""
+    count, numbers = len(among.samples), np.random.default_rng(seed).normal(size=among.base.size)
+    clipped = byzfl.Clipping(c=radius)(among.differences.copy())
+    theirs = among.base + (clipped.sum(axis=0) + 0.1 * radius * numbers) / count
+    ours = DPFedAvg(radius, 0.1).noised(among.geometry()).fold(list(among.updates), among.base, numbers)
+    told = 0.1 * radius * 2**-12 / count
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=told)
+    order = list(np.random.default_rng(seed).permutation(count))
+    again = among.permuted(order)
+    assert (ours == DPFedAvg(radius, 0.1).noised(again.geometry()).fold(list(again.updates), among.base, numbers)).all()
 
 
 @thoroughly

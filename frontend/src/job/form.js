@@ -17,6 +17,16 @@ export function fields({ values, faults, models, online }) {
       <div class="fields">
         ${field("name", "Name", "What people will call it; it can be anything.", input("name", { maxlength: 100, autocomplete: "off" }))}
         ${field("architecture", "Network", "Larger networks see more and cost more time and bytes.", select("architecture", networks()))}
+        ${
+          values.architecture === "timm"
+            ? field(
+                "timm",
+                "timm's name of it",
+                "As in resnet10t. Every hospital and the model service must have timm installed; one that has not refuses the job.",
+                input("timm", { maxlength: 60, spellcheck: "false", autocomplete: "off" }),
+              )
+            : nothing
+        }
         ${field("weights", "Initial weights", weightsHelp(values.weights), select("weights", weightKinds(models)))}
         ${
           values.weights === "model"
@@ -76,6 +86,8 @@ export function fields({ values, faults, models, online }) {
         }
         ${strategyFields(values).hostile ? field("hostile", "Hostile updates, at most, in %", "So large a part of a round's updates may be wrong or hostile. More than that, and nothing is promised.", input("hostile", { inputmode: "decimal" })) : nothing}
         ${strategyFields(values).q ? field("q", "Fairness: q", "The larger, the more hospitals count on whose pictures the model does badly; 0 counts all alike.", input("q", { inputmode: "decimal" })) : nothing}
+        ${strategyFields(values).radius ? field("radius", "Length of an update, at most", "Longer ones are cut to it before they are added up. The shorter, the less noise there has to be, and the slower it learns.", input("radius", { inputmode: "decimal" })) : nothing}
+        ${strategyFields(values).central ? field("central", "Noise on the sum", "In multiples of that length. More noise, a smaller ε; more hospitals, less of it in the mean.", input("central", { inputmode: "decimal" })) : nothing}
         ${field(
           "recording",
           "How updates are recorded",
@@ -231,6 +243,7 @@ const STRATEGIES = [
   ["fedrep", "own last layer"],
   ["fedbuff", "FedBuff, asynchronous"],
   ["norm_clipping", "norm clipping"],
+  ["dp_fedavg", "DP-FedAvg, noise at the centre"],
   ["median", "median"],
   ["trimmed_mean", "trimmed mean"],
   ["geometric_median", "geometric median"],
@@ -245,6 +258,8 @@ const STRATEGY_HELP = {
   server: "The mean change is a step of an optimiser at the centre, which remembers from round to round.",
   uneven: "For hospitals that differ: steps are corrected, normalised, or weighed by how badly the model does there.",
   own: "Each hospital keeps some of its weights to itself and goes on with them from round to round; the rest is averaged.",
+  noised:
+    "Updates are cut to one length and noise is added to their sum, so that whoever has the models alone cannot tell well whether a lesion was there. Whoever runs the centre sees updates without it, so hospitals with a budget take part where they have said that this counts. The noise hides whole hospitals too, so it takes many of them, hundreds rather than a handful, and an adapter: it goes onto all that moves.",
   buffered: "A round closes with its first quorum, and what comes later counts in the next one, with less weight.",
   robust:
     "Bears some hospitals that send wrong or hostile updates; who gave how many pictures counts little or nothing.",
@@ -255,11 +270,14 @@ function strategyGroup(name) {
   if (["fedavgm", "fedadam", "fedyogi", "fedadagrad"].includes(name)) return "server";
   if (["scaffold", "fednova", "qfedavg"].includes(name)) return "uneven";
   if (["fedbn", "fedrep"].includes(name)) return "own";
+  if (name === "dp_fedavg") return "noised";
   return name === "fedbuff" ? "buffered" : "robust";
 }
 
-const networks = () =>
-  Object.entries(MODEL_BYTES).map(([name, size]) => [name, `${architecture(name)} (${Math.round(size / 1e6)} MB)`]);
+const networks = () => [
+  ...Object.entries(MODEL_BYTES).map(([name, size]) => [name, `${architecture(name)} (${Math.round(size / 1e6)} MB)`]),
+  ["timm", "another one, of timm"],
+];
 
 const weightKinds = (models) => [
   ["imagenet", "ImageNet"],

@@ -1,7 +1,8 @@
 // A job's rounds as the series that its charts and their tables show, and each in a sentence. Pure.
 
-import { classesOf, criticalOf, heldOutOf, inWords, within } from "../classes.js";
+import { classesOf, heldOutOf, inWords } from "../classes.js";
 import { bytes, decimal, duration, percent } from "../format.js";
+import { figureOf, headlineOf, shownOf, titleOf, wordsOf } from "../judging.js";
 
 const MOST_LINES = 6;
 
@@ -14,7 +15,7 @@ const MOST_LINES = 6;
 export function charts(view) {
   const evaluated = view.rounds.filter((round) => round.pooled);
   const closed = view.rounds.filter((round) => round.round > 0 && round.closed_at);
-  return [accuracy(view, evaluated), spread(evaluated), loss(evaluated), seconds(closed), moved(closed)];
+  return [judged(view, evaluated), spread(view, evaluated), loss(evaluated), seconds(closed), moved(closed)];
 }
 
 /** A value in its chart's unit, as people read it. */
@@ -23,31 +24,36 @@ export function inUnit(unit, value) {
   return { share: percent, plain: decimal, seconds: duration, bytes }[unit](value);
 }
 
-function accuracy(view, rounds) {
-  const series = [{ label: "Balanced accuracy", values: rounds.map((round) => round.pooled.balanced_accuracy) }];
-  const critical = criticalOf(view.spec);
-  if (critical) {
-    const values = rounds.map((round) => round.pooled.melanoma_recall);
-    series.push({ label: `${critical.name} recall`, values });
-  }
-  const target = view.spec.target;
+function judged({ spec }, rounds) {
+  const shown = shownOf(spec);
+  const series = shown.map((metric) => ({
+    label: titleOf(metric, spec),
+    values: rounds.map((round) => figureOf(metric, round.pooled, spec)),
+  }));
+  const name = (metric, at) => (at === 0 ? titleOf(metric, spec) : wordsOf(metric, spec));
+  const told = () => shown.map((metric, at) => change(name(metric, at), series[at].values, rounds, "share"));
+  const target = spec.target;
   if (target != null) series.push({ label: "Target", values: rounds.map(() => target), dashed: true });
   return chart({
     id: "accuracy",
-    title: `Balanced accuracy${critical ? ` and ${within(critical.name)} recall` : ""}`,
-    what: `On held-out ${heldOutOf(view.spec)} of all hospitals together; balanced accuracy is the mean of the ${inWords(classesOf(view.spec).length)} classes' recalls.`,
+    title: listed(shown.map(name)),
+    what: `On held-out ${heldOutOf(spec)} of all hospitals together${MEANS.filter(([metric]) => shown.includes(metric))
+      .map(([, means]) => `; ${means(inWords(classesOf(spec).length))}`)
+      .join("")}.`,
     kind: "line",
     unit: "share",
     rounds,
     series,
-    sentence: rounds.length
-      ? `${[
-          change("Balanced accuracy", series[0].values, rounds, "share"),
-          ...(critical ? [change(`${within(critical.name)} recall`, series[1].values, rounds, "share")] : []),
-        ].join("; ")}.`
-      : "No model was evaluated yet.",
+    sentence: rounds.length ? `${told().join("; ")}.` : "No model was evaluated yet.",
   });
 }
+
+const MEANS = [
+  ["balanced_accuracy", (classes) => `balanced accuracy is the mean of the ${classes} classes' recalls`],
+  ["macro_auc", (classes) => `mean AUC is that of the ${classes} classes, each against the rest`],
+];
+
+const listed = (names) => (names.length < 2 ? names.join() : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
 
 function loss(rounds) {
   const series = [{ label: "Loss", values: rounds.map((round) => round.pooled.loss) }];
@@ -63,17 +69,19 @@ function loss(rounds) {
   });
 }
 
-function spread(rounds) {
+function spread({ spec }, rounds) {
+  const metric = headlineOf(spec);
+  const scoreOf = (site) => figureOf(metric, site?.scores, spec);
   const names = siteNames(rounds);
   const columns = [...names].map(([hospital, label]) => ({
     label,
-    values: rounds.map((round) => siteScore(round, hospital)),
+    values: rounds.map((round) => scoreOf(round.sites.find((site) => site.hospital === hospital))),
   }));
-  const series = columns.length <= MOST_LINES ? columns : extremes(rounds);
-  const last = rounds.at(-1)?.sites.map((site) => site.scores.balanced_accuracy) ?? [];
+  const series = columns.length <= MOST_LINES ? columns : extremes(rounds, scoreOf);
+  const last = known(rounds.at(-1)?.sites.map(scoreOf) ?? []);
   return chart({
     id: "spread",
-    title: "Balanced accuracy by hospital",
+    title: `${titleOf(metric, spec)} by hospital`,
     what: "The same model on each hospital's own held-out lesions.",
     kind: "line",
     unit: "share",
@@ -140,11 +148,10 @@ function siteNames(rounds) {
   return new Map([...names].sort(([, a], [, b]) => a.localeCompare(b, "en", { numeric: true })));
 }
 
-const siteScore = (round, hospital) =>
-  round.sites.find((site) => site.hospital === hospital)?.scores.balanced_accuracy ?? null;
+const known = (values) => values.filter((value) => value != null);
 
-function extremes(rounds) {
-  const sorted = rounds.map((round) => round.sites.map((site) => site.scores.balanced_accuracy).sort((a, b) => a - b));
+function extremes(rounds, scoreOf) {
+  const sorted = rounds.map((round) => known(round.sites.map(scoreOf)).sort((a, b) => a - b));
   const median = (values) =>
     values.length ? (values[Math.floor((values.length - 1) / 2)] + values[Math.floor(values.length / 2)]) / 2 : null;
   return [

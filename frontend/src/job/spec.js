@@ -1,13 +1,17 @@
 // A new job's form: its fields, what each may hold, and the description that services take. Pure.
 
 const DIGEST = /^[0-9a-f]{64}$/;
+const TIMM = /^timm:[a-z0-9_.]{1,60}$/;
 /** Encodings that keep what an update left out for the next one. */
 const LEAVES_OUT = /^(int8|topk)/;
+/** Encodings whose length depends on what they hold, which all may see. */
+const TELLS = /^topk|zstd$/;
 
 /** What the form starts with; every value as text, as forms hold them. */
 export const DEFAULTS = {
   name: "",
   architecture: "resnet50",
+  timm: "",
   weights: "imagenet",
   model: "",
   artifact: "",
@@ -17,6 +21,8 @@ export const DEFAULTS = {
   mixing: "none",
   hostile: "20",
   q: "1",
+  radius: "1",
+  central: "1",
   rounds: "3",
   quorum: "1",
   deadline: "60",
@@ -48,6 +54,8 @@ export const LIMITS = {
   mu: { min: 0, max: 100 },
   hostile: { min: 0, max: 49 },
   q: { min: 0, max: 100 },
+  radius: { min: 1e-6, max: 1e6 },
+  central: { min: 0.01, max: 1000 },
   rounds: { min: 1, max: 10_000, whole: true },
   quorum: { min: 1, max: 100_000, whole: true },
   deadline: { min: 0.1, max: 43_200 },
@@ -82,11 +90,20 @@ export const strategyFields = ({ strategy, mixing, secure }) => {
   return {
     mu: strategy === "fedprox",
     q: strategy === "qfedavg",
+    radius: strategy === "dp_fedavg",
+    central: strategy === "dp_fedavg",
     mixing: mixes,
     group: ROBUST.includes(strategy) && secure === "yes",
     hostile: COUNTING.includes(strategy) || (mixes && mixing === "nearest_neighbours"),
   };
 };
+
+/** The network as services name it: one of the list, or the one of timm's that was written beside it. */
+export const networkOf = ({ architecture, timm }) => (architecture === "timm" ? `timm:${timm.trim()}` : architecture);
+
+/** A network as the form's two fields have it. */
+export const fieldsOfNetwork = (name) =>
+  name.startsWith("timm:") ? { architecture: "timm", timm: name.slice(5) } : { architecture: name };
 
 /** Whether the aggregator sees sums of updates alone. */
 export const isSecure = ({ secure }) => secure === "yes";
@@ -112,6 +129,8 @@ const WHERE = {
   "strategy.mixing": "mixing",
   "strategy.hostile": "hostile",
   "strategy.q": "q",
+  "strategy.radius": "radius",
+  "strategy.noise": "central",
   rounds: "rounds",
   quorum: "quorum",
   deadline_seconds: "deadline",
@@ -144,6 +163,13 @@ export function faults(values) {
   const found = {};
   if (!values.name.trim()) found.name = "Give the job a name.";
   else if (values.name.trim().length > 100) found.name = "At most 100 characters.";
+  if (values.architecture === "timm" && !TIMM.test(networkOf(values))) {
+    found.timm = "timm's own name of a network: small letters, digits, _ and ., as in resnet10t.";
+  }
+  if (values.architecture === "timm" && values.weights === "imagenet") {
+    found.weights =
+      "Nothing is downloaded for networks of timm: choose random weights, or a file that somebody uploaded.";
+  }
   const shown = strategyFields(values);
   for (const [field, limits] of Object.entries(LIMITS)) {
     if (shown[field] === false || (field === "sensitivity" && !calibrates(values))) continue;
@@ -158,8 +184,16 @@ export function faults(values) {
   if (isSecure(values) && values.encoding !== "none") {
     found.encoding = "Masked updates travel as they are: masks are on whole numbers of 32 bits.";
   }
-  if (isSecure(values) && !OF_SUMS.includes(values.strategy) && !ROBUST.includes(values.strategy)) {
+  if (isSecure(values) && shown.central) {
+    found.strategy = "Noise at the centre goes onto updates that it sees, and masks hide them.";
+  } else if (isSecure(values) && !OF_SUMS.includes(values.strategy) && !ROBUST.includes(values.strategy)) {
     found.strategy = "This one must see single updates, and masks hide them.";
+  }
+  if (shown.central && TELLS.test(values.encoding)) {
+    found.encoding = "With noise at the centre updates must all be of one length: as they are, or in half precision.";
+  }
+  if (shown.central && isPrivate(values)) {
+    found.privacy = "Noise is the hospitals' own or the centre's, and not both.";
   }
   if (isPrivate(values) && values.balance !== "none") {
     found.balance = "With privacy they have to be left as they are: how many pictures a class has would show.";
@@ -194,7 +228,8 @@ const areThere = (values) => values.weights === "model" || values.weights === "a
  */
 export function initialRequest(values) {
   const adapter = values.adapter === "none" ? {} : { adapter: values.adapter };
-  const { architecture, weights } = values;
+  const { weights } = values;
+  const architecture = networkOf(values);
   const seed = Number(values.seed);
   if (!areThere(values)) return { architecture, weights, seed, ...adapter };
   if (values.adapter === "none") return null;
@@ -217,6 +252,7 @@ function strategy(values) {
     name: values.strategy,
     ...(shown.mu ? { proximal_mu: Number(values.mu) } : {}),
     ...(shown.q ? { q: Number(values.q) } : {}),
+    ...(shown.central ? { radius: Number(values.radius), noise: Number(values.central) } : {}),
     ...(shown.mixing && values.mixing !== "none" ? { mixing: values.mixing } : {}),
     ...(shown.hostile ? { hostile: Number(values.hostile) / 100 } : {}),
   };
@@ -228,7 +264,7 @@ export function jobSpec(values, initial) {
   const target = optional(values.target);
   return {
     name: values.name.trim(),
-    architecture: values.architecture,
+    architecture: networkOf(values),
     initial,
     strategy: strategy(values),
     rounds: Number(values.rounds),
@@ -274,6 +310,7 @@ export function refusalOf(problem, sentence) {
   }
   if (problem.code in WEIGHTS)
     fields[problem.code === "weights_unavailable" ? "weights" : "artifact"] = WEIGHTS[problem.code];
+  if (problem.code === "architecture_unavailable") fields.timm = sentence;
   const named = Object.keys(fields).length > 0;
   const top = named && others.length === 0 ? "The job was not created: see the fields marked below." : sentence;
   return { fields, top: [top, ...others].join(" ") };

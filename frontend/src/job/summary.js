@@ -1,6 +1,6 @@
 // The head of the live page: where the job stands, what was asked for, and what came of it.
 
-import { criticalOf } from "../classes.js";
+import { heldOutOf } from "../classes.js";
 import {
   architecture,
   brief,
@@ -16,6 +16,7 @@ import {
 } from "../format.js";
 import { html, nothing } from "../html.js";
 import { badge, closedRounds, ENDED, latest, PHASES, roundOf } from "../jobs.js";
+import { figureOf, foundOf, headlineOf, shownOf, wordsOf } from "../judging.js";
 
 const CONNECTION = {
   connecting: { look: "", text: "connecting…" },
@@ -33,7 +34,7 @@ export function standing(view, connection) {
   const { label, look } = badge(view);
   const score = latest(view);
   const { look: how, text } = CONNECTION[connection];
-  const critical = criticalOf(view.spec);
+  const [first, ...others] = shownOf(view.spec);
   return html`<section class="panel standing" aria-label="Where the job stands">
     <div class="head">
       <p><span class="badge ${look}" id="phase">${label}</span> <strong>${roundOf(view)}</strong></p>
@@ -41,8 +42,8 @@ export function standing(view, connection) {
     </div>
     <p class="quiet detail">${detail(view)}</p>
     <dl class="facts">
-      <div><dt>Balanced accuracy</dt><dd><strong id="score">${percent(score?.balanced_accuracy)}</strong> ${after(score)}</dd></div>
-      ${critical ? html`<div><dt>${critical.name} found</dt><dd><strong>${percent(score?.melanoma_recall)}</strong></dd></div>` : nothing}
+      <div><dt>${foundOf(first, view.spec)}</dt><dd><strong id="score">${percent(figureOf(first, score, view.spec))}</strong> ${after(score)}</dd></div>
+      ${others.map((metric) => html`<div><dt>${foundOf(metric, view.spec)}</dt><dd><strong>${percent(figureOf(metric, score, view.spec))}</strong></dd></div>`)}
       <div><dt>Loss</dt><dd><strong>${decimal(score?.loss)}</strong></dd></div>
       <div><dt>Target</dt><dd>${view.spec.target === null ? "none" : percent(view.spec.target)}</dd></div>
     </dl>
@@ -77,7 +78,7 @@ function asked({ id, spec, created_at, created_by }) {
     ["Quorum", `${count(spec.quorum)} ${spec.quorum === 1 ? "hospital" : "hospitals"} a round`],
     ["Recording", spec.recording === "merkle" ? "a round's updates under one Merkle root" : "each update by itself"],
     ["Updates sent", encodingSentence(spec.encoding)],
-    ["Privacy", privacySentence(spec.privacy)],
+    ["Privacy", privacySentence(spec.privacy, spec.strategy)],
     ["Evaluation", `${every(spec.evaluate_every)}${spec.evaluation.flips ? ", pictures from all sides" : ""}`],
     [
       "Calibration",
@@ -122,9 +123,10 @@ function sentenceOf(view) {
   const closed = closedRounds(view);
   const rounds = `${count(closed)} ${closed === 1 ? "round" : "rounds"}`;
   if (view.phase === "finished") {
-    const start = view.rounds.find((round) => round.round === 0)?.pooled?.balanced_accuracy;
-    const end = latest(view)?.balanced_accuracy;
-    return `After ${rounds}, balanced accuracy on held-out lesions went from ${percent(start)} to ${percent(end)}.`;
+    const metric = headlineOf(view.spec);
+    const of = (scores) => percent(figureOf(metric, scores, view.spec));
+    const start = view.rounds.find((round) => round.round === 0)?.pooled;
+    return `After ${rounds}, ${wordsOf(metric, view.spec)} on held-out ${heldOutOf(view.spec)} went from ${of(start)} to ${of(latest(view))}.`;
   }
   const why = view.phase === "failed" ? `${view.detail || "Too many rounds in a row were given up"}. ` : "";
   return `${why}${closed ? `${rounds} had been closed` : "No round had been closed"}; no model was published.`;

@@ -1,10 +1,11 @@
 // Home: the state of the consortium in one look, and the next step for whoever looks.
 
 import { signIn } from "../account.js";
-import { criticalOf, heldOutOf } from "../classes.js";
+import { heldOutOf } from "../classes.js";
 import { architecture, brief, count, moment, percent } from "../format.js";
 import { html, nothing, render } from "../html.js";
 import { ENDED, PHASES } from "../jobs.js";
+import { figureOf, foundOf, shownOf } from "../judging.js";
 import { api, page, session } from "../page.js";
 import { sentence } from "../problem.js";
 import { isOnline } from "../sites.js";
@@ -128,15 +129,15 @@ function nextStep({ jobs, hospitals, here }) {
 function newest(model, jobs) {
   const job = jobs.find((each) => each.id === model.job);
   const last = job?.rounds.filter((round) => round.pooled).at(-1)?.pooled;
-  const critical = criticalOf(model);
+  const [first, ...others] = shownOf(model);
   return html`<section class="panel">
     <h2>The newest model</h2>
     <dl class="facts">
       <div><dt>Network</dt><dd>${architecture(model.architecture)}, ${model.image_size} × ${model.image_size} pixels</dd></div>
       <div><dt>Job</dt><dd><a href="/job?id=${model.job}">${job?.spec.name ?? brief(model.job)}</a></dd></div>
       <div><dt>Trained by</dt><dd>${count(model.contributors.length)} hospitals in ${count(model.rounds)} rounds</dd></div>
-      <div><dt>Balanced accuracy</dt><dd>${percent(last?.balanced_accuracy)} on held-out ${heldOutOf(model)}</dd></div>
-      ${critical ? html`<div><dt>${critical.name} found</dt><dd>${percent(last?.melanoma_recall)}</dd></div>` : nothing}
+      <div><dt>${foundOf(first, model)}</dt><dd>${percent(figureOf(first, last, model))} on held-out ${heldOutOf(model)}</dd></div>
+      ${others.map((metric) => html`<div><dt>${foundOf(metric, model)}</dt><dd>${percent(figureOf(metric, last, model))}</dd></div>`)}
       <div><dt>Where it came from</dt><dd><a href="/lineage?job=${model.job}">lineage of <code>${brief(model.digest)}</code></a></dd></div>
     </dl>
     ${session.holds("clinician") ? html`<a class="button primary" href="/diagnosis">Ask it about a picture</a>` : nothing}

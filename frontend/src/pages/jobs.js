@@ -3,6 +3,7 @@
 import { architecture, moment, percent, short } from "../format.js";
 import { html, nothing, render, repeat } from "../html.js";
 import { badge, closedRounds, ENDED, latest, roundOf } from "../jobs.js";
+import { figureOf, foundOf, headlineOf } from "../judging.js";
 import { api, page } from "../page.js";
 import { sentence } from "../problem.js";
 
@@ -59,6 +60,7 @@ function list(jobs) {
 function card(job) {
   const { label, look } = badge(job);
   const score = latest(job);
+  const metric = headlineOf(job.spec);
   return html`<li class="panel">
     <div class="head">
       <h2><a href="/job?id=${job.id}">${job.spec.name}</a></h2>
@@ -73,7 +75,7 @@ function card(job) {
           <progress aria-label="Rounds of ${job.spec.name}" max=${job.spec.rounds} .value=${closedRounds(job)}></progress>
         </dd>
       </div>
-      <div><dt>Balanced accuracy</dt><dd>${score ? html`${percent(score.balanced_accuracy)} <span class="quiet">${score.round ? `after round ${score.round}` : "at the start"}</span>` : "–"}</dd></div>
+      <div><dt>${foundOf(metric, job.spec)}</dt><dd>${score ? html`${percent(figureOf(metric, score, job.spec))} <span class="quiet">${score.round ? `after round ${score.round}` : "at the start"}</span>` : "–"}</dd></div>
       <div><dt>Created</dt><dd>${moment(job.created_at)} <span class="quiet">by <code>${short(job.created_by)}</code></span></dd></div>
     </dl>
     ${job.detail && !ENDED.has(job.phase) ? html`<p class="quiet">${job.detail}</p>` : nothing}

@@ -4,7 +4,7 @@ import { architecture, bytes, count } from "../format.js";
 import { html, nothing, render } from "../html.js";
 import { ADAPTER_BYTES, estimate, MODEL_BYTES } from "../job/estimate.js";
 import { fields } from "../job/form.js";
-import { chosenArtifact, DEFAULTS, faults, initialRequest, jobSpec, refusalOf } from "../job/spec.js";
+import { chosenArtifact, DEFAULTS, faults, fieldsOfNetwork, initialRequest, jobSpec, refusalOf } from "../job/spec.js";
 import { api, page } from "../page.js";
 import { sentence } from "../problem.js";
 import { isOnline } from "../sites.js";
@@ -34,8 +34,9 @@ function start(view) {
     if (!(name in state.values)) return;
     state.values[name] = value;
     touched.add(name);
-    if (name === "model") state.values.architecture = modelOf(state)?.architecture ?? state.values.architecture;
-    if (name === "architecture" && state.values.weights === "model") state.values.model = "";
+    const model = name === "model" ? modelOf(state) : undefined;
+    if (model) state.values = { ...state.values, ...fieldsOfNetwork(model.architecture) };
+    if (["architecture", "timm"].includes(name) && state.values.weights === "model") state.values.model = "";
     delete state.faults[name];
     measure(state).then(draw);
     draw();
@@ -143,8 +144,10 @@ function content(state, { changed, send }) {
   </form>`;
 }
 
+/** What is known of the bytes of a network from the list; nothing of one of timm. */
 function usualBytes({ architecture, adapter }) {
   const whole = MODEL_BYTES[architecture];
+  if (whole === undefined) return { modelBytes: undefined, trunkBytes: 0 };
   return adapter === "none"
     ? { modelBytes: whole, trunkBytes: 0 }
     : { modelBytes: ADAPTER_BYTES[architecture][adapter], trunkBytes: whole };
@@ -156,19 +159,20 @@ function cost({ values, online, sizes }) {
   const exact = initialRequest(values) ? undefined : sizes.get(chosenArtifact(values));
   const { modelBytes, trunkBytes } = exact ?? usualBytes(values);
   const { recording, encoding } = values;
-  const sum = estimate({ modelBytes, trunkBytes, hospitals, rounds, recording, encoding });
+  const sum = estimate({ modelBytes: modelBytes ?? 0, trunkBytes, hospitals, rounds, recording, encoding });
+  const size = (number) => (modelBytes === undefined ? "unknown" : bytes(number));
   return html`<section class="panel cost" aria-labelledby="cost-title">
     <h2 id="cost-title">What it will cost</h2>
     <p class="quiet">
       ${hospitals === 1 ? "With one hospital" : `With ${count(hospitals)} hospitals`} in ${rounds === 1 ? "one round" : `${count(rounds)} rounds`}${values.target ? ", or fewer once the target is reached" : nothing}.
     </p>
     <dl>
-      <div><dt>${trunkBytes ? "What is trained" : "Model"}</dt><dd>${exact ? bytes(modelBytes) : `about ${bytes(modelBytes)}`}</dd></div>
+      <div><dt>${trunkBytes ? "What is trained" : "Model"}</dt><dd>${exact || modelBytes === undefined ? size(modelBytes) : `about ${bytes(modelBytes)}`}</dd></div>
       ${trunkBytes ? html`<div><dt>Weights under it, once</dt><dd>${exact ? bytes(trunkBytes) : `about ${bytes(trunkBytes)}`}</dd></div>` : nothing}
-      <div><dt>Downloads</dt><dd>${count(sum.downloads)} <span class="quiet">${bytes(sum.bytesDown)}</span></dd></div>
-      <div><dt>Uploads</dt><dd>${count(sum.uploads)} <span class="quiet">${bytes(sum.bytesUp)}</span></dd></div>
-      <div><dt>In all</dt><dd id="cost-bytes"><strong>${bytes(sum.bytes)}</strong></dd></div>
-      <div><dt>For each hospital</dt><dd>${bytes(sum.bytesEach)}</dd></div>
+      <div><dt>Downloads</dt><dd>${count(sum.downloads)} <span class="quiet">${size(sum.bytesDown)}</span></dd></div>
+      <div><dt>Uploads</dt><dd>${count(sum.uploads)} <span class="quiet">${size(sum.bytesUp)}</span></dd></div>
+      <div><dt>In all</dt><dd id="cost-bytes"><strong>${size(sum.bytes)}</strong></dd></div>
+      <div><dt>For each hospital</dt><dd>${size(sum.bytesEach)}</dd></div>
       <div><dt>Ledger transactions</dt><dd>${values.recording === "merkle" ? nothing : "at most "}<span id="cost-transactions">${count(sum.transactions)}</span></dd></div>
     </dl>
     <p class="quiet">

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from concilia_kit import judging
 from concilia_kit.classification import Classification
 from concilia_kit.wire.jobs import JobView, Phase, RoundView
 from concilia_kit.wire.training import Progress as NodeProgress
@@ -21,6 +22,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 _UNWATCHED_WIDTH = 200  # columns where no terminal says how many it has: tables are not cut in a log
+_SHORT = {"balanced_accuracy": "bal. acc."}
 
 
 def _console(*, stderr: bool) -> Console:
@@ -124,10 +126,13 @@ class JobWatch:
         if job.rounds:
             for hospital, progress in sorted(job.rounds[-1].progress.items()):
                 self._node(job.rounds[-1].round, hospital, progress)
+        told = job.spec.classification
+        first = judging.headline(told)
         for item in job.rounds:
             still_evaluated = job.phase in {Phase.BASELINE, Phase.EVALUATING} and item is job.rounds[-1]
             if item.pooled is not None and not still_evaluated:
-                text = f"round {item.round}: pooled balanced accuracy {item.pooled.balanced_accuracy:.3f}"
+                score = judging.value(first, item.pooled, told)
+                text = f"round {item.round}: pooled {judging.words(first, told)} {_number(score)}"
                 self._say(f"score{item.round}", text, item.round)
 
     def _node(self, round_: int, hospital: str, progress: NodeProgress) -> None:
@@ -152,16 +157,18 @@ class JobWatch:
 
 def rounds_table(job: JobView, *, console: Console = out) -> None:
     """The rounds of a job: what counted, how good it is, where the seconds went."""
+    told = job.spec.classification
+    first, *others = judging.shown(told)
     table(
-        f"job {job.id[:12]}… · {job.spec.architecture.value} · {job.spec.strategy.name} · {job.phase.value}"
+        f"job {job.id[:12]}… · {job.spec.architecture} · {job.spec.strategy.name} · {job.phase.value}"
         + ("" if job.spec.encoding.plain else f" · updates as {job.spec.encoding}"),
         (
             "round",
             "updates logged",
             "rejected",
-            "pooled bal. acc.",
+            f"pooled {_SHORT.get(first) or judging.words(first, told)}",
             "worst site",
-            f"{critical_of(job.spec.classification)} recall",
+            *(judging.words(each, told) for each in others),
             "loss",
             "s training",
             "s moving",
@@ -169,15 +176,9 @@ def rounds_table(job: JobView, *, console: Console = out) -> None:
             "s folding",
             "MB moved",
         ),
-        [_round_row(item) for item in job.rounds],
+        [_round_row(item, told) for item in job.rounds],
         console=console,
     )
-
-
-def critical_of(classification: Classification) -> str:
-    """The class that must not be missed, in words."""
-    index = classification.critical_index
-    return "critical" if index is None else classification.classes[index].name.lower()
 
 
 def calibration(job: JobView, *, console: Console = out) -> None:
@@ -210,17 +211,17 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _round_row(item: RoundView) -> tuple[str, ...]:
+def _round_row(item: RoundView, told: Classification) -> tuple[str, ...]:
     pooled = item.pooled
-    recall = pooled.melanoma_recall if pooled else None
-    worst = min((site.scores.balanced_accuracy for site in item.sites), default=None)
+    first, *others = [None if pooled is None else judging.value(each, pooled, told) for each in judging.shown(told)]
+    sites = [judging.value(judging.headline(told), site.scores, told) for site in item.sites]
     return (
         str(item.round),
         str(item.accepted + len(item.rejected)),
         str(len(item.rejected)),
-        f"{pooled.balanced_accuracy:.3f}" if pooled else "–",
-        "–" if worst is None else f"{worst:.3f}",
-        "–" if recall is None else f"{recall:.3f}",
+        _number(first),
+        _number(min((each for each in sites if each is not None), default=None)),
+        *map(_number, others),
         f"{pooled.loss:.3f}" if pooled else "–",
         f"{item.seconds_training:.1f}",
         f"{item.seconds_moving:.1f}",

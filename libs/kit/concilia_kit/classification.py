@@ -28,6 +28,16 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NO_TEXT]
 Deviation = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), NO_TEXT]
 
 
+Metric = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(balanced_accuracy|accuracy|macro_auc|(sensitivity|auc):[A-Za-z0-9][A-Za-z0-9_-]{0,31})$"
+    ),
+]
+"""A figure that models are judged by, a share, the larger the better; of one class where a code follows (`judging`)."""
+JUDGED_BY: tuple[Metric, ...] = ("balanced_accuracy",)
+
+
 class Turns(StrEnum):
     """What a picture may be turned by in training without becoming one of another class, or one that cannot be."""
 
@@ -66,6 +76,14 @@ class Classification(Wire):
     mean: tuple[Share, Share, Share] = Field(default=lesions.MEAN, description="of the inputs; ImageNet's by default")
     std: tuple[Deviation, Deviation, Deviation] = Field(default=lesions.STD, description="likewise")
     turns: Turns = Turns.FREE
+    # Left out where it is the usual: what was declared before there was a choice stays what it was.
+    metrics: tuple[Metric, ...] = Field(
+        default=JUDGED_BY,
+        min_length=1,
+        max_length=5,
+        exclude_if=lambda metrics: metrics == JUDGED_BY,
+        description="what models are judged by, the headline first, which a target is of",
+    )
 
     @model_validator(mode="after")
     def _codes(self) -> Self:
@@ -73,6 +91,12 @@ class Classification(Wire):
             raise ValueError("two classes have one code")
         if self.critical is not None and self.critical not in self.codes:
             raise ValueError(f"the critical class is none of the classes: '{self.critical}'")
+        if len(set(self.metrics)) != len(self.metrics):
+            raise ValueError("a metric is named twice")
+        for metric in self.metrics:
+            _, of, code = metric.partition(":")
+            if of and code not in self.codes:
+                raise ValueError(f"a metric is of none of the classes: '{metric}'")
         return self
 
     @property
@@ -89,7 +113,7 @@ class Classification(Wire):
         """In what this one differs from another, in words; empty where it does not."""
         if self.name != other.name:
             return f"it is '{self.name}', and not '{other.name}'"
-        named = ("classes", "critical", "mean", "std", "turns")
+        named = ("classes", "critical", "mean", "std", "turns", "metrics")
         found = [name for name in named if getattr(self, name) != getattr(other, name)]
         return f"'{self.name}' has other {' and '.join(found)}" if found else ""
 

@@ -52,7 +52,7 @@ class Watch:
 
     def _heard(self, layer: Any, inputs: tuple[Any, ...]) -> None:
         heard = getattr(self._mine, "heard", None)
-        if heard is not None:
+        if heard is not None and inputs[0].ndim == 4:  # what has no places has no variance over them
             heard.append(_distance(layer, inputs[0]))
 
 

@@ -96,6 +96,7 @@ def _training(job: str, spec: JobSpec, state: JobState) -> TrainTask:
         classification=spec.classification,
         secure=spec.secure,
         privacy=spec.privacy,
+        central=spec.strategy.central,
     )
 
 

@@ -65,6 +65,12 @@ class UpdateChanged(Conflict):
     code = "update_changed"
 
 
+class NoiseKeyLost(Conflict):
+    """The key of the noise on a closed round's model is not to be had any more."""
+
+    code = "noise_key_lost"
+
+
 class VerificationNotFound(NotFound):
     """No verification of that id."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from concilia_kit import logs
-from concilia_kit.digests import Contribution, in_order
+from concilia_kit.digests import Contribution, in_order, of_contributions
 from concilia_kit.encodings import expect
 from concilia_kit.problems import Unavailable
 from concilia_kit.storedfile import digest_of, size_of
@@ -27,13 +27,14 @@ from concilia_aggregator.artifacts import ArtifactNotFound, Artifacts
 from concilia_aggregator.errors import UpdateChanged
 from concilia_aggregator.facts import RoundFacts
 from concilia_aggregator.folding import Recipe, fold, remember
+from concilia_aggregator.keying import Keying, Remembered
 from concilia_aggregator.ledger import Ledger
 from concilia_aggregator.masking import screening as masked_screening
 from concilia_aggregator.masking.screening import Sharers
 from concilia_aggregator.metrics import RoundMetrics
 from concilia_aggregator.partials import Member
 from concilia_aggregator.screening import Base, Limits, screen
-from concilia_aggregator.strategies import Additive, Blockwise, Stateful
+from concilia_aggregator.strategies import Additive, Blockwise, Noised, Stateful
 from concilia_aggregator.summing import Ahead, Summing
 
 _KEPT = 100_000  # verdicts that are remembered
@@ -71,13 +72,16 @@ class Folder:
         limits: Limits,
         metrics: RoundMetrics | None = None,
         summing: Summing | None = None,
+        noise: Remembered | None = None,
     ) -> None:
+        """`noise`: where it is remembered which key a round's noise is of, for jobs that have any."""
         self._artifacts = artifacts
         self._ledger = ledger
         self._directory = directory
         self._limits = limits
         self._metrics = metrics or RoundMetrics()
         self._summing = summing
+        self._keying = None if noise is None else Keying(artifacts, directory, noise)
         self._verdicts: OrderedDict[_Judged, Reason | None] = OrderedDict()
         self._files: OrderedDict[str, _Identity] = OrderedDict()
         self._told: OrderedDict[tuple[str, int, str], float] = OrderedDict()
@@ -147,11 +151,18 @@ class Folder:
                 spec.architecture, recorded.round, spec.strategy, facts=facts, adapter=adapter, masking=masking
             )
             samples, keys = [item.samples for item in direct], self._artifacts.keys
+            key = None
+            if isinstance(recipe.made(), Noised):
+                assert self._keying is not None, "else no such job is taken"
+                noise, key = self._keying.of(recorded, of_contributions(contributions))
+                recipe = replace(recipe, noise=noise)
             known = recipe.state_before(base)
             before = None if known is None else self._open(known)
             if isinstance(recipe.made(), Stateful):
                 recipe = replace(recipe, state=remember(files, samples, recipe, state, base, before, keys=keys))
-            digest = fold(files, samples, recipe, target, base, partials=ahead.sums, before=before, keys=keys)
+            digest = fold(
+                files, samples, recipe, target, base, partials=ahead.sums, before=before, noise=key, keys=keys
+            )
             for item in direct:
                 self._unchanged(item.digest)
             if recipe.state is not None:
@@ -164,7 +175,7 @@ class Folder:
 
     def fold_again(self, recorded: LedgerRound, spec: JobSpec, masking: Unmasking | None = None) -> str:
         """Make a closed round's global model once more, whose file was lost; its digest. Raises `UpdateChanged` where
-        an update is lost too."""
+        an update is lost too, `NoiseKeyLost` where the key of its noise is."""
         for item in recorded.accepted():
             digest = item.update.digest
             try:
@@ -331,7 +342,7 @@ class Folder:
 def _facts(recorded: LedgerRound, spec: JobSpec, contributions: Sequence[Contribution]) -> RoundFacts | None:
     """What the strategy goes by beside updates and samples, where it does: as the ledger has it, so that a model that
     was lost is made again to the byte."""
-    if isinstance(strategies.make(spec.strategy), Blockwise):
+    if isinstance(strategies.make(spec.strategy), Blockwise | Noised):
         return None
     told = {item.update.hospital: item.metrics for item in recorded.accepted()}
     hospitals = [item.hospital for item in contributions]

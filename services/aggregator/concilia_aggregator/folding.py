@@ -19,14 +19,15 @@ from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.tensorfile import TensorFile, TensorSpec, TensorWriter
 from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.masking import Unmasking
+from concilia_kit.wire.metadata import NOISE, STATE, state_name
 from concilia_kit.wire.strategy import Strategy as StrategySpec
-from concilia_kit.wire.training import STATE, Architecture, state_name
+from concilia_kit.wire.training import ArchitectureName, architecture_of
 
-from concilia_aggregator import strategies, unmasking
+from concilia_aggregator import noising, strategies, unmasking
 from concilia_aggregator.exact import is_summed
 from concilia_aggregator.facts import RoundFacts
 from concilia_aggregator.partials import Partial
-from concilia_aggregator.strategies import Additive, Blockwise, Stateful, Strategy, fedbuff
+from concilia_aggregator.strategies import Additive, Blockwise, Noised, Stateful, Strategy, fedbuff
 from concilia_aggregator.strategies.base import Block, fold_integers
 from concilia_aggregator.whole import Remembering, weighed
 from concilia_aggregator.windows import GROUP, Input, Window, stream
@@ -48,7 +49,7 @@ EXACT = "exact-1"
 class Recipe:
     """How a global model was made; written into its file, so that the file alone says how to make it again."""
 
-    architecture: Architecture
+    architecture: ArchitectureName
     round: int
     strategy: StrategySpec
     arithmetic: str = EXACT
@@ -60,16 +61,19 @@ class Recipe:
     masking: Unmasking | None = None
     """Where updates were masked, how they become sums. There are no `facts` then: strategies go by the means of groups,
     of which nobody said anything."""
+    noise: str | None = None
+    """Digest of the artifact with the key of the noise that is on the model, where there is any (`noising`)."""
 
     def metadata(self) -> dict[str, str]:
         """The recipe as a safetensors file's metadata."""
         return {
-            ARCHITECTURE: self.architecture.value,
+            ARCHITECTURE: str(self.architecture),
             **({} if self.arithmetic == ORDERED else {ARITHMETIC: self.arithmetic}),
             ROUND: str(self.round),
             STRATEGY: rfc8785.dumps(self.strategy.model_dump(mode="json", exclude_none=True)).decode(),
             **({} if self.facts is None else {FACTS: self.facts.text()}),
             **({} if self.state is None else {STATE: self.state}),
+            **({} if self.noise is None else {NOISE: self.noise}),
             **({} if self.adapter is None else self.adapter.metadata()),
             **({} if self.masking is None else {MASKING: rfc8785.dumps(self.masking.model_dump(mode="json")).decode()}),
         }
@@ -81,7 +85,7 @@ class Recipe:
         metadata = model.header.metadata
         try:
             recipe = cls(
-                Architecture(metadata[ARCHITECTURE]),
+                architecture_of(metadata[ARCHITECTURE]),
                 int(metadata[ROUND]),
                 StrategySpec.model_validate_json(metadata[STRATEGY]),
                 metadata.get(ARITHMETIC, ORDERED),
@@ -89,6 +93,7 @@ class Recipe:
                 metadata.get(STATE),
                 Adapter.of(metadata),
                 Unmasking.model_validate_json(metadata[MASKING]) if MASKING in metadata else None,
+                metadata.get(NOISE),
             )
         except KeyError as error:
             raise ValueError(f"{model.path.name} carries no recipe") from error
@@ -119,6 +124,7 @@ def fold(
     *,
     partials: Sequence[Partial] = (),
     before: TensorFile | None = None,
+    noise: bytes | None = None,
     threads: int | None = None,
     keys: Keyring = NO_KEYS,
 ) -> str:
@@ -127,16 +133,16 @@ def fold(
 
     `base` is the model that they update, which encoded ones are read with, and which is averaged with late ones. Names,
     shapes and dtypes must agree (see `screening`). `partials` hold what other updates come to, for strategies that are
-    `Additive`; `before` is what a `Stateful` one remembered after the last round. `threads`: how many compute, one a
-    processor by default. Neither parts nor threads change a bit.
+    `Additive`; `before` is what a `Stateful` one remembered after the last round; `noise` the key of what a `Noised`
+    one adds. `threads`: how many compute, one a processor by default. Neither parts nor threads change a bit.
 
     Of a recipe with `masking` the updates are masked ones, those of its survivors in their order, and `facts` are None.
     What is folded are the means of its groups, each with its group's samples: of a `Blockwise` strategy as they are
     unmasked, of others in files beside `target` that are gone afterwards (sealed as it is).
 
     Raises `ValueError` for no updates, for an encoded or late one without its base, for a strategy that goes by more
-    than its updates without it, and for values that are not finite, `StrategyUnknown`, `KeyError`, `MalformedFile`,
-    `OSError`.
+    than its updates without it, for one that adds noise without a key, and for values that are not finite,
+    `StrategyUnknown`, `KeyError`, `MalformedFile`, `OSError`.
     """
     if not updates and not partials:
         raise ValueError("nothing to fold")
@@ -147,7 +153,18 @@ def fold(
             inputs, weights = _buffered(inputs, base)
         specs = inputs[0].reader.tensors if inputs else partials[0].tensors
         with TensorWriter(target, specs, recipe.metadata(), lasting=False, keys=keys) as writer:
-            made = blocks(inputs, weights, recipe, specs, writer.order, partials, threads, base=base, before=before)
+            made = blocks(
+                inputs,
+                weights,
+                recipe,
+                specs,
+                writer.order,
+                partials,
+                threads,
+                base=base,
+                before=before,
+                noise=noise,
+            )
             for block in made:
                 writer.append(block)  # hashed and written while the next ones are computed
     if base is not None:
@@ -231,6 +248,7 @@ def blocks(
     *,
     base: TensorFile | None = None,
     before: TensorFile | None = None,
+    noise: bytes | None = None,
 ) -> Iterator[Block]:
     """The new model's tensors in this order, block by block; else as `fold`."""
     strategy = recipe.made()
@@ -242,6 +260,10 @@ def blocks(
         raise ValueError(f"{recipe.strategy.name} goes by what updates change of their base")
     if isinstance(strategy, Stateful):
         return Remembering(strategy, inputs, samples, recipe.facts, recipe.round, base, before).models(order, threads)
+    if isinstance(strategy, Noised):
+        if noise is None:
+            raise ValueError(f"{recipe.strategy.name} needs the key of its noise")
+        return noising.noised(strategy, inputs, samples, specs, order, base, noise, threads)
     return weighed(strategy, inputs, samples, recipe.facts, specs, order, base, threads)
 
 

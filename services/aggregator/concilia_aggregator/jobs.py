@@ -65,7 +65,7 @@ class Jobs:
             self._store.add_job(job, spec, rounds.begin(spec.initial), creator, manifest, key)
         except KeyTaken:  # the same request, twice at one moment
             return self.create(spec, creator, key)
-        _log.info("job created", job=job, architecture=spec.architecture.value, rounds=spec.rounds, code=self._code)
+        _log.info("job created", job=job, architecture=str(spec.architecture), rounds=spec.rounds, code=self._code)
         return job
 
     def stop(self, job: str) -> None:

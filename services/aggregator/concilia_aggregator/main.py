@@ -230,7 +230,7 @@ def _worker(settings: AggregatorSettings, parts: Parts) -> tuple[Examiner, dict[
     limits = Limits(settings.max_samples, settings.max_norm_ratio)
     measured = RoundMetrics(parts.registry)
     ahead = Summing(parts.broker, settings.partials, parts.artifacts.keys) if settings.partials is not None else None
-    folder = Folder(parts.artifacts, ledger, settings.directory, limits, measured, ahead)
+    folder = Folder(parts.artifacts, ledger, settings.directory, limits, measured, ahead, parts.store.noise)
 
     def send(hospital: str, name: str, task: dict[str, JsonValue]) -> None:
         words = {"task": task, "signature": parts.orders.sign(name, task)}

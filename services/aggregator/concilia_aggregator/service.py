@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from concilia_kit import logs
+from concilia_kit import judging, logs
 from concilia_kit.digests import Contribution, of_contributions
 from concilia_kit.problems import Problem
 from concilia_kit.wire.chain import LedgerRound, RoundClosure, RoundOpening, RoundStanding, RoundStatus
@@ -190,8 +190,9 @@ class Coordinator(Jobs):
         if state.phase in {Phase.BASELINE, Phase.EVALUATING} and state.deadline is not None:
             reports = self._reported(row, state)
             evaluated = frozenset(reports)
-            pooled = None if spec.target is None else scores.pooled(list(reports.values()), spec.classification)
-            score = None if pooled is None else pooled.balanced_accuracy
+            told = spec.classification
+            pooled = None if spec.target is None else scores.pooled(list(reports.values()), told)
+            score = None if pooled is None else judging.value(judging.headline(told), pooled, told)
         return rounds.Facts(time.time(), live, ledger, evaluated, score, *look.seen)
 
     def _make(self, row: JobRow, spec: JobSpec, state: JobState, move: rounds.Move, look: _Look) -> bool:

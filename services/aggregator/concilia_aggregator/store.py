@@ -26,6 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from concilia_aggregator import tables
 from concilia_aggregator.errors import JobNotFound, RoundNotFound
 from concilia_aggregator.masking.rooms import Rooms
+from concilia_aggregator.noisekeys import NoiseKeys
 from concilia_aggregator.rounds import TERMINAL, JobState
 from concilia_aggregator.tables import JobRow, NodeRow, OutboxRow, RoundRow
 
@@ -45,10 +46,12 @@ class KeyTaken(Exception):
 
 
 class Store:
-    """All reads and writes; each method is one transaction. `masking`: those of secure rounds' rooms."""
+    """All reads and writes; each method is one transaction. `masking`: those of secure rounds' rooms; `noise`: of the
+    keys of noise."""
 
     def __init__(self, database: sa.Engine) -> None:
         self.masking = Rooms(database)
+        self.noise = NoiseKeys(database)
         self._database = database
         self._reading = reading(database)
         self._known: set[str] = set()  # jobs; none is ever deleted

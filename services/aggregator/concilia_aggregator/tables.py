@@ -106,6 +106,15 @@ masking_messages = sa.Table(
     sa.Column("document", sa.JSON),
 )
 
+noise_keys = sa.Table(
+    "noise_keys",
+    metadata,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("contributions", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(64)),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class JobRow:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec
-from concilia_kit.wire.training import state_name
+from concilia_kit.wire.metadata import state_name
 
 from concilia_aggregator.facts import RoundFacts
 from concilia_aggregator.measuring import gram

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from concilia_kit import tensorfile
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import LedgerRound, RoundStatus
-from concilia_kit.wire.training import STATE, Personal, TrainTask, state_name
+from concilia_kit.wire.metadata import STATE, state_name
+from concilia_kit.wire.training import Personal, TrainTask
 
 from concilia_client_node.errors import WeightsError
 from concilia_client_node.store import Kind, NodeFolder

@@ -131,7 +131,7 @@ def floors_of(settings: NodeSettings) -> Floors:
 
 def budget_of(settings: NodeSettings) -> Budget:
     """What a hospital does not spend more of."""
-    return Budget(settings.epsilon_per_job, settings.epsilon_total, settings.delta)
+    return Budget(settings.epsilon_per_job, settings.epsilon_total, settings.delta, settings.central_noise)
 
 
 def _mixed(device: torch.device, precision: Precision) -> bool:

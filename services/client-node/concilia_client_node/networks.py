@@ -1,36 +1,63 @@
-"""torchvision architectures by name with an output a class, and their weights as safetensors files: whole models, and
-adapters over them."""
+"""torchvision's architectures by name, and timm's where its extra is installed, with an output a class; and their
+weights as safetensors files: whole models, and adapters over them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from concilia_kit import tensorfile
+from concilia_kit import tensorfile, timm_networks
 from concilia_kit.adapters import layout
 from concilia_kit.lesions import CLASSES
 from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec
 from concilia_kit.wire.adapter import Adapter
-from concilia_kit.wire.training import Architecture, Personal
+from concilia_kit.wire.training import Architecture, ArchitectureName, Personal, TimmName
 from torch import nn
 from torchvision.models import get_model
 
 from concilia_client_node import adapters
 from concilia_client_node.errors import WeightsError
 
-_NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 GROUPS = 32
+_EXTRA = "concilia-client-node[timm]"
+_NORM = re.compile("Norm(?!Free)")
+"""In the name of a normalisation layer's class, torch's and timm's: BatchNorm2d, BatchNormAct2d, RmsNorm. What such
+layers are in is called so too (Conv2dNormActivation), and has no tensor of its own."""
 
 
-def build(architecture: Architecture, classes: int = len(CLASSES)) -> nn.Module:
-    """A network with fresh weights: RGB (n, 3, s, s), normalised, to logits (n, classes)."""
+def build(architecture: ArchitectureName, classes: int = len(CLASSES)) -> nn.Module:
+    """A network with fresh weights: RGB (n, 3, s, s), normalised, to logits (n, classes). Raises `WeightsError` where
+    it is timm's, and not to be had here."""
+    if not isinstance(architecture, Architecture):
+        return _of_timm(timm_networks.build, architecture, classes)
     options = {"norm_layer": group_norm} if architecture.grouped else {}
     network: nn.Module = get_model(architecture.torchvision, weights=None, num_classes=classes, **options)
+    return network
+
+
+def outline(architecture: ArchitectureName, classes: int = len(CLASSES)) -> nn.Module:
+    """The same without storage, and so without the time that random numbers take. Raises `WeightsError`."""
+    if not isinstance(architecture, Architecture):
+        return _of_timm(timm_networks.outline, architecture, classes)
+    with torch.device("meta"):
+        return build(architecture, classes)
+
+
+def _of_timm(make: Callable[..., Any], architecture: TimmName, classes: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise WeightsError(timm_networks.not_installed(architecture, _EXTRA)) from error
+    try:
+        network: nn.Module = make(timm, torch.device("meta"), architecture, classes)
+    except timm_networks.Unusable as error:
+        raise WeightsError(str(error)) from error
     return network
 
 
@@ -41,7 +68,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def load(
-    architecture: Architecture,
+    architecture: ArchitectureName,
     path: Path,
     instead: Mapping[str, npt.NDArray[Any]] | None = None,
     classes: int = len(CLASSES),
@@ -51,9 +78,11 @@ def load(
     their places where they have their shapes. All its parameters train; where the file is an adapter over `trunk`, they
     are the adapter's, and so is the network's state. Raises `WeightsError`."""
     file = _opened(path)
-    with torch.device("meta"):  # no time spent on random numbers that are thrown away
-        network = build(architecture, classes)
+    network = outline(architecture, classes)
     whole = _specs(network)
+    if timm_networks.has_own_buffers(network):
+        with torch.random.fork_rng(devices=[]):
+            network = build(architecture, classes)
     said = adapter_of(file)
     expected = whole if said is None else layout(whole, said.kind)
     what = str(architecture) if said is None else f"an adapter {said.kind} of {architecture}"
@@ -76,6 +105,12 @@ def load(
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     return network
+
+
+def see_side(network: nn.Module, side: int) -> None:
+    """Raises `WeightsError` where a network takes pictures of one size alone, and not of that one."""
+    if (only := timm_networks.side_of(network)) not in (None, side):
+        raise WeightsError(f"the network takes pictures of {only} pixels a side alone, and the job's have {side}")
 
 
 def adapter_of(file: TensorFile) -> Adapter | None:
@@ -109,17 +144,20 @@ def _state(file: TensorFile) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.array(file.tensor(name))) for name in file}
 
 
-def personal(architecture: Architecture, which: Personal) -> frozenset[str]:
-    """Names of the tensors that a hospital keeps to itself: of normalisation, or of the last linear layer."""
+def personal(architecture: ArchitectureName, which: Personal) -> frozenset[str]:
+    """Names of the tensors that a hospital keeps to itself: of normalisation, or of the last linear layer. Raises
+    `WeightsError` where there are none."""
     if which is Personal.NOTHING:
         return frozenset()
-    with torch.device("meta"):
-        network = build(architecture)
+    network = outline(architecture)
     if which is Personal.NORMALISATION:
-        found = [name for name, module in network.named_modules() if isinstance(module, _NORMS)]
+        found = [name for name, module in network.named_modules() if _NORM.search(type(module).__name__)]
     else:
         found = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
-    return frozenset(name for name in network.state_dict() if name.rpartition(".")[0] in found)
+    kept = frozenset(name for name in network.state_dict() if name.rpartition(".")[0] in found)
+    if not kept:
+        raise WeightsError(f"{architecture} has no {which}, which a hospital was to keep to itself")
+    return kept
 
 
 def tensors(network: nn.Module) -> dict[str, npt.NDArray[Any]]:

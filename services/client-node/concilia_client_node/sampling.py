@@ -1,4 +1,4 @@
-"""What a differentially private training does: how likely each lesion is in a step, and how many steps there are; pure.
+"""What a differentially private round does: how likely each lesion is in a step, and how many steps there are; pure.
 
 Both follow from the task and from how many lesions there are. That number is taken for known: it is in the node's
 registration, and no noise is on it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from concilia_kit.wire.privacy import Privacy
+from concilia_kit.wire.privacy import CentralNoise, Privacy
 from concilia_kit.wire.training import LocalTraining
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,13 @@ class Sampled(BaseModel):
     clip: float = Field(gt=0)
     rate: float = Field(gt=0, le=1)
     steps: int = Field(ge=1)
+
+
+def central(noise: CentralNoise) -> Sampled:
+    """What a round with noise at the aggregator does to a hospital's lesions, and to all that it has: one step, of
+    which every lesion is a part. Whatever one lesion may change of an update, it stays within a ball of `radius`; so it
+    moves the sum by twice that at most, of which the noise is half as many multiples."""
+    return Sampled(noise=noise.noise / 2, clip=2 * noise.radius, rate=1.0, steps=1)
 
 
 def planned(local: LocalTraining, privacy: Privacy, lesions: int) -> Sampled:

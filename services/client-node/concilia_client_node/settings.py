@@ -83,6 +83,11 @@ class NodeSettings(ServiceSettings):
         default=None, gt=0, allow_inf_nan=False, description="most that all jobs together may cost, likewise"
     )
     delta: float = Field(default=1e-5, gt=0, lt=0.01, description="δ of the two")
+    central_noise: bool = Field(
+        default=False,
+        description="count noise that the aggregator adds towards the two, which protects from others and not from the "
+        "aggregator; without it a job of that kind is refused where one of the two is set",
+    )
     plaintext: bool = Field(
         default=False, description="speak to other machines without TLS, on a closed network; otherwise refused"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from concilia_kit.wire.privacy import Privacy
-from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal
+from concilia_kit.wire.training import ArchitectureName, Evaluation, LocalTraining, Personal
 from torch import nn
 
 from concilia_client_node import evaluation, networks, training
@@ -42,7 +42,7 @@ class TorchTrainer:
 
     def train(
         self,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         base: Path,
         local: LocalTraining,
         seed: int,
@@ -68,7 +68,7 @@ class TorchTrainer:
 
     def train_privately(
         self,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         base: Path,
         local: LocalTraining,
         privacy: Privacy,
@@ -97,13 +97,13 @@ class TorchTrainer:
         )
         return outcome, networks.tensors(network)
 
-    def personal(self, architecture: Architecture, which: Personal) -> frozenset[str]:
+    def personal(self, architecture: ArchitectureName, which: Personal) -> frozenset[str]:
         """See `Trainer`."""
         return networks.personal(architecture, which)
 
     def evaluate(
         self,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         model: Path,
         image_size: int,
         limits: Evaluation,
@@ -129,10 +129,18 @@ class TorchTrainer:
         return counts, pictures.overlapping_lesions()
 
     def _begin(
-        self, architecture: Architecture, model: Path, size: int, check: Check, carried: Carried, trunk: Path | None
+        self,
+        architecture: ArchitectureName,
+        model: Path,
+        size: int,
+        check: Check,
+        carried: Carried,
+        trunk: Path | None,
     ) -> tuple[DecodedSite, nn.Module]:
         """The pictures at a size, and the network of a file."""
         # OpenMP keeps the number of threads a thread, so it is set by the one that works.
         torch.set_num_threads(self.threads)
         pictures = self.data.at(size, check)
-        return pictures, networks.load(architecture, model, carried.personal, self.data.classes, trunk=trunk)
+        network = networks.load(architecture, model, carried.personal, self.data.classes, trunk=trunk)
+        networks.see_side(network, size)
+        return pictures, network

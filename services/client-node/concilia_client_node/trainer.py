@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 from concilia_kit.wire.calibration import Calibration
 from concilia_kit.wire.privacy import Privacy
-from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal
+from concilia_kit.wire.training import ArchitectureName, Evaluation, LocalTraining, Personal
 
 from concilia_client_node.sampling import Sampled
 
@@ -90,7 +90,7 @@ class Trainer(Protocol):
 
     def train(
         self,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         base: Path,
         local: LocalTraining,
         seed: int,
@@ -108,7 +108,7 @@ class Trainer(Protocol):
 
     def train_privately(
         self,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         base: Path,
         local: LocalTraining,
         privacy: Privacy,
@@ -122,13 +122,13 @@ class Trainer(Protocol):
         is, and may raise."""
         ...
 
-    def personal(self, architecture: Architecture, which: Personal) -> frozenset[str]:
+    def personal(self, architecture: ArchitectureName, which: Personal) -> frozenset[str]:
         """Names of the tensors that a hospital keeps to itself."""
         ...
 
     def evaluate(
         self,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         model: Path,
         image_size: int,
         limits: Evaluation,

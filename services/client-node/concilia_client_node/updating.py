@@ -10,6 +10,7 @@ masked (`masking`).
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,7 @@ class Updating:
         if kept is not None and (
             kept.base != task.base
             or (kept.masked is None) != (task.secure is None)
-            or (kept.privacy is None) != (task.privacy is None)
+            or (kept.privacy is None) != (task.privacy is None and task.central is None)
         ):
             kept = None
         found = self._see_open(task)
@@ -190,6 +191,8 @@ class Updating:
                 before,
                 folder.beside(Kind.LEFT, task.job, number) if encoding.feedback else None,
                 staleness,
+                # The same pictures make the same update: its digest alone would tell them to whoever can guess.
+                "" if task.central is None else secrets.token_hex(32),
             )
         except encodings.NotEncodable as error:
             raise Refused(f"the update cannot be sent as {encoding}: {error}") from error

@@ -3,7 +3,8 @@
 Coordinators, administrators and auditors read everything. A hospital reads what it uploaded itself and what is shared:
 artifacts the service made, uploads by coordinators and administrators, and the trunks of adapters among those: who may
 fetch an adapter can use it. What a hospital's own file names as its trunk opens nothing. It never reads another
-hospital's bytes.
+hospital's bytes, nor what is secret, as a file's own metadata says: the keys of noise, with which that could be taken
+off a model again. Who marks a file so shuts hospitals out, and lets nobody in.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from fastapi.concurrency import run_in_threadpool
 from concilia_model import access, bodies, uploads_api
 from concilia_model.errors import (
     AlreadyRegistered,
+    ArchitectureUnavailable,
     ArtifactCorrupt,
     ArtifactMalformed,
     ArtifactNotFound,
@@ -166,7 +167,9 @@ def get_storage(
     "/initial-models",
     status_code=201,
     tags=["models"],
-    responses=problems(*_ABSENT, WeightsDoNotFit, WeightsUnavailable, NoSpace, SealingKeyUnknown),
+    responses=problems(
+        *_ABSENT, ArchitectureUnavailable, WeightsDoNotFit, WeightsUnavailable, NoSpace, SealingKeyUnknown
+    ),
 )
 def make_initial_model(asked: InitialModelRequest, using: Using, caller: Maker) -> InitialModel:
     """Make initial weights; the same request gives the same bytes."""
@@ -177,7 +180,9 @@ def make_initial_model(asked: InitialModelRequest, using: Using, caller: Maker) 
     "/models",
     status_code=201,
     tags=["models"],
-    responses=problems(*_ABSENT, NotPublished, AlreadyRegistered, WeightsDoNotFit, SealingKeyUnknown),
+    responses=problems(
+        *_ABSENT, NotPublished, AlreadyRegistered, ArchitectureUnavailable, WeightsDoNotFit, SealingKeyUnknown
+    ),
 )
 def register_model(asked: ModelRegistration, using: Using, caller: Coordinator) -> ModelVersion:
     """Register the model that a job published on the ledger."""
@@ -203,6 +208,7 @@ def get_model(digest: Digest, using: Using) -> ModelVersion:
     tags=["predictions"],
     responses=problems(
         NoModel,
+        ArchitectureUnavailable,
         ArtifactRemoved,
         ImageTooLarge,
         ImageUnreadable,

@@ -146,6 +146,12 @@ class WeightsDoNotFit(Unprocessable):
     code = "weights_do_not_fit"
 
 
+class ArchitectureUnavailable(Unprocessable):
+    """A network of timm that is not to be had here: its extra is not installed, or it has none of that name."""
+
+    code = "architecture_unavailable"
+
+
 class WeightsUnavailable(Problem):
     """Published weights could not be had."""
 

@@ -23,7 +23,7 @@ from concilia_kit.classification import LESIONS, Classification
 from concilia_kit.lesions import CLASSES
 from concilia_kit.problems import Problem
 from concilia_kit.wire.calibration import AS_IT_IS, Use
-from concilia_kit.wire.training import Architecture
+from concilia_kit.wire.training import ArchitectureName
 
 from concilia_model import frames
 from concilia_model.errors import NetworksUnavailable, of_code
@@ -100,7 +100,7 @@ class NetworkProcess:
         self,
         digest: str,
         path: Path,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         side: int,
         picture: bytes,
         *,
@@ -123,7 +123,7 @@ class NetworkProcess:
 
     def make_initial(
         self,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         seed: int,
         target: Path,
         *,
@@ -147,7 +147,7 @@ class NetworkProcess:
 
     def make_adapter(
         self,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         seed: int,
         target: Path,
         *,
@@ -168,12 +168,12 @@ class NetworkProcess:
         return InitialWeights(**self._call("make_adapter", architecture, given))
 
     def check(
-        self, architecture: Architecture, path: Path, trunk: Path | None = None, classes: int = len(CLASSES)
+        self, architecture: ArchitectureName, path: Path, trunk: Path | None = None, classes: int = len(CLASSES)
     ) -> None:
         """See `Networks.check`."""
         self._call("check", architecture, {"path": str(path), "trunk": _text(trunk), "classes": classes})
 
-    def release(self, architecture: Architecture) -> str:
+    def release(self, architecture: ArchitectureName) -> str:
         """See `Networks.release`."""
         return str(self._call("release", architecture, {}))
 
@@ -198,8 +198,8 @@ class NetworkProcess:
         worker = self._worker
         return None if worker is None else worker.pid
 
-    def _call(self, call: str, architecture: Architecture, given: dict[str, Any], content: bytes = b"") -> Any:
-        asked = {"call": call, "given": {"architecture": architecture.value, **given}}
+    def _call(self, call: str, architecture: ArchitectureName, given: dict[str, Any], content: bytes = b"") -> Any:
+        asked = {"call": call, "given": {"architecture": str(architecture), **given}}
         with self._lock:
             self._at_work += 1
         try:

@@ -19,7 +19,7 @@ from concilia_kit.classification import Classification
 from concilia_kit.problems import Problem
 from concilia_kit.sealing import Keyring
 from concilia_kit.wire.calibration import Use
-from concilia_kit.wire.training import Architecture
+from concilia_kit.wire.training import architecture_of
 
 from concilia_model import frames
 from concilia_model.networks import Networks
@@ -42,7 +42,7 @@ class Calls:
             return {"id": asked["id"], "error": type(error).__name__}
 
     def _result(self, call: str, given: dict[str, Any], content: bytes) -> Any:
-        architecture = Architecture(given["architecture"])
+        architecture = architecture_of(given["architecture"])
         match call:
             case "predict":
                 seen = self._networks.predict(

@@ -16,7 +16,7 @@ from concilia_kit.storedfile import size_of
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.calibration import AS_IT_IS, Use
-from concilia_kit.wire.training import Architecture
+from concilia_kit.wire.training import ArchitectureName
 
 from concilia_model import adapters, architectures, images, pretrained, weights
 from concilia_model.incoming import full_disk_is_no_space
@@ -37,7 +37,7 @@ class Networks:
         self,
         digest: str,
         path: Path,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         side: int,
         picture: bytes,
         *,
@@ -59,7 +59,7 @@ class Networks:
 
     def make_initial(
         self,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         seed: int,
         target: Path,
         *,
@@ -73,15 +73,15 @@ class Networks:
         safetensors file at `offered`, merged with its `trunk` where it is an adapter, or with torchvision's release
         from `release`, downloaded to `offered`. Its head tells `classes` apart. The same call gives the same bytes.
 
-        `named` says in words where they come from. Raises `WeightsDoNotFit`, `WeightsUnavailable`, `NoSpace` and
-        `SealingKeyUnknown`.
+        `named` says in words where they come from. Raises `ArchitectureUnavailable`, as every call here,
+        `WeightsDoNotFit`, `WeightsUnavailable`, `NoSpace` and `SealingKeyUnknown`.
         """
         initial = architectures.fresh(architecture, seed, classes)
         fitted = weights.Fitted(initial, 0, len(initial), None)
         if offered is not None:
             given = adapters.whole(offered, trunk, self._keys) if release is None else pretrained.read(release, offered)
             expected = architectures.expected(architecture, classes)
-            fitted = weights.fit(given, expected, initial, architectures.HEADS[architecture])
+            fitted = weights.fit(given, expected, initial, architectures.head_of(architecture, classes))
         origin = f"{named or 'random'}: {fitted.loaded} tensors loaded, {fitted.fresh} fresh (seed {seed})"
         if fitted.replaced_head is not None:
             origin += f", head for {fitted.replaced_head} classes replaced"
@@ -91,7 +91,7 @@ class Networks:
 
     def make_adapter(
         self,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         seed: int,
         target: Path,
         *,
@@ -114,13 +114,13 @@ class Networks:
         return InitialWeights(made, size_of(target), len(tensors) - fresh, fresh, origin)
 
     def check(
-        self, architecture: Architecture, path: Path, trunk: Path | None = None, classes: int = len(CLASSES)
+        self, architecture: ArchitectureName, path: Path, trunk: Path | None = None, classes: int = len(CLASSES)
     ) -> None:
         """Whether a file, an adapter over its `trunk`, has every tensor that it must, and no other. Raises
         `WeightsDoNotFit` and `SealingKeyUnknown`."""
         over = None if trunk is None else TensorFile.open(trunk, self._keys)
         adapters.check(TensorFile.open(path, self._keys), over, architectures.expected(architecture, classes))
 
-    def release(self, architecture: Architecture) -> str:
+    def release(self, architecture: ArchitectureName) -> str:
         """Where torchvision publishes its ImageNet weights."""
         return pretrained.torchvision_url(architecture)

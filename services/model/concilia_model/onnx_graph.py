@@ -124,7 +124,7 @@ def metadata(request: OnnxRequest) -> dict[str, str]:
     return {
         "model": request.digest,
         "job": request.job,
-        "architecture": request.architecture.value,
+        "architecture": str(request.architecture),
         "classification": asked.name,
         "classes": json.dumps([each.model_dump(mode="json") for each in asked.classes]),
         **({} if asked.critical is None else {"critical": asked.critical}),

@@ -18,7 +18,7 @@ from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.storedfile import digest_of
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.calibration import AS_IT_IS, Use
-from concilia_kit.wire.training import Architecture
+from concilia_kit.wire.training import ArchitectureName
 
 from concilia_model import adapters, architectures
 from concilia_model import attention as looking
@@ -39,7 +39,7 @@ class Predictor:
         self,
         digest: str,
         path: Path,
-        architecture: Architecture,
+        architecture: ArchitectureName,
         batch: torch.Tensor,
         trunk: Path | None = None,
         *,
@@ -71,7 +71,7 @@ class Predictor:
             )
 
     def _model(
-        self, digest: str, path: Path, architecture: Architecture, trunk: Path | None, classes: int
+        self, digest: str, path: Path, architecture: ArchitectureName, trunk: Path | None, classes: int
     ) -> tuple[torch.nn.Module, oddity.Watch]:
         with self._lock:  # held while loading: two first requests load one model once
             if (model := self._models.get(digest)) is None:
@@ -84,7 +84,7 @@ class Predictor:
             return model
 
     def _load(
-        self, digest: str, path: Path, architecture: Architecture, trunk: Path | None, classes: int
+        self, digest: str, path: Path, architecture: ArchitectureName, trunk: Path | None, classes: int
     ) -> torch.nn.Module:
         self._check(digest, path)
         model = architectures.empty(architecture, classes)

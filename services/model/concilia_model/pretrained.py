@@ -12,15 +12,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from concilia_kit.wire.training import Architecture
+from concilia_kit.wire.training import Architecture, ArchitectureName
 from torchvision.models import get_model_weights
 
 from concilia_model.errors import WeightsUnavailable
 from concilia_model.weights import Array
 
 
-def torchvision_url(architecture: Architecture) -> str:
+def torchvision_url(architecture: ArchitectureName) -> str:
     """Where torchvision publishes its best ImageNet weights. Raises `WeightsUnavailable` where it has none."""
+    if not isinstance(architecture, Architecture):
+        raise WeightsUnavailable(
+            f"no weights are downloaded for {architecture}: ask for random ones, or upload a safetensors file",
+            status=400,
+        )
     if architecture.grouped:
         raise WeightsUnavailable(
             f"there are no ImageNet weights of {architecture}: torchvision's are for batch normalisation; ask for "

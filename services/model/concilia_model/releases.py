@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from concilia_kit.wire.training import Architecture
+from concilia_kit.wire.training import ArchitectureName
 
 from concilia_model.errors import WeightsUnavailable
 
@@ -22,12 +22,12 @@ _ADVICE = "upload a safetensors file and ask for weights 'file' instead"
 class Releases:
     """Downloads published weights. Constructing it opens no connection."""
 
-    def __init__(self, http: httpx.Client, url_of: Callable[[Architecture], str]) -> None:
+    def __init__(self, http: httpx.Client, url_of: Callable[[ArchitectureName], str]) -> None:
         self._http = http
         self._url_of = url_of
 
     @contextmanager
-    def downloaded(self, architecture: Architecture) -> Iterator[tuple[str, Path]]:
+    def downloaded(self, architecture: ArchitectureName) -> Iterator[tuple[str, Path]]:
         """The release's address, and a folder that holds it for as long as the context lasts.
 
         Raises `WeightsUnavailable`.

@@ -19,6 +19,7 @@ from concilia_kit.problems import Problem
 from concilia_kit.tokens import Principal
 from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.calibration import AS_IT_IS
+from concilia_kit.wire.metadata import CONFIDENTIAL
 from concilia_kit.wire.models import (
     Artifact,
     AttentionMap,
@@ -106,6 +107,7 @@ class ArtifactService:
             tensors=len(header.tensors),
             trunk=None if said is None else said.trunk,
             adapter=None if said is None else said.kind,
+            secret=CONFIDENTIAL in header.metadata,
         )
         return self.store.record(artifact, shared=shared, now=self.clock())
 

@@ -69,10 +69,12 @@ class Store:
         return self._has_owner(sa.and_(artifact_owners.c.digest == digest, artifact_owners.c.owner == owner))
 
     def shared(self, digest: str) -> bool:
-        """Whether somebody brought these bytes whose uploads every hospital may read, or an adapter over them."""
+        """Whether somebody brought these bytes whose uploads every hospital may read, or an adapter over them. What is
+        secret is not."""
         over = sa.select(artifacts.c.digest).where(artifacts.c.trunk == digest)
         named = sa.or_(artifact_owners.c.digest == digest, artifact_owners.c.digest.in_(over))
-        return self._has_owner(sa.and_(named, artifact_owners.c.shared))
+        secret = sa.exists(sa.select(artifacts.c.digest).where(artifacts.c.digest == digest, artifacts.c.secret))
+        return self._has_owner(sa.and_(named, artifact_owners.c.shared, sa.not_(secret)))
 
     def removed(self, digest: str) -> Removed | None:
         """Whether an artifact's file was removed."""

@@ -16,6 +16,7 @@ artifacts = sa.Table(
     sa.Column("origin", sa.Text, nullable=True),
     sa.Column("trunk", sa.String(64), nullable=True, index=True),  # of an adapter, as its file names it
     sa.Column("adapter", sa.String(16), nullable=True),
+    sa.Column("secret", sa.Boolean, nullable=False, server_default=sa.false()),  # as its file says
     sa.Column("created_at", sa.Float, nullable=False),  # Unix seconds, as all times here
     sa.Column("brought_at", sa.Float, nullable=False),  # when somebody last brought these bytes, or began to
     sa.Column("checked_at", sa.Float, nullable=False),  # when the bytes were last hashed

@@ -163,6 +163,19 @@ def test_figures_are_those_of_the_counts(facts: Facts) -> None:
     assert figures.confusion(REPORTS.values(), 2) == pooled
 
 
+def test_what_a_classification_is_judged_by_comes_first(facts: Facts) -> None:
+    told = HEALTH.model_copy(update={"metrics": ("macro_auc", "sensitivity:well")})
+    text = card(changed(facts, classification=told))
+    table = text.split("|  | published model | initial weights |")[1].split("\n\n")[0].splitlines()[2:]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table] == [
+        *("Mean AUC", "Well: recall", "Balanced accuracy", "Accuracy", "Ill: recall", "Loss")
+    ]
+    assert table[0] == "| Mean AUC | 0.500 | 0.500 |"  # every picture had the same probability
+    assert table[1].startswith("| Well: recall | 0.900 (")
+    assert "| site | pictures | mean AUC | recall of `well` | balanced accuracy | accuracy | recall of `ill` |" in text
+    assert "Worst site: east, mean AUC 0.500 on 100 pictures, 0.000 below the best (west)." in text
+
+
 def test_an_error_of_calibration_is_what_no_bin_hides() -> None:
     told = report(((6, 4), (3, 7)))  # half of 20 pictures are ill, all had a probability from 0.5 to 0.53
     assert figures.calibration_errors([told], 2) == [0.0, 0.0]
@@ -191,6 +204,18 @@ def test_what_privacy_cost_whom_is_the_last_that_each_said(facts: Facts) -> None
     assert "The unit is the lesion, with all its pictures" in text
     assert f"| east | `{EAST}` | – | – | – | – |" in card(asked)
     assert "ε" not in card(facts)
+
+
+def test_a_card_says_whose_trust_noise_at_the_aggregator_takes(facts: Facts) -> None:
+    spent = Spent(epsilon=1.25, delta=1e-5, noise=2, clip=1.0, rate=1, steps=1, central=True)
+    strategy = Strategy(name=StrategyName.DP_FEDAVG, radius=0.5, noise=4)
+    asked = changed(facts, strategy=strategy)
+    rounds = [each.model_copy(update={"privacy": {EAST: spent}}) for each in facts.job.rounds]
+    text = card(replace(asked, job=asked.job.model_copy(update={"rounds": tuple(rounds)})))
+    assert f"| east | `{EAST}` | 1.250 | 1e-05 | 2 | 1 |" in text
+    assert "takes trust in the aggregator" in text
+    assert "how far one update can move the sum, 1." in text
+    assert "DP-SGD" not in text
 
 
 # -------------------------------------------------------------------------------------------------------- limits

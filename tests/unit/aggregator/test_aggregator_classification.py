@@ -125,3 +125,24 @@ def test_the_critical_class_is_the_classifications(critical: str | None, expecte
     assert found is not None
     assert found.melanoma_recall == expected
     assert found.balanced_accuracy == pytest.approx((1 + 0.5 + 0.25) / 3)
+
+
+@pytest.mark.parametrize(("metrics", "phase"), [(("sensitivity:normal",), Phase.FINISHED), (None, Phase.TRAINING)])
+def test_a_target_is_of_what_the_classification_is_judged_by(
+    world: World, metrics: tuple[str, ...] | None, phase: Phase
+) -> None:
+    """Recall of the first class is 1, balanced accuracy 0.75."""
+    told = CHEST if metrics is None else CHEST.model_copy(update={"metrics": metrics})
+    for hospital in HOSPITALS[:2]:
+        world.store.register(hospital, CHESTS.model_copy(update={"classification": told}))
+    job = world.create(classification=told, rounds=3, target=0.9)
+    world.coordinator.advance(job)
+    for round_ in (0, 1):
+        if round_:
+            world.submit(job, round_, {who: near(at) for at, who in enumerate(HOSPITALS[:2])})
+        head = state_of(world.store.job(job)).head
+        for hospital in HOSPITALS[:2]:
+            world.coordinator.report(hospital, report_of(job, head, RIGHT, round_))
+        world.coordinator.advance(job)
+    assert world.phase(job) is phase
+    assert state_of(world.store.job(job)).closed == 1

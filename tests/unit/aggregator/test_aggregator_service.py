@@ -80,7 +80,7 @@ class World:
         limits = Limits(max_samples=1000, max_norm_ratio=10)
         self.registry = CollectorRegistry()
         measured = RoundMetrics(self.registry)
-        self.folder = Folder(artifacts, ledger, folder / "work", limits, measured)
+        self.folder = Folder(artifacts, ledger, folder / "work", limits, measured, noise=self.store.noise)
         self.told: list[tuple[str, Change, Any]] = []
         self.coordinator = Coordinator(
             self.store,

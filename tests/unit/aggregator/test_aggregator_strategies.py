@@ -15,15 +15,16 @@ import pytest
 from concilia_aggregator import measuring, strategies, windows
 from concilia_aggregator.facts import FAR, RoundFacts
 from concilia_aggregator.folding import Recipe, fold, remember
-from concilia_aggregator.strategies import Blockwise, Setting, Stateful, StrategyUnknown, Weighing, registry
+from concilia_aggregator.strategies import Blockwise, Noised, Setting, Stateful, StrategyUnknown, Weighing, registry
 from concilia_aggregator.strategies.fedopt import FedAvgM, Optimised
 from concilia_aggregator.strategies.geometry import Geometry, gram_of
 from concilia_aggregator.windows import Input
-from concilia_kit import tensorfile
+from concilia_kit import gaussians, tensorfile
 from concilia_kit.sealing import Keyring, StoreKey
 from concilia_kit.tensorfile import TensorFile
+from concilia_kit.wire.metadata import state_name
 from concilia_kit.wire.strategy import Mixing, Strategy, StrategyName
-from concilia_kit.wire.training import Architecture, LocalTraining, Personal, state_name
+from concilia_kit.wire.training import Architecture, LocalTraining, Personal
 from pydantic import ValidationError
 
 from .conftest import METRICS
@@ -51,8 +52,14 @@ FACTS = RoundFacts(
     first_loss=tuple(1.0 + at / 10 for at in range(COUNT)),
     root=1,
 )
+NOISE = bytes(range(32))
 SPECS = [
-    *(Strategy(name=name) for name in StrategyName if name not in {StrategyName.FLTRUST, StrategyName.FEDBUFF}),
+    *(
+        Strategy(name=name)
+        for name in StrategyName
+        if name not in {StrategyName.FLTRUST, StrategyName.FEDBUFF, StrategyName.DP_FEDAVG}
+    ),
+    Strategy(name=StrategyName.DP_FEDAVG, radius=3.0, noise=0.5),
     Strategy(name=StrategyName.FLTRUST, root="0x" + "11" * 20),
     *(
         Strategy(name=name, mixing=mixing, hostile=0.3)
@@ -69,8 +76,8 @@ def put(folder: Path, name: str, arrays: Arrays, keys: Keyring | None = None) ->
 
 
 def recipe(spec: Strategy, number: int = 2) -> Recipe:
-    is_blockwise = isinstance(strategies.make(spec), Blockwise)
-    return Recipe(Architecture.RESNET18, number, spec, facts=None if is_blockwise else FACTS)
+    has_none = isinstance(strategies.make(spec), Blockwise | Noised)
+    return Recipe(Architecture.RESNET18, number, spec, facts=None if has_none else FACTS)
 
 
 def in_memory(spec: Strategy, state: Arrays | None) -> tuple[Arrays, Arrays]:
@@ -93,6 +100,14 @@ def in_memory(spec: Strategy, state: Arrays | None) -> tuple[Arrays, Arrays]:
     if isinstance(made, Weighing):
         folding = made.prepare(geometry)
         return {name: folding.fold([each[name].ravel() for each in UPDATES], BASE[name].ravel()) for name in SHAPES}, {}
+    if isinstance(made, Noised):
+        noising, at, found = made.noised(geometry), 0, {"n": BASE["n"].ravel()}
+        for name in floating:
+            start = BASE[name].ravel()
+            numbers = gaussians.keyed(NOISE, at, start.size)
+            found[name] = noising.fold([each[name].ravel() for each in UPDATES], start, numbers)
+            at += start.size
+        return found, {}
     stepping, found, kept = made.remember(geometry, 2), {}, {}
     for name in SHAPES:
         names = [state_name(what, name) for what in made.state] if name != "n" else []
@@ -130,7 +145,8 @@ def test_streamed_is_as_in_memory_to_the_bit(
         monkeypatch.setattr(windows, "DECODED", room)
         monkeypatch.setattr(windows, "_LEAST_OF_GROUP", 1024)
         monkeypatch.setattr(windows, "_LEAST", 1024)
-        digests.add(fold(files, SAMPLES, made, tmp_path / "folded", base, before=before, threads=threads, keys=keys))
+        how: dict[str, Any] = {"before": before, "noise": NOISE, "threads": threads, "keys": keys}
+        digests.add(fold(files, SAMPLES, made, tmp_path / "folded", base, **how))
         if kept:
             digest = remember(files, SAMPLES, made, tmp_path / "kept", base, before, threads=threads, keys=keys)
             digests.add("kept " + digest)
@@ -313,6 +329,16 @@ def test_a_strategy_that_is_not_to_be_had_is_told(spec: Strategy, why: str) -> N
         {"name": "Acme.mine"},
         {"name": "krum", "parameters": {"a": 1}},
         {"name": "fltrust"},
+        {"name": "dp_fedavg"},
+        {"name": "dp_fedavg", "radius": 1},
+        {"name": "dp_fedavg", "noise": 1},
+        {"name": "dp_fedavg", "radius": 1e7, "noise": 1},
+        {"name": "dp_fedavg", "radius": 1e-7, "noise": 1},
+        {"name": "dp_fedavg", "radius": 1, "noise": 0.001},
+        {"name": "dp_fedavg", "radius": 1, "noise": 1, "delta": 0.5},
+        {"name": "dp_fedavg", "radius": 1, "noise": 1, "mixing": "bucketing"},
+        {"name": "norm_clipping", "radius": 1, "noise": 1},
+        {"name": "fedavg", "delta": 1e-5},
         {"name": "fedavg", "mixing": "bucketing"},
         {"name": "krum", "hostile": 0.5},
         {"name": "acme.mine", "parameters": {"a": "1"}},
@@ -335,6 +361,7 @@ def test_hospitals_are_given_what_the_strategy_needs() -> None:
     assert local(StrategyName.QFEDAVG).first_loss
     assert local(StrategyName.FEDPROX, proximal_mu=0.5).proximal_mu == 0.5
     assert local(StrategyName.KRUM) == LocalTraining()
+    assert local(StrategyName.DP_FEDAVG, radius=1, noise=1) == LocalTraining()
 
 
 def test_old_jobs_are_written_as_they_were() -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from concilia_aggregator import strategies
+from concilia_aggregator import noising, strategies
 from concilia_aggregator.facts import RoundFacts
 from concilia_aggregator.folding import Recipe, fold, remember
-from concilia_aggregator.strategies import Blockwise, Stateful
+from concilia_aggregator.strategies import Blockwise, Noised, Stateful
 from concilia_aggregator.verification.lineage import BrokenLineage, rebuild
 from concilia_aggregator.verification.roles import RoleChanged, RoleHistory
 from concilia_aggregator.verification.sources import FolderSource
@@ -26,8 +26,9 @@ from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.adapter import ADAPTER, TRUNK, Adapter
 from concilia_kit.wire.chain import EventName, LedgerEvent, LedgerUpdate
 from concilia_kit.wire.encoding import Encoding
+from concilia_kit.wire.metadata import STATE
 from concilia_kit.wire.strategy import Strategy, StrategyName
-from concilia_kit.wire.training import STATE, Architecture, LocalTraining
+from concilia_kit.wire.training import Architecture, LocalTraining
 from concilia_kit.wire.verification import Verdict
 from eth_account import Account
 from hypothesis import HealthCheck, given, settings
@@ -105,7 +106,7 @@ def encoded(job: Job, text: str, update: bytes, base: str) -> bytes:
 
 
 def facts_of(job: Job, round_: int, ordered: list[Contribution], strategy: Strategy) -> RoundFacts | None:
-    if isinstance(strategies.make(strategy), Blockwise):
+    if isinstance(strategies.make(strategy), Blockwise | Noised):
         return None
     told = {each.update.hospital: each.metrics for each in job.signed if each.update.round == round_}
     hospitals = [each.hospital for each in ordered]
@@ -185,7 +186,12 @@ def finished(
             digest = remember(files, samples, recipe, store / "state", start, before)
             assert job.put((store / "state").read_bytes()) == digest
             recipe = replace(recipe, state=digest)
-        fold(files, samples, recipe, target, start, before=before)
+        key = None
+        if isinstance(made_by, Noised):
+            recipe = replace(recipe, noise=noising.write_key(store / "key"))
+            assert job.put((store / "key").read_bytes()) == recipe.noise
+            key = noising.read_key(TensorFile.open(store / "key"))
+        fold(files, samples, recipe, target, start, before=before, noise=key)
         base = job.put(target.read_bytes())
         target.unlink()
         job.emit(
@@ -219,6 +225,7 @@ WHOLE = [
     *({"name": name} for name in ("fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fednova", "qfedavg")),
     *({"name": name} for name in ("norm_clipping", "geometric_median", "krum", "multi_krum", "bulyan")),
     *({"name": "centred_clipping"}, {"name": "fltrust", "root": KEYS[0].address}),
+    {"name": "dp_fedavg", "radius": 0.5, "noise": 1.0},
     *({"name": "median", "mixing": mixing} for mixing in ("nearest_neighbours", "bucketing")),
     {"name": "multi_krum", "mixing": "nearest_neighbours", "hostile": 0.4},
 ]

@@ -44,6 +44,7 @@ STRATEGIES = (
     "median",
     "trimmed_mean:trim=0.2",
     "norm_clipping",
+    "dp_fedavg:radius=5,noise=0.01",
     "geometric_median",
     "krum",
     "multi_krum",

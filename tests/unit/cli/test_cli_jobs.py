@@ -9,11 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
+from concilia import output
 from concilia.app import app
 from concilia.client import Client
 from concilia.commands import jobs
+from concilia_kit.wire.jobs import JobView
 from concilia_kit.wire.models import InitialModel
 from concilia_kit.wire.training import Architecture
+from rich.console import Console
 from typer.testing import CliRunner
 
 JOB = "a" * 64
@@ -151,6 +154,10 @@ def test_a_job_is_created_with_its_encoding_and_shows_it(monkeypatch: pytest.Mon
         (["--strategy", "fedprox", "--proximal-mu", "0.5"], {"name": "fedprox", "proximal_mu": 0.5}),
         (["--strategy", "acme.mine", "--set", "rate=0.1"], {"name": "acme.mine", "parameters": {"rate": 0.1}}),
         (["--strategy", "fltrust", "--set", f"root={ROOT}"], {"root": ROOT}),
+        (
+            ["--strategy", "dp_fedavg", "--set", "radius=1", "--set", "noise=2", "--set", "delta=1e-6"],
+            {"name": "dp_fedavg", "radius": 1, "noise": 2, "delta": 1e-6},
+        ),
     ],
 )
 def test_a_strategy_and_its_settings(
@@ -177,6 +184,8 @@ def test_a_strategy_and_its_settings(
     [
         (["--strategy", "krumm"], "--strategy:"),
         (["--strategy", "fltrust"], "needs a root"),
+        (["--strategy", "dp_fedavg", "--set", "noise=2"], "dp_fedavg needs a radius"),
+        (["--strategy", "fedavg", "--set", "noise=2"], "noise and delta are dp_fedavg's"),
         (["--strategy", "krum", "--set", "hostile"], "write KEY=VALUE"),
         (["--strategy", "krum", "--set", "hostile=0.6"], "--set hostile:"),
         (["--strategy", "krum", "--set", "hostile=0.1", "--set", "hostile=0.2"], "is set twice"),
@@ -297,3 +306,64 @@ def test_a_job_is_created_whose_aggregator_sees_sums_only(
     assert double.spec.get("secure") == secure
     assert refused.exit_code == 2
     assert "threshold" in refused.output
+
+
+SCORES = {
+    "images": 10,
+    "accuracy": 0.9,
+    "balanced_accuracy": 0.8,
+    "loss": 1.0,
+    "recall": [0.7, 0.9],
+    "melanoma_recall": 0.9,
+    "auc": [0.6, 0.4],
+}
+
+
+def test_a_table_of_rounds_begins_with_what_a_job_is_judged_by(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = [{"code": "normal", "name": "Normal"}, {"code": "pneumonia", "name": "Pneumonia"}]
+    told = {"name": "chest", "classes": classes, "critical": "pneumonia", "metrics": ["macro_auc", "accuracy"]}
+    sites = [
+        {"hospital": "0x" + f"{number:040x}", "site": "s", "scores": SCORES | {"auc": auc}}
+        for number, auc in ((1, [0.25, 0.25]), (2, [0.75, None]), (3, [None, None]))
+    ]
+    seconds = (f"seconds_{what}" for what in ("training", "moving", "chain", "folding"))
+    round_: dict[str, Any] = dict.fromkeys(("round", "accepted", "bytes_moved", *seconds), 0)
+    nothing = ("base", "model", "opened_at", "closed_at", "deadline", "confusion", "overlapping_lesions")
+    round_ |= dict.fromkeys(nothing) | {"rejected": [], "progress": {}, "pooled": SCORES, "sites": sites}
+    view = Aggregator().view()
+    view |= {"rounds": [round_], "spec": view["spec"] | {"classification": told}}
+    output.rounds_table(JobView.model_validate(view), console=Console(width=300))
+    said = capsys.readouterr().out
+    assert " ".join(said.split()).count("pooled mean AUC") == 1
+    heads = ("pooled mean AUC", "worst site", "accuracy", "balanced accuracy", "pneumonia recall", "loss")
+    assert sorted(heads, key=said.index) == list(heads)
+    figures = [cell.strip() for cell in said.splitlines()[-2].split("│")]
+    assert figures[4:10] == ["0.500", "0.250", "0.900", "0.800", "0.900", "1.000"]
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", "resnet18"])
+def test_a_job_is_created_for_the_network_that_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    double, asked = Creating(), []
+
+    def initial(*given: Any) -> InitialModel:
+        asked.append(given[1])
+        return InitialModel(digest="0" * 64, architecture=given[1], origin="random", loaded_tensors=0, fresh_tensors=1)
+
+    monkeypatch.setattr(jobs, "initial_weights", initial)
+    with httpx.Client(transport=httpx.MockTransport(double.answer), base_url="http://aggregator") as http:
+
+        class Here:
+            aggregator = http
+
+        monkeypatch.setattr(jobs, "client", lambda _config: Client(Here()))  # type: ignore[arg-type]
+        done = CliRunner().invoke(app, ["job", "create", "--architecture", name])
+    assert done.exit_code == 0, done.output
+    assert (double.spec["architecture"], asked) == (name, [name])
+    assert name in done.output
+
+
+@pytest.mark.parametrize("name", ["resnet19", "timm:", "timm:hf-hub:someone/something"])
+def test_a_network_that_is_none_is_told_in_a_line(name: str) -> None:
+    done = CliRunner().invoke(app, ["job", "create", "--architecture", name])
+    assert done.exit_code == 2
+    assert f"--architecture: '{name}' is none of resnet50" in " ".join(done.output.split())

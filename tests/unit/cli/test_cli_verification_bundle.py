@@ -26,7 +26,7 @@ from concilia.verification.decoding import ChainEvent
 from concilia.verification.evidence import Evidence, SignedUpdate, examine
 from concilia_aggregator.verification.sources import FolderSource
 from concilia_kit.wire.adapter import TRUNK
-from concilia_kit.wire.training import STATE
+from concilia_kit.wire.metadata import NOISE, STATE
 from concilia_kit.wire.verification import Verdict
 from eth_utils.address import to_checksum_address
 from hypothesis import HealthCheck, given, settings
@@ -77,11 +77,12 @@ def command(path: Path, *arguments: str) -> Any:
 
 
 class Naming(FolderSource):
-    """A store whose initial model names a trunk and what a strategy remembers; its updates name something too."""
+    """A store whose initial model names a trunk, what a strategy remembers and a key of noise; its updates name
+    something too."""
 
     def __init__(self, store: Path, initial: str, models: frozenset[str]) -> None:
         super().__init__(store)
-        self._names = {initial: {TRUNK: "a" * 64, STATE: "b" * 64}} | {each: {} for each in models - {initial}}
+        self._names = {each: {} for each in models} | {initial: {TRUNK: "a" * 64, STATE: "b" * 64, NOISE: "d" * 64}}
 
     def fetch(self, digest: str, folder: Path) -> Path:
         path = super().fetch(digest, folder)
@@ -94,14 +95,14 @@ class Naming(FolderSource):
 def test_what_models_files_name_is_in_the_bundle_too(finished: Any, evidence: Evidence, tmp_path: Path) -> None:
     store, path = tmp_path / "store", tmp_path / "job.zip"
     shutil.copytree(finished.store, store)
-    for name in ("a" * 64, "b" * 64, "c" * 64):
+    for name in ("a" * 64, "b" * 64, "c" * 64, "d" * 64):
         (store / name[:2]).mkdir(exist_ok=True)
         safetensors.numpy.save_file({"w": np.zeros(1)}, store / name[:2] / name)
     initial = next(str(event.arguments["base"]) for event in evidence.of_job() if "base" in event.arguments)
     assert bundles.write(evidence, Naming(store, initial, evidence.models()), path, quiet) == 0
     with zipfile.ZipFile(path) as archive:
         held = {name.rpartition("/")[2] for name in archive.namelist() if name.startswith("artifacts/")}
-    assert held == {*evidence.artifacts(), "a" * 64, "b" * 64}
+    assert held == {*evidence.artifacts(), "a" * 64, "b" * 64, "d" * 64}
     with Bundle(path) as opened:
         assert "names other files" not in str(opened.findings)
         assert opened.fetch("a" * 64, tmp_path).exists()

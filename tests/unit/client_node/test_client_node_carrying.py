@@ -16,9 +16,9 @@ from concilia_client_node.service import Hospital
 from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Outcome, Tensors
 from concilia_kit import tensorfile
 from concilia_kit.wire.chain import Reason, RoundStatus, UpdateSubmission
+from concilia_kit.wire.metadata import STATE, state_name
 from concilia_kit.wire.training import (
     SCORE_BINS,
-    STATE,
     Architecture,
     EvaluateTask,
     Evaluation,
@@ -27,7 +27,6 @@ from concilia_kit.wire.training import (
     Progress,
     Stage,
     TrainTask,
-    state_name,
 )
 from eth_account import Account
 from eth_account.signers.local import LocalAccount

@@ -118,7 +118,11 @@ def test_whatever_is_of_lesions_says_nothing_of_it_and_whatever_is_not_says_so()
         ({"mean": [0.2, 0.2, 1.2]}, "less than or equal to 1"),
         ({"classes": [{"code": "../up", "name": "x"}, {"code": "b", "name": "y"}]}, "pattern"),
         ({"turns": "sideways"}, "turns"),
-        ({"metrics": ["auc"]}, "extra"),
+        ({"colour": "red"}, "extra"),
+        ({"metrics": ["auc"]}, "pattern"),
+        ({"metrics": ["auc:flu"]}, "a metric is of none of the classes"),
+        ({"metrics": ["accuracy", "accuracy"]}, "a metric is named twice"),
+        ({"metrics": []}, "at least 1"),
     ],
 )
 def test_what_cannot_be_a_classification_is_refused(change: dict[str, Any], words: str) -> None:

@@ -16,12 +16,13 @@ from concilia_kit.wire.masking import SecureAggregation
 from concilia_kit.wire.models import InitialModel, InitialModelRequest, Weights
 from concilia_kit.wire.privacy import Privacy
 from concilia_kit.wire.strategy import StrategyName
-from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining, Optimizer
+from concilia_kit.wire.training import Architecture, ArchitectureName, Balance, Evaluation, LocalTraining, Optimizer
 
 from concilia import output
 from concilia.client import Client
 from concilia.commands.options import (
     ADAPTER_HELP,
+    ARCHITECTURE_HELP,
     CLASSIFICATION_HELP,
     DEFAULT_CONFIG,
     ENCODING_HELP,
@@ -32,6 +33,7 @@ from concilia.commands.options import (
     Config,
     Json,
     adapter_of,
+    architecture_of,
     client,
     declared,
     encoding_of,
@@ -64,7 +66,7 @@ def check_weights(weights: str) -> Path | None:
 
 def initial_weights(
     to: Client,
-    architecture: Architecture,
+    architecture: ArchitectureName,
     weights: str,
     seed: int,
     classes: int = len(LESIONS.classes),
@@ -86,6 +88,8 @@ def initial_weights(
     except Problem as problem:
         if problem.problem_code.startswith("weights_"):
             raise UsageError(f"--weights {weights}: {problem.detail}") from problem
+        if problem.problem_code == "architecture_unavailable":
+            raise UsageError(f"--architecture {architecture}: {problem.detail}") from problem
         raise
 
 
@@ -106,7 +110,7 @@ def watch(to: Client, job: JobView) -> JobView:
 def create(
     name: Annotated[str, typer.Option(help="what people call it")] = "lesions",
     classification: Annotated[Path | None, typer.Option(help=CLASSIFICATION_HELP)] = None,
-    architecture: Annotated[Architecture, typer.Option(help="network")] = Architecture.RESNET50,
+    architecture: Annotated[str, typer.Option(help=ARCHITECTURE_HELP)] = Architecture.RESNET50.value,
     weights: Annotated[str, typer.Option(help="'imagenet', 'random' or a safetensors file")] = "imagenet",
     adapter: Annotated[str | None, typer.Option(help=ADAPTER_HELP)] = None,
     strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = StrategyName.FEDAVG.value,
@@ -120,7 +124,9 @@ def create(
     over_selection: Annotated[
         float | None, typer.Option(help="ask so many times the quorum, and close with the first that suffice")
     ] = None,
-    target: Annotated[float | None, typer.Option(help="pooled balanced accuracy that ends the job")] = None,
+    target: Annotated[
+        float | None, typer.Option(help="pooled balanced accuracy, or other headline figure, that ends the job")
+    ] = None,
     recording: Annotated[Recording, typer.Option(help=RECORDING_HELP)] = Recording.EACH,
     encoding: Annotated[str, typer.Option(help=ENCODING_HELP)] = "none",
     evaluate_every: Annotated[int, typer.Option(help="rounds from one evaluation to the next")] = 1,
@@ -176,6 +182,7 @@ def create(
     mu = [f"proximal_mu={proximal_mu}"] if strategy == StrategyName.FEDPROX else []
     chosen = strategy_of(strategy, [*mu, *(settings or [])])
     told_apart, kind = declared(classification).classification, adapter_of(adapter)
+    network = architecture_of(architecture)
     to = client(config)
     with options_checked():
         local = LocalTraining(
@@ -192,7 +199,7 @@ def create(
         )
         spec = JobSpec(
             name=name,
-            architecture=architecture,
+            architecture=network,
             initial="0" * 64,
             strategy=chosen,
             rounds=rounds,
@@ -222,7 +229,7 @@ def create(
             privacy=None if dp_noise is None else Privacy(noise=dp_noise, clip=dp_clip, delta=dp_delta),
         )
     with output.spinner("preparing the initial weights"):
-        initial = initial_weights(to, architecture, weights, seed, len(told_apart.classes), kind)
+        initial = initial_weights(to, network, weights, seed, len(told_apart.classes), kind)
     output.err.print(f"initial weights: {initial.origin}", markup=False)
     spec = spec.model_copy(update={"initial": initial.digest})
     job = to.create_job(spec)
@@ -270,7 +277,7 @@ def list_jobs(config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
             (
                 item.id[:12],
                 item.spec.name,
-                item.spec.architecture.value,
+                str(item.spec.architecture),
                 str(item.spec.strategy.name),
                 str(item.spec.encoding),
                 item.phase.value,

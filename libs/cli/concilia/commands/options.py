@@ -16,6 +16,8 @@ from concilia_kit.wire.adapter import rank_of
 from concilia_kit.wire.encoding import Encoding
 from concilia_kit.wire.masking import SecureAggregation
 from concilia_kit.wire.strategy import Strategy, StrategyName
+from concilia_kit.wire.training import Architecture, ArchitectureName
+from concilia_kit.wire.training import architecture_of as architecture_named
 from pydantic import ValidationError
 
 from concilia import output
@@ -34,6 +36,7 @@ ADAPTER_HELP = "train a small part: norms, or lora:8 (a rank, 1 to 64); everythi
 SECURE = SecureAggregation()
 SECURE_HELP = "have the aggregator see sums of masked updates, and no single one; it takes three hospitals or more"
 CLASSIFICATION_HELP = "file that declares the classes to tell apart; HAM10000's lesions if not given"
+ARCHITECTURE_HELP = f"network: {', '.join(Architecture)}, or timm:NAME where hospitals have timm's extra"
 STRATEGY_HELP = f"how updates become a model: {', '.join(StrategyName)}, or another package's"
 DEFAULT_CONFIG = Path("var/demo/concilia.json")
 
@@ -62,6 +65,14 @@ def adapter_of(text: str | None) -> str | None:
     except ValueError as error:
         raise UsageError(f"--adapter: {error}") from error
     return text
+
+
+def architecture_of(name: str) -> ArchitectureName:
+    """The architecture that an option names. Raises `UsageError`."""
+    try:
+        return architecture_named(name)
+    except ValueError as error:
+        raise UsageError(f"--architecture: {error}") from error
 
 
 def declared(path: Path | None) -> Declaration:

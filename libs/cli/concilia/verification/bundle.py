@@ -6,7 +6,7 @@
     calldata.json          the updates' transactions, where a node was asked
     blocks.json            headers and receipts, where a node was asked
     artifacts/ab/abcd…     the model files under their SHA-256, and after them what the models' files name: the trunk of
-                           an adapter, what a strategy remembers; unless left out
+                           an adapter, what a strategy remembers, the key of noise; unless left out
     manifest.json          the format, the contract, the job, and every member's size and SHA-256
 
 Members stand in this order, stored without compression, with a fixed time. The manifest shows damage; it proves
@@ -37,7 +37,7 @@ from concilia_kit.signing import Domain
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.adapter import TRUNK
 from concilia_kit.wire.base import Wire
-from concilia_kit.wire.training import STATE
+from concilia_kit.wire.metadata import NOISE, STATE
 from concilia_kit.wire.verification import Finding
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -164,7 +164,7 @@ def _named_by(model: Path) -> set[str]:
         metadata = TensorFile.open(model).header.metadata
     except (MalformedFile, OSError):
         return set()  # the verifier says so
-    return {metadata[key] for key in (TRUNK, STATE) if re.fullmatch("[0-9a-f]{64}", metadata.get(key, ""))}
+    return {metadata[key] for key in (TRUNK, STATE, NOISE) if re.fullmatch("[0-9a-f]{64}", metadata.get(key, ""))}
 
 
 def _put(archive: zipfile.ZipFile, name: str, chunks: Any) -> Member:

@@ -9,11 +9,12 @@ ever: a form that changes gets a new name.
 from __future__ import annotations
 
 from concilia_kit.encodings.base import NotEncodable, Plain, Reader
-from concilia_kit.encodings.reading import METADATA, STALENESS, encoding_of, expect, reader, staleness_of
+from concilia_kit.encodings.reading import METADATA, SALT, STALENESS, encoding_of, expect, reader, staleness_of
 from concilia_kit.encodings.writing import Written, encode
 
 __all__ = [
     "METADATA",
+    "SALT",
     "STALENESS",
     "NotEncodable",
     "Plain",

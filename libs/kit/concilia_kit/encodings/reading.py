@@ -17,6 +17,9 @@ from concilia_kit.wire.encoding import Encoding
 
 METADATA = "concilia.encoding"
 STALENESS = "concilia.staleness"
+SALT = "concilia.salt"
+"""Random numbers in an update's file, so that its digest, which all may see, does not tell what is in it to whoever can
+guess that."""
 
 
 def encoding_of(update: TensorFile) -> Encoding:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from concilia_kit import tensorfile
 from concilia_kit.encodings.base import SCALES, Codec, Floats, NotEncodable
 from concilia_kit.encodings.codecs import codec_of
-from concilia_kit.encodings.reading import METADATA, STALENESS
+from concilia_kit.encodings.reading import METADATA, SALT, STALENESS
 from concilia_kit.encodings.zstd import compressed
 from concilia_kit.tensorfile import TensorFile, TensorSpec, TensorWriter
 from concilia_kit.wire.encoding import Encoding
@@ -40,13 +40,15 @@ def encode(
     before: TensorFile | None = None,
     left: Path | None = None,
     staleness: int = 0,
+    salt: str = "",
 ) -> Written:
     """Write an update, tensor by tensor, each hashed while it is written. It may be gone after a power cut: whoever
     keeps it sees to it that it lasts.
 
     With `before`, what earlier updates left out is added to the difference first. With `left`, what this one leaves
     out, `trained + before - decoded`, is written there: F32 tensors by name, of those that are not sent exactly.
-    `staleness`: by how many rounds it is late, which the file says (`staleness_of`).
+    `staleness`: by how many rounds it is late, which the file says (`staleness_of`). `salt`: text that makes its digest
+    another one.
 
     Raises `NotEncodable` where names, shapes and dtypes are not the base's, or a value is not finite, `OSError`.
     """
@@ -56,9 +58,9 @@ def encode(
     }:
         raise NotEncodable("the trained tensors are not the base's in name, shape and dtype")
     plain = sum(spec.nbytes for spec in specs.values())
-    late = {STALENESS: str(staleness)} if staleness else {}
+    more = ({STALENESS: str(staleness)} if staleness else {}) | ({SALT: salt} if salt else {})
     if encoding.plain:
-        digest = tensorfile.write(path, tensors, late, lasting=False)
+        digest = tensorfile.write(path, tensors, more, lasting=False)
         return Written(digest, path.stat().st_size, plain)
     codecs = {name: codec for name, spec in specs.items() if (codec := codec_of(encoding, spec)) is not None}
     lossy = {name: TensorSpec(specs[name].dtype, specs[name].shape) for name in codecs}
@@ -75,7 +77,7 @@ def encode(
                 rest.append(left_out)
         if codecs:
             stored.add(SCALES, np.concatenate(scales))
-        digest = stored.write(path, {METADATA: str(encoding), **late})
+        digest = stored.write(path, {METADATA: str(encoding), **more})
     return Written(digest, path.stat().st_size, plain)
 
 

@@ -14,11 +14,19 @@ from concilia_kit.signing import Address
 from concilia_kit.strict import Integer, Number, NumberOrNone, Text, Truth
 from concilia_kit.wire.base import Wire, is_none
 from concilia_kit.wire.calibration import Calibrated
-from concilia_kit.wire.encoding import PLAIN, Encoding
+from concilia_kit.wire.encoding import PLAIN, Encoding, EncodingName
 from concilia_kit.wire.masking import SecureAggregation
 from concilia_kit.wire.privacy import Privacy, Spent
 from concilia_kit.wire.strategy import BY_REACH, MIXABLE, OF_SUMS, OWN_TENSORS, Strategy, StrategyName
-from concilia_kit.wire.training import Architecture, Balance, Evaluation, LocalTraining, Optimizer, Progress
+from concilia_kit.wire.training import (
+    Architecture,
+    ArchitectureName,
+    Balance,
+    Evaluation,
+    LocalTraining,
+    Optimizer,
+    Progress,
+)
 
 
 class Schedule(Wire):
@@ -52,7 +60,7 @@ class JobSpec(Wire):
     """What an administrator asks for."""
 
     name: Text = Field(min_length=1, max_length=100)
-    architecture: Architecture = Architecture.RESNET50
+    architecture: ArchitectureName = Architecture.RESNET50
     initial: Digest = Field(description="artifact of the initial weights")
     strategy: Strategy = Strategy()
     rounds: Integer = Field(default=3, ge=1, le=10_000)
@@ -66,7 +74,12 @@ class JobSpec(Wire):
         description="ask so many times the quorum, chosen anew each round, and close a round with its first quorum; "
         "without it, all who are there are asked and waited for",
     )
-    target: NumberOrNone = Field(default=None, gt=0, le=1, description="pooled balanced accuracy that ends the job")
+    target: NumberOrNone = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="pooled balanced accuracy, or what its classification is judged by first, that ends the job",
+    )
     seed: Integer = Field(default=0, ge=0, lt=2**32)
     local: LocalTraining = LocalTraining()
     evaluation: Evaluation = Evaluation()
@@ -124,6 +137,11 @@ class JobSpec(Wire):
     def _sums(self) -> Self:
         if self.secure is None:
             return self
+        if self.strategy.name is StrategyName.DP_FEDAVG:
+            raise ValueError(
+                "no secure aggregation with dp_fedavg: noise that the aggregator adds goes onto updates that it sees; "
+                "take 'privacy', with which hospitals add their own"
+            )
         if self.secure.group is None and self.strategy.name not in OF_SUMS:
             raise ValueError(
                 f"no secure aggregation with {self.strategy.name}, which must see single updates: take one that goes "
@@ -137,6 +155,23 @@ class JobSpec(Wire):
             )
         if self.over_selection is not None:
             raise ValueError("no secure aggregation with over_selection: who is in the sum must be settled")
+        return self
+
+    @model_validator(mode="after")
+    def _central(self) -> Self:
+        if self.strategy.name is not StrategyName.DP_FEDAVG:
+            return self
+        if self.privacy is not None:
+            raise ValueError("no dp_fedavg with privacy: noise is the hospitals' own or the aggregator's, and not both")
+        if self.encoding.zstd or self.encoding.name is EncodingName.TOP_K:
+            raise ValueError(
+                "no encoding with dp_fedavg but none, float16 and int8: how long "
+                f"{self.encoding} makes an update tells of it, and all see that"
+            )
+        if self.schedule.head_rounds:
+            raise ValueError(
+                "no head_rounds with dp_fedavg, whose noise goes onto all that a model's file holds: take an adapter"
+            )
         return self
 
     @model_validator(mode="after")

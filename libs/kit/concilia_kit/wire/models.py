@@ -14,7 +14,7 @@ from concilia_kit.strict import Integer
 from concilia_kit.wire.adapter import AdapterKind
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.calibration import Use
-from concilia_kit.wire.training import Architecture
+from concilia_kit.wire.training import ArchitectureName
 
 NOTICE = "Research software, no medical device: not for diagnosis."
 
@@ -31,7 +31,7 @@ class InitialModelRequest(Wire):
     """Make initial weights for an architecture; `file` names an artifact: a whole model, one without its head, or an
     adapter, which is merged with its trunk."""
 
-    architecture: Architecture
+    architecture: ArchitectureName
     weights: Weights
     file: Digest | None = None
     seed: Integer = Field(default=0, ge=0, lt=2**32)
@@ -62,7 +62,7 @@ class InitialModel(Wire):
     """
 
     digest: Digest
-    architecture: Architecture
+    architecture: ArchitectureName
     origin: str
     loaded_tensors: int
     fresh_tensors: int
@@ -72,7 +72,7 @@ class InitialModel(Wire):
 
 class Artifact(Wire):
     """A stored file: SHA-256 of its bytes, its size in bytes, who brought it; of an adapter also its trunk and kind, as
-    the file itself names them."""
+    the file itself names them. One that is `secret`, as its file says, no hospital reads that did not bring it."""
 
     digest: Digest
     size: int
@@ -81,6 +81,7 @@ class Artifact(Wire):
     origin: str | None = None
     trunk: Digest | None = Field(default=None, exclude_if=lambda trunk: trunk is None)
     adapter: AdapterKind | None = Field(default=None, exclude_if=lambda kind: kind is None)
+    secret: bool = Field(default=False, exclude_if=lambda secret: not secret)
 
 
 class ArtifactCheck(Wire):
@@ -153,7 +154,7 @@ class ModelVersion(Wire):
 
     digest: Digest
     job: JobId
-    architecture: Architecture
+    architecture: ArchitectureName
     image_size: int
     initial: Digest
     initial_origin: str | None
@@ -170,7 +171,7 @@ class ModelRegistration(Wire):
 
     job: JobId
     digest: Digest
-    architecture: Architecture
+    architecture: ArchitectureName
     image_size: Integer = Field(ge=32, le=1024)
     classification: Classified = LESIONS
     use: Use | None = Field(default=None, exclude_if=lambda use: use is None, description="how to read its outputs")

@@ -10,7 +10,7 @@ from concilia_kit.classification import Classification
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.calibration import Use
-from concilia_kit.wire.training import Architecture
+from concilia_kit.wire.training import ArchitectureName
 
 NOT_INSTALLED = 3
 """Exit status where the extra's libraries are not there."""
@@ -25,7 +25,7 @@ class OnnxRequest(Wire):
     target: Path
     digest: Digest
     job: JobId
-    architecture: Architecture
+    architecture: ArchitectureName
     image_size: int = Field(ge=32, le=1024)
     classification: Classification
     use: Use | None = None

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from concilia_kit.signing import Address
 from concilia_kit.strict import NO_TEXT, IntegerOrNone, Number, NumberOrNone
 from concilia_kit.wire.base import Wire, is_none
+from concilia_kit.wire.privacy import LEAST_RADIUS, MOST_RADIUS, CentralNoise
 
 
 class StrategyName(StrEnum):
@@ -31,6 +32,7 @@ class StrategyName(StrEnum):
     MEDIAN = "median"
     TRIMMED_MEAN = "trimmed_mean"
     NORM_CLIPPING = "norm_clipping"
+    DP_FEDAVG = "dp_fedavg"
     GEOMETRIC_MEDIAN = "geometric_median"
     KRUM = "krum"
     MULTI_KRUM = "multi_krum"
@@ -104,7 +106,7 @@ class Strategy(Wire):
         gt=0,
         le=1e12,
         exclude_if=is_none,
-        description="clipping: longest difference; the median of the lengths by default",
+        description="clipping: longest difference; the median of the lengths by default, of DP-FedAvg to be given",
     )
     mixing: Mixing | None = Field(default=None, exclude_if=is_none, description="before a robust strategy")
     bucket: IntegerOrNone = Field(
@@ -132,6 +134,16 @@ class Strategy(Wire):
     root: Address | None = Field(
         default=None, exclude_if=is_none, description="FLTrust: the hospital whose update is trusted"
     )
+    noise: NumberOrNone = Field(
+        default=None,
+        ge=0.01,
+        le=1000,
+        exclude_if=is_none,
+        description="DP-FedAvg: standard deviation of the noise on the sum, in multiples of the radius; to be given",
+    )
+    delta: NumberOrNone = Field(
+        default=None, gt=0, lt=0.01, exclude_if=is_none, description="DP-FedAvg: what ε is told at; 1e-5 by default"
+    )
     parameters: dict[ParameterName, Parameter] | None = Field(
         default=None, max_length=32, exclude_if=is_none, description="of a strategy that another package brings"
     )
@@ -141,12 +153,27 @@ class Strategy(Wire):
         """Whether hospitals train at their own pace, and work that is late counts in a later round."""
         return self.name is StrategyName.FEDBUFF
 
+    @property
+    def central(self) -> CentralNoise | None:
+        """The noise that the aggregator adds, where it does."""
+        if self.name is not StrategyName.DP_FEDAVG or self.radius is None or self.noise is None:
+            return None
+        delta = {} if self.delta is None else {"delta": self.delta}
+        return CentralNoise(radius=self.radius, noise=self.noise, **delta)
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.mixing is not None and self.name not in MIXABLE:
             raise ValueError("mixing goes before a robust strategy")
         if self.name is StrategyName.FLTRUST and self.root is None:
             raise ValueError("FLTrust needs a root, the address of the hospital whose update is trusted")
+        if self.name is StrategyName.DP_FEDAVG:
+            if self.radius is None or self.noise is None:
+                raise ValueError("dp_fedavg needs a radius, which updates are cut to, and noise, in multiples of it")
+            if not LEAST_RADIUS <= self.radius <= MOST_RADIUS:
+                raise ValueError(f"radius of dp_fedavg must be {LEAST_RADIUS:g} to {MOST_RADIUS:g}")
+        elif self.noise is not None or self.delta is not None:
+            raise ValueError("noise and delta are dp_fedavg's: no other strategy adds any")
         if self.parameters and isinstance(self.name, StrategyName):
             raise ValueError("'parameters' are of strategies that other packages bring")
         return self

@@ -6,6 +6,7 @@ a lesion or a label row.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Self, TypeVar
 
@@ -20,7 +21,7 @@ from concilia_kit.wire.base import Wire
 from concilia_kit.wire.calibration import Calibration
 from concilia_kit.wire.encoding import PLAIN, Encoded, Encoding
 from concilia_kit.wire.masking import Masked, SecureAggregation, Survivors
-from concilia_kit.wire.privacy import Privacy, Spent
+from concilia_kit.wire.privacy import CentralNoise, Privacy, Spent
 
 TRAIN_TASK = "concilia.train"
 EVALUATE_TASK = "concilia.evaluate"
@@ -38,16 +39,6 @@ Finite = Annotated[float, Field(allow_inf_nan=False), NO_TEXT]
 _Item = TypeVar("_Item")
 OfClasses = Annotated[tuple[_Item, ...], Field(min_length=FEWEST, max_length=MOST)]
 _OfBins = Annotated[tuple[_Item, ...], Field(min_length=SCORE_BINS, max_length=SCORE_BINS)]
-
-
-STATE = "concilia.state"
-"""In a global model's file: digest of the artifact with what its strategy remembers, where it does. Tensors by
-`state_name`, float32, in the shapes of the model's floating ones."""
-
-
-def state_name(what: str, tensor: str) -> str:
-    """The name under which something is remembered of a tensor."""
-    return f"{what}:{tensor}"
 
 
 OWN_QUEUE = "tasks"
@@ -88,6 +79,24 @@ class Architecture(StrEnum):
     def grouped(self) -> bool:
         """Whether it has group normalisation in place of batch normalisation."""
         return self.value.endswith(_GROUPED)
+
+
+TIMM = "timm:"
+_TIMM_NAME = r"^timm:[a-z0-9_.]{1,60}$"
+TimmName = Annotated[str, Field(pattern=_TIMM_NAME, description="a network of timm, where its extra is installed")]
+"""`timm:` and timm's own name of a network, as in `timm:resnet10t`."""
+ArchitectureName = Architecture | TimmName
+
+
+def architecture_of(name: str) -> ArchitectureName:
+    """The architecture of a name. Whether timm has a network of that name is seen where it is built. Raises
+    `ValueError`."""
+    if re.fullmatch(_TIMM_NAME, name):
+        return name
+    try:
+        return Architecture(name)
+    except ValueError as error:
+        raise ValueError(f"'{name}' is none of {', '.join(Architecture)}, and no name as timm:resnet10t") from error
 
 
 class Balance(StrEnum):
@@ -213,7 +222,7 @@ class TrainTask(Wire):
 
     job: JobId
     round: int = Field(ge=1)
-    architecture: Architecture
+    architecture: ArchitectureName
     base: Digest
     seed: int = Field(ge=0, lt=2**63)
     deadline: int
@@ -225,6 +234,7 @@ class TrainTask(Wire):
     classification: Classified = LESIONS
     secure: SecureAggregation | None = Field(default=None, exclude_if=lambda secure: secure is None)
     privacy: Privacy | None = Field(default=None, exclude_if=lambda privacy: privacy is None)
+    central: CentralNoise | None = Field(default=None, exclude_if=lambda central: central is None)
 
 
 class UnmaskTask(Wire):
@@ -243,7 +253,7 @@ class EvaluateTask(Wire):
 
     job: JobId
     round: int = Field(ge=0)
-    architecture: Architecture
+    architecture: ArchitectureName
     model: Digest
     seed: int = Field(ge=0, lt=2**63)
     image_size: int = Field(ge=32, le=1024)
@@ -283,7 +293,7 @@ class Assignment(Wire):
 class UpdateMetrics(Wire):
     """What a node measured while it made an update; its canonical JSON's digest is part of what the node signs."""
 
-    # Measured on training pictures, without noise: not said of a training with differential privacy.
+    # Measured on training pictures, without noise: not said with differential privacy, wherever its noise is added.
     loss: Finite | None = Field(default=None, exclude_if=lambda loss: loss is None)
     accuracy: Annotated[float, Field(ge=0, le=1), NO_TEXT] | None = Field(
         default=None, exclude_if=lambda accuracy: accuracy is None

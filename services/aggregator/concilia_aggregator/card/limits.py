@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concilia_kit import judging
 from concilia_kit.wire.strategy import StrategyName
 
-from concilia_aggregator.card import figures, intervals
+from concilia_aggregator.card import figures, judged
 from concilia_aggregator.card.facts import Facts
+from concilia_aggregator.card.intervals import Interval
 from concilia_aggregator.card.markdown import code, plain
 
 FEW_HELD_OUT = 30
@@ -36,17 +38,19 @@ def _of_sources(facts: Facts) -> list[str]:
 
 
 def _of_sites(facts: Facts) -> list[str]:
-    classes = len(facts.job.spec.classification.classes)
+    told = facts.job.spec.classification
+    metric = judging.headline(told)
     found = []
     scored = []
     for hospital, report in facts.reports.items():
-        own = intervals.balanced_accuracy(figures.confusion([report], classes))
+        own = judged.figure(metric, [report], told)
         if own is not None:
-            scored.append((own, facts.site(hospital), report.images))
+            bare = own if isinstance(own, Interval) else Interval(own, own, own)
+            scored.append((bare, facts.site(hospital), report.images, judged.text(own)))
     if len(scored) > 1:
         worst, best = min(scored), max(scored)
         found.append(
-            f"Worst site: {plain(worst[1])}, balanced accuracy {figures.with_limits(worst[0])} on {worst[2]} pictures, "
+            f"Worst site: {plain(worst[1])}, {plain(judging.words(metric, told))} {worst[3]} on {worst[2]} pictures, "
             f"{best[0].value - worst[0].value:.3f} below the best ({plain(best[1])}). Sites may lack classes, so that "
             "their means are of other classes."
         )

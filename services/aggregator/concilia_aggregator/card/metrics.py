@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from concilia_kit import judging
+from concilia_kit.classification import Classification, Metric
 from concilia_kit.wire.jobs import RoundView
 from concilia_kit.wire.training import EvaluationReport
 
-from concilia_aggregator.card import figures, intervals
+from concilia_aggregator.card import figures, intervals, judged
 from concilia_aggregator.card.facts import Facts
 from concilia_aggregator.card.figures import share, with_limits
 from concilia_aggregator.card.markdown import code, plain, table
@@ -21,23 +23,26 @@ def metrics(facts: Facts) -> str:
 
 
 def _pooled(facts: Facts) -> str:
-    classes = len(facts.job.spec.classification.classes)
-    matrix, before = (figures.confusion(reports.values(), classes) for reports in (facts.reports, facts.baseline))
+    told = facts.job.spec.classification
+    measured = [list(reports.values()) for reports in (facts.reports, facts.baseline)]
     losses = [_loss(reports) for reports in (facts.reports, facts.baseline)]
-    rows = [
-        (name, with_limits(of(matrix)), with_limits(of(before)))
-        for name, of in (("Balanced accuracy", intervals.balanced_accuracy), ("Accuracy", intervals.accuracy))
-    ]
-    critical = facts.job.spec.classification.critical_index
-    if critical is not None:
-        name = plain(facts.job.spec.classification.classes[critical].name)
-        found = [with_limits(intervals.recalls(each)[critical]) for each in (matrix, before)]
-        rows.append((f"{name}: recall", found[0], found[1]))
+    rows = []
+    for metric in judged.on_card(told):
+        now, before = (judged.text(judged.figure(metric, reports, told)) for reports in measured)
+        rows.append((_title(metric, told), now, before))
     rows.append(("Loss", share(losses[0]), share(losses[1])))
     turned = " Outputs are means over each picture and its turns." if facts.job.spec.evaluation.flips else ""
     return f"All sites' held-out pictures together.{turned}\n\n" + table(
         ("", "published model", "initial weights"), rows
     )
+
+
+def _title(metric: Metric, told: Classification) -> str:
+    name, place = judging.split(metric, told)
+    if place is None:
+        words = judging.words(metric, told)
+        return f"{words[0].upper()}{words[1:]}"
+    return f"{plain(told.classes[place].name)}: {'recall' if name == judging.SENSITIVITY else 'AUC'}"
 
 
 def _loss(reports: Mapping[str, EvaluationReport]) -> float | None:
@@ -71,14 +76,17 @@ def _sites(facts: Facts) -> str:
     told = facts.job.spec.classification
     rows = []
     for hospital, report in facts.by_site():
-        matrix = figures.confusion([report], len(told.classes))
-        row = [plain(facts.site(hospital)), str(report.images), with_limits(intervals.balanced_accuracy(matrix))]
-        row.append(with_limits(intervals.accuracy(matrix)))
-        if told.critical_index is not None:
-            row.append(with_limits(intervals.recalls(matrix)[told.critical_index]))
-        rows.append(row)
-    critical = [] if told.critical is None else [f"recall of {code(told.critical)}"]
-    return "### By site\n\n" + table(("site", "pictures", "balanced accuracy", "accuracy", *critical), rows)
+        found = [judged.text(judged.figure(metric, [report], told)) for metric in judged.on_card(told)]
+        rows.append((plain(facts.site(hospital)), str(report.images), *found))
+    titles = [_column(metric, told) for metric in judged.on_card(told)]
+    return "### By site\n\n" + table(("site", "pictures", *titles), rows)
+
+
+def _column(metric: Metric, told: Classification) -> str:
+    name, place = judging.split(metric, told)
+    if place is None:
+        return judging.words(metric, told)
+    return f"{'recall' if name == judging.SENSITIVITY else 'AUC'} of {code(told.codes[place])}"
 
 
 def _confusion(facts: Facts) -> str:

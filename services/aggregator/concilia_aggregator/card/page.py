@@ -57,7 +57,7 @@ def _model(facts: Facts) -> str:
     rows = [
         ("Model (SHA-256)", code(facts.model)),
         ("Job", code(job.id)),
-        ("Network", f"{code(job.spec.architecture.value)}, pictures of {_side(facts)}"),
+        ("Network", f"{code(str(job.spec.architecture))}, pictures of {_side(facts)}"),
         ("Classes", ", ".join(f"{plain(each.name)} ({code(each.code)})" for each in told.classes)),
         ("Must not be missed", "–" if told.critical is None else code(told.critical)),
         ("Created", f"{job.created_at:%Y-%m-%d %H:%M} UTC by {code(job.created_by)}"),

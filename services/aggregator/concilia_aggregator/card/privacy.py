@@ -5,11 +5,33 @@ from __future__ import annotations
 from concilia_aggregator.card.facts import Facts
 from concilia_aggregator.card.markdown import code, plain, table
 
+_OWN = (
+    "Hospitals trained with differential privacy (DP-SGD). The unit is the lesion, with all its pictures: with one "
+    "lesion more or fewer at a hospital, its updates of this job would have come out as they did with nearly the same "
+    "probability, by no more than a factor e^ε, but for δ."
+)
+_CENTRAL = (
+    "The aggregator cut hospitals' updates to one length and added noise to their sum (DP-FedAvg). The unit is the "
+    "lesion, with all its pictures: with one lesion more or fewer at a hospital, the models of this job would have "
+    "come out as they did with nearly the same probability, by no more than a factor e^ε, but for δ; the same holds of "
+    "all that a hospital brought. That protects from whoever has the models, and takes trust in the aggregator: it, "
+    "and who may read updates, saw them without noise."
+)
+_NOT_IN = (
+    "Not in ε: other jobs, the counts of pictures and lesions that sites tell, held-out lesions and the figures that "
+    "they gave, and what settings were chosen by trying."
+)
+
 
 def privacy(facts: Facts) -> str:
     """A table by hospital and what it means, of a job with differential privacy; nothing of others."""
-    asked = facts.job.spec.privacy
-    if asked is None:
+    asked, central = facts.job.spec.privacy, facts.job.spec.strategy.central
+    if asked is not None:
+        what, share, of = _OWN, "share of lesions in a step", f"the clipping norm, {asked.clip:g}"
+    elif central is not None:
+        what, share = _CENTRAL, "share of lesions in a round"
+        of = f"how far one update can move the sum, {2 * central.radius:g}"
+    else:
         return ""
     last = {hospital: spent for each in facts.job.rounds for hospital, spent in each.privacy.items()}
     rows = [
@@ -27,13 +49,9 @@ def privacy(facts: Facts) -> str:
     ]
     return "\n\n".join(
         (
-            "Hospitals trained with differential privacy (DP-SGD). The unit is the lesion, with all its pictures: with "
-            "one lesion more or fewer at a hospital, its updates of this job would have come out as they did with "
-            "nearly the same probability, by no more than a factor e^ε, but for δ.",
-            table(("site", "address", "ε of its updates together", "δ", "noise", "share of lesions in a step"), rows),
+            what,
+            table(("site", "address", "ε of its updates together", "δ", "noise", share), rows),
             "Each hospital's own account, by dp-accounting (privacy loss distributions), signed with its updates. "
-            f"Noise in multiples of the clipping norm, {asked.clip:g}. Not in ε: other jobs, the counts of pictures "
-            "and lesions that sites tell, held-out lesions and the figures that they gave, and what settings were "
-            "chosen by trying.",
+            f"Noise in multiples of {of}. {_NOT_IN}",
         )
     )

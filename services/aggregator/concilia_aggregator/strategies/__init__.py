@@ -1,13 +1,13 @@
 """Aggregation strategies: one a file, its paper cited, over blocks.
 
 A strategy sees one block of one tensor at a time, so that memory does not grow with hospitals or model; some look
-before at how the updates lie to each other (`Weighing`), some remember from round to round (`Stateful`). The same code
-folds in the service and in the verifier.
+before at how the updates lie to each other (`Weighing`), some remember from round to round (`Stateful`), one adds noise
+(`Noised`). The same code folds in the service and in the verifier.
 """
 
 from __future__ import annotations
 
-from concilia_aggregator.strategies.base import Additive, Blockwise, Stateful, Strategy, Weighing
+from concilia_aggregator.strategies.base import Additive, Blockwise, Noised, Stateful, Strategy, Weighing
 from concilia_aggregator.strategies.fedavg import FedAvg
 from concilia_aggregator.strategies.fedbuff import FedBuff
 from concilia_aggregator.strategies.fedprox import FedProx
@@ -23,6 +23,7 @@ __all__ = [
     "FedBuff",
     "FedProx",
     "Median",
+    "Noised",
     "Ordered",
     "Setting",
     "Stateful",

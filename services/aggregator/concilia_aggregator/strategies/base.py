@@ -80,7 +80,29 @@ class Stateful(Protocol):
         ...
 
 
-Strategy = Blockwise | Weighing | Stateful
+class Noising(Protocol):
+    """What a strategy that adds noise does with each block."""
+
+    def fold(self, updates: Sequence[Block], base: Block, gaussians: npt.NDArray[np.float64]) -> Block:
+        """As `Folding.fold`, of a floating dtype, with a standard normal number for each element."""
+        ...
+
+
+@runtime_checkable
+class Noised(Protocol):
+    """A strategy that looks at updates whole, and adds noise to what they come to: of a secret key, with which alone
+    it can be made again (`noising`)."""
+
+    def local(self, local: LocalTraining) -> LocalTraining:
+        """See `Blockwise.local`."""
+        ...
+
+    def noised(self, geometry: Geometry) -> Noising:
+        """What to do with each block, of at least one update. Deterministic to the last bit, on any machine."""
+        ...
+
+
+Strategy = Blockwise | Weighing | Stateful | Noised
 
 
 @runtime_checkable

@@ -15,10 +15,11 @@ from concilia_kit.wire.strategy import Mixing, StrategyName
 from concilia_kit.wire.strategy import Strategy as StrategySpec
 from concilia_kit.wire.training import LocalTraining, Personal
 
-from concilia_aggregator.strategies.base import Blockwise, Strategy, Weighing
+from concilia_aggregator.strategies.base import Blockwise, Stateful, Strategy, Weighing
 from concilia_aggregator.strategies.bulyan import Bulyan
 from concilia_aggregator.strategies.centred_clipping import CentredClipping
 from concilia_aggregator.strategies.combining import Combined
+from concilia_aggregator.strategies.dp_fedavg import DPFedAvg
 from concilia_aggregator.strategies.fedavg import FedAvg
 from concilia_aggregator.strategies.fedbuff import FedBuff
 from concilia_aggregator.strategies.fednova import FedNova
@@ -98,6 +99,7 @@ def _made(spec: StrategySpec, setting: Setting) -> Strategy:
         StrategyName.TRIMMED_MEAN: lambda: TrimmedMean(spec.trim),
         StrategyName.BULYAN: lambda: Bulyan(hostile),
         StrategyName.NORM_CLIPPING: lambda: Combined(NormClipping(spec.radius)),
+        StrategyName.DP_FEDAVG: lambda: _noised(spec),
         StrategyName.GEOMETRIC_MEDIAN: lambda: Combined(GeometricMedian()),
         StrategyName.KRUM: lambda: Combined(MultiKrum(hostile, one=True)),
         StrategyName.MULTI_KRUM: lambda: Combined(MultiKrum(hostile)),
@@ -114,6 +116,11 @@ def _made(spec: StrategySpec, setting: Setting) -> Strategy:
     return makers[spec.name]()
 
 
+def _noised(spec: StrategySpec) -> DPFedAvg:
+    assert spec.central is not None, "the spec refuses it without"
+    return DPFedAvg(spec.central.radius, spec.central.noise)
+
+
 def _of_others(name: str, parameters: Mapping[str, float]) -> Strategy:
     found = tuple(entry_points(group=GROUP, name=name))
     if len(found) != 1:
@@ -123,7 +130,7 @@ def _of_others(name: str, parameters: Mapping[str, float]) -> Strategy:
         made = found[0].load()(parameters)
     except (KeyError, TypeError, ValueError) as error:
         raise StrategyUnknown(f"the strategy '{name}' does not take these parameters: {error}") from error
-    if not isinstance(made, Strategy):
+    if not isinstance(made, Blockwise | Weighing | Stateful):  # noise of others is in no account of what it costs
         raise StrategyUnknown(f"'{name}' is no strategy")
     return made
 

@@ -3,7 +3,8 @@
 What is checked of every round: each update's signature against its hospital, the hospital's role at that place of the
 chain (where the role events are given), its metrics and its file against their digests, the ordered contribution list,
 and the global model folded again from the stored updates, and that an adapter is still over the trunk that the job
-began with; of a Merkle round before all that its leaves, against root and count; of a secure one what `masked` checks.
+began with; of a Merkle round before all that its leaves, against root and count; of a secure one what `masked` checks,
+of one with noise what `noised` does.
 One finding does not end the search; a service that does not answer does, because nothing follows from that.
 """
 
@@ -29,11 +30,11 @@ from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.chain import LedgerEvent, LedgerUpdate, Reason
 from concilia_kit.wire.verification import Finding, Verdict
 
-from concilia_aggregator import staleness
+from concilia_aggregator import noising, staleness
 from concilia_aggregator.facts import is_other
 from concilia_aggregator.folding import Recipe, fold, remember
 from concilia_aggregator.strategies import Blockwise, Stateful
-from concilia_aggregator.verification import masked
+from concilia_aggregator.verification import masked, noised
 from concilia_aggregator.verification.commitment import unfold
 from concilia_aggregator.verification.lineage import BrokenLineage, Lineage, RecordedUpdate, Round, rebuild
 from concilia_aggregator.verification.roles import RoleHistory
@@ -105,6 +106,7 @@ class Verifier:
         self._findings: list[Finding] = []
         self._tally = _Tally()
         self._adapters: dict[str, Adapter | None] = {}
+        self._noise: dict[str, int] = {}
 
     def verify(
         self,
@@ -257,11 +259,12 @@ class Verifier:
             self._see_trunk(item, recipe.adapter)
             is_weighed = recipe.strategy.asynchronous and self._late(item, contributions, files)
             is_weighed |= recipe.masking is not None or not isinstance(recipe.made(), Blockwise)
-            for hospital, what in masked.faults(recipe.masking, self._job, item, contributions, told, self._domain):
+            said = masked.faults(recipe.masking, self._job, item, contributions, told, self._domain)
+            for hospital, what in (*said, *noised.faults(recipe, item.number, told, self._noise)):
                 self._find(item.number, hospital, item.global_digest, what)
             base = self._base(item, files, folder, is_weighed)
             more = {} if base is None else {"base": item.base}
-            before = None if base is None else self._before(item, recipe.state_before(base), folder)
+            before = None if base is None else self._beside(item, recipe.state_before(base), folder)
             hospitals = [each.hospital for each in contributions]
             words = [None if (known := told[name]) is None else known.metrics for name in hospitals]
             if is_other(recipe.facts, hospitals, words, recipe.strategy.root):
@@ -273,7 +276,9 @@ class Verifier:
                 state = remember(files, samples, recipe, folder / "state", base, before, keys=self._keys or NO_KEYS)
                 if state != recipe.state:
                     self._find(item.number, None, item.global_digest, f"what its strategy remembers is {state}")
-            again = self._folded(files, contributions, recipe, folder / "again", base, more, before)
+            key = self._beside(item, recipe.noise, folder)
+            noise = None if key is None else noising.read_key(key)
+            again = self._folded(files, contributions, recipe, folder / "again", base, more, before, noise)
         except (ValueError, KeyError) as error:
             self._find(item.number, None, item.global_digest, f"it cannot be folded again: {error}")
             return
@@ -302,8 +307,8 @@ class Verifier:
             self._find(item.number, None, item.global_digest, f"it is another adapter than its base: {said}")
         self._adapters[item.global_digest or ""] = adapter
 
-    def _before(self, item: Round, digest: str | None, folder: Path) -> TensorFile | None:
-        """What the strategy remembered when it made a round's base, where it did."""
+    def _beside(self, item: Round, digest: str | None, folder: Path) -> TensorFile | None:
+        """A file that a round's model is made with beside its updates, where there is any and it can be had."""
         found: list[TensorFile] = []
         if digest is not None and (path := self._file(item.number, None, digest, folder)) is not None:
             self._open(item.number, None, digest, path, found)
@@ -323,10 +328,7 @@ class Verifier:
         beside them. Raises `MalformedFile`."""
         if not is_weighed and all(encoding_of(each).plain for each in files):
             return None
-        bases: list[TensorFile] = []
-        if (path := self._file(item.number, None, item.base, folder)) is not None:
-            self._open(item.number, None, item.base, path, bases)
-        return bases[0] if bases else None
+        return self._beside(item, item.base, folder)
 
     def _folded(
         self,
@@ -337,6 +339,7 @@ class Verifier:
         base: TensorFile | None,
         more: Mapping[str, str],
         before: TensorFile | None = None,
+        noise: bytes | None = None,
     ) -> str:
         """The digest of a fold: the files are those of the contributions' digests, which was looked at just before.
         `more` is what else it is remembered by."""
@@ -351,7 +354,7 @@ class Verifier:
         if self._folds is not None and (known := self._folds.recall(key)) is not None:
             return known
         samples, keys = [each.samples for each in contributions], self._keys or NO_KEYS
-        again = fold(files, samples, recipe, target, base, before=before, keys=keys)
+        again = fold(files, samples, recipe, target, base, before=before, noise=noise, keys=keys)
         if self._folds is not None:
             self._folds.remember(key, again)
         return again
