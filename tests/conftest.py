@@ -56,7 +56,8 @@ def redis_server_url(free_port: Callable[[], int], tmp_path_factory: pytest.Temp
     """A real Redis for the session."""
     port = free_port()
     directory: Path = tmp_path_factory.mktemp("redis")
-    with subprocess.Popen(redis_server.command(port, directory), stdout=subprocess.DEVNULL) as server:
+    log = directory / "server.log"
+    with log.open("wb") as told, subprocess.Popen(redis_server.command(port, directory), stdout=told) as server:
         with redis_client.Redis(port=port) as client:
             for _ in range(200):
                 with contextlib.suppress(redis_client.ConnectionError):
@@ -66,6 +67,8 @@ def redis_server_url(free_port: Callable[[], int], tmp_path_factory: pytest.Temp
             else:
                 pytest.fail("redis-server did not answer within 10 s")
         yield f"redis://127.0.0.1:{port}/0"
+        if server.poll() is not None:
+            pytest.fail(f"redis-server ended by itself with {server.returncode}: {log.read_text()[-2000:]}")
         server.terminate()
 
 
