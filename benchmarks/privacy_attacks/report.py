@@ -7,7 +7,6 @@ README.md says what the columns mean. Sheets of all go to `--work`; of drawn les
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
@@ -25,7 +24,7 @@ from concilia_kit import logs
 from concilia_kit.lesions import CLASSES
 from torch import Tensor
 
-from benchmarks import results
+from benchmarks import kept_runs, results
 from benchmarks.features import PADDED
 from benchmarks.privacy_attacks import heads, likeness, rebuilding, refusing
 from benchmarks.privacy_attacks.inversion import Search
@@ -69,14 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _kept(name: str, folder: Folder, options: argparse.Namespace) -> Rows:
     """A part's rows, made once: what was interrupted goes on."""
-    said = json.dumps(_said(options) | {"parts": name, "source": folder.source}, sort_keys=True)
-    path = options.work / f"{name}-{hashlib.sha256(said.encode()).hexdigest()[:12]}.json"
+    told = kept_runs.digest_of(_said(options) | {"parts": name, "source": folder.source})
+    path = options.work / f"{name}-{told}.json"
     if not path.exists():
         print(f"{name}, {folder.source}", file=sys.stderr, flush=True)
         rows = {"inversion": _inversion, "tampering": _tampering, "membership": _membership, "prevalence": _prevalence}[
             name
         ](folder, options)
-        path.write_text(json.dumps(rows))
+        with kept_runs.whole(path) as file:
+            file.write(json.dumps(rows).encode())
     rows = json.loads(path.read_text())
     assert isinstance(rows, list), "as it was written"
     return rows
