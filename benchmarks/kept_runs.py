@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import psutil
-
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -44,14 +42,17 @@ def make(work: Callable[[R], T], missing: Sequence[R], workers: int) -> Iterator
     """Have processes make runs, as many at a time as there are `workers`: each with what `work` returned, in the order
     in which they end, and a text of how far it is. `work` must be a module's function, or a `partial` of one.
 
-    Whoever stops asking, or is ended from outside, ends the processes, which would go on to the end of the list. Raises
-    what `work` raised.
+    Whoever stops asking, or is ended from outside, ends these processes, which would go on to the end of the list, and
+    no others. Raises what `work` raised. To be asked from the main thread.
     """
     if not missing:
         return
     began, context = time.monotonic(), multiprocessing.get_context("spawn")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=context) as pool, _giving_up(pool):
+    with (
+        _ending_as_an_exception(),
+        ProcessPoolExecutor(min(workers, len(missing)), mp_context=context) as pool,
+        _giving_up(pool),
+    ):
         waiting = {pool.submit(work, run): run for run in missing}
         for done, future in enumerate(as_completed(waiting), start=1):
             left = (time.monotonic() - began) / done * (len(missing) - done)
@@ -59,11 +60,21 @@ def make(work: Callable[[R], T], missing: Sequence[R], workers: int) -> Iterator
 
 
 @contextmanager
+def _ending_as_an_exception() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _giving_up(pool: ProcessPoolExecutor) -> Iterator[None]:
+    before = set(multiprocessing.active_children())
     try:
         yield
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in psutil.Process().children():
+        for child in set(multiprocessing.active_children()) - before:
             child.terminate()
         raise

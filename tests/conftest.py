@@ -51,30 +51,57 @@ def free_ports() -> Callable[[int], int]:
     return find
 
 
-@pytest.fixture(scope="session")
-def redis_server_url(free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Redis for the session."""
-    port = free_port()
-    directory: Path = tmp_path_factory.mktemp("redis")
-    log = directory / "server.log"
-    with log.open("wb") as told, subprocess.Popen(redis_server.command(port, directory), stdout=told) as server:
+class RedisServer:
+    """A real Redis of its own session of processes: a signal to the tests' group is none to it."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self.url = f"redis://127.0.0.1:{port}/0"
+        self._log = directory / "server.log"
+        with self._log.open("wb") as told:
+            self._process = subprocess.Popen(
+                redis_server.command(port, directory), stdout=told, stderr=told, start_new_session=True
+            )
         with redis_client.Redis(port=port) as client:
             for _ in range(200):
                 with contextlib.suppress(redis_client.ConnectionError):
-                    client.ping()
-                    break
+                    # Another one on this port answers as well, until it ends.
+                    assert client.info("server")["process_id"] == self._process.pid, self._said()
+                    return
                 time.sleep(0.05)
-            else:
-                pytest.fail("redis-server did not answer within 10 s")
-        yield f"redis://127.0.0.1:{port}/0"
-        if server.poll() is not None:
-            pytest.fail(f"redis-server ended by itself with {server.returncode}: {log.read_text()[-2000:]}")
-        server.terminate()
+        pytest.fail(f"redis-server did not answer within 10 s: {self._said()}")
+
+    def check(self) -> None:
+        if (status := self._process.poll()) is not None:
+            pytest.fail(f"redis-server ended by itself with {status}: {self._said()}")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def _said(self) -> str:
+        return self._log.read_text()[-2000:]
+
+
+@pytest.fixture(scope="session")
+def redis_server_of_the_session(
+    free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"), free_port())
+    yield server
+    server.check()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server_url(redis_server_of_the_session: RedisServer) -> str:
+    """A real Redis for the session."""
+    return redis_server_of_the_session.url
 
 
 @pytest.fixture
-def redis_url(redis_server_url: str) -> str:
+def redis_url(redis_server_of_the_session: RedisServer) -> str:
     """The session's Redis, emptied."""
-    with redis_client.Redis.from_url(redis_server_url) as client:
+    redis_server_of_the_session.check()
+    with redis_client.Redis.from_url(redis_server_of_the_session.url) as client:
         client.flushall()
-    return redis_server_url
+    return redis_server_of_the_session.url

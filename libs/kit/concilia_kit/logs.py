@@ -34,7 +34,9 @@ def configure(service: str, log_format: Literal["json", "text"], level: str) -> 
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
+        # A kept logger would go on with what was configured when it first spoke, whatever is configured later; finding
+        # it anew costs microseconds, and nothing here speaks a thousand times a second.
+        cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

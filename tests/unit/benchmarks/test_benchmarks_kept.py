@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import operator
+import signal
+import subprocess
+import time
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +28,33 @@ def test_nothing_missing_needs_no_process() -> None:
 def test_what_a_run_raises_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         list(kept_runs.make(partial(operator.floordiv, 1), [0, 1], workers=1))
+
+
+def test_giving_up_ends_its_own_processes_and_no_others() -> None:
+    mine = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    mine.start()
+    try:
+        with subprocess.Popen(["sleep", "600"]) as another:
+            made = kept_runs.make(time.sleep, [0, 600], workers=2)
+            next(made)
+            its_own = set(multiprocessing.active_children()) - {mine}
+            assert its_own
+            made.close()
+            for child in its_own:
+                child.join()
+                assert child.exitcode == -signal.SIGTERM
+            assert another.poll() is None
+            assert mine.is_alive()
+            another.kill()
+    finally:
+        mine.kill()
+        mine.join()
+
+
+def test_what_sigterm_did_before_it_does_again() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    list(kept_runs.make(abs, [1], workers=1))
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_file_that_was_not_finished_is_not_there(tmp_path: Path) -> None:

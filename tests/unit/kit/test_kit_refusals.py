@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 import structlog
-from concilia_kit import refusals, web
+from concilia_kit import web
 from concilia_kit.problems import Conflict, Forbidden, Problem, Unauthorized
 from concilia_kit.refusals import OF_A_SOURCE, OF_ALL, Refusals
 from concilia_kit.roles import Role
@@ -73,10 +73,7 @@ def lines() -> Any:
     capture = LogCapture()
     before = structlog.get_config()
     structlog.configure(processors=[capture])
-    # Loggers of modules keep what they were configured with once they were used.
-    original, refusals._log = refusals._log, structlog.get_logger("test")
     yield capture.entries
-    refusals._log = original
     structlog.configure(**before)
 
 
