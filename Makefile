@@ -116,7 +116,7 @@ test: $(VENV)/.ready-dev contracts/node_modules/.ready ## run the tests: unit, c
 	@$(BIN)/pytest tests/e2e
 
 .PHONY: test-unit
-test-unit: $(VENV)/.ready-dev ## run the unit tests alone (under a minute)
+test-unit: $(VENV)/.ready-dev ## run the unit tests alone
 	@$(BIN)/pytest tests/unit -n auto -q
 
 .PHONY: test-contracts

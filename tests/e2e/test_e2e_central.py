@@ -9,14 +9,11 @@ from concilia_client_node import accounting, sampling
 from concilia_kit import http
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import TensorFile
-from concilia_kit.wire.jobs import JobSpec, Phase
+from concilia_kit.wire.jobs import Phase
 from concilia_kit.wire.metadata import NOISE
 from concilia_kit.wire.strategy import Strategy, StrategyName
-from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
 
-from tests.e2e.test_e2e_secure import HOSPITALS, World, world
-
-__all__ = ["world"]  # a fixture
+from tests.e2e.consortium import HOSPITALS, World
 
 STRATEGY = Strategy(name=StrategyName.DP_FEDAVG, radius=0.5, noise=0.05, delta=1e-5)
 
@@ -35,20 +32,8 @@ def status(world: World, who: str, digest: str) -> int:
 
 
 def test_a_job_with_noise_at_the_aggregator(world: World) -> None:
-    spec = JobSpec(
-        name="central",
-        architecture=Architecture.MOBILENET_V2,
-        initial=world.initial,
-        strategy=STRATEGY,
-        rounds=2,
-        quorum=HOSPITALS,
-        deadline_seconds=120,
-        seed=5,
-        evaluate_every=2,
-        local=LocalTraining(batch_size=8, image_size=32, max_images=16),
-        evaluation=Evaluation(max_images=16),
-    )
-    job = world.ended(world.admin.create_job(spec), 180)
+    asked = world.ask("central", 2, strategy=STRATEGY, quorum=HOSPITALS, deadline_seconds=120)
+    job = world.ended(asked, 180)
     assert job.phase is Phase.FINISHED, job.detail
     assert STRATEGY.central is not None
     for number, each in enumerate(job.rounds[1:], start=1):
@@ -57,8 +42,8 @@ def test_a_job_with_noise_at_the_aggregator(world: World) -> None:
         assert {(spent.epsilon, spent.central) for spent in each.privacy.values()} == {(expected, True)}
         path = world.layout.artifacts / (each.model or "")[:2] / (each.model or "")
         key = TensorFile.open(path).header.metadata[NOISE]
-        asked = {who: status(world, who, key) for who in ("node-0", "node-1", "auditor", "admin", "clinician")}
-        assert asked == {"node-0": 404, "node-1": 404, "auditor": 200, "admin": 200, "clinician": 403}
+        answers = {who: status(world, who, key) for who in ("node-0", "node-1", "auditor", "admin", "clinician")}
+        assert answers == {"node-0": 404, "node-1": 404, "auditor": 200, "admin": 200, "clinician": 403}
         assert status(world, "node-0", each.model or "") == 200
     verdict = run_verification(world.admin, job.id, None)
     assert verdict.ok, verdict

@@ -14,6 +14,7 @@ from concilia_aggregator.card import figures, intervals
 from concilia_aggregator.card.facts import Facts, gather
 from concilia_aggregator.card.limits import limits
 from concilia_aggregator.card.page import card
+from concilia_aggregator.card.privacy import privacy
 from concilia_aggregator.errors import JobNotFound, NothingPublished
 from concilia_aggregator.main import MIGRATIONS
 from concilia_aggregator.rounds import JobState
@@ -25,6 +26,7 @@ from concilia_kit.classification import Classification, Disease
 from concilia_kit.signing import Domain
 from concilia_kit.wire.calibration import Calibrated, CriticalUse, Reliability, UnusualUse, Use
 from concilia_kit.wire.jobs import JobSpec, JobView, Phase
+from concilia_kit.wire.masking import SecureAggregation
 from concilia_kit.wire.models import NOTICE
 from concilia_kit.wire.nodes import NodeRegistration
 from concilia_kit.wire.privacy import Privacy, Spent
@@ -204,6 +206,19 @@ def test_what_privacy_cost_whom_is_the_last_that_each_said(facts: Facts) -> None
     assert "The unit is the lesion, with all its pictures" in text
     assert f"| east | `{EAST}` | – | – | – | – |" in card(asked)
     assert "ε" not in card(facts)
+
+
+def test_a_card_says_what_was_seen_of_masked_updates(facts: Facts) -> None:
+    assert "masked" not in privacy(facts)
+    fewest = min(map(len, facts.accepted.values()))
+    masked = privacy(changed(facts, secure=SecureAggregation()))
+    assert masked.startswith("Hospitals masked their updates (secure aggregation).")
+    assert f"had sums of {fewest} hospitals or more." in masked
+    grouped = privacy(changed(facts, secure=SecureAggregation(group=3, threshold=0.75)))
+    assert "of groups that began with 3 hospitals or more and kept at least 75% of them." in grouped
+    both = changed(facts, secure=SecureAggregation(), privacy=Privacy(noise=1.25, clip=0.5))
+    assert privacy(both).split("\n\n")[:2] == [masked, privacy(changed(both, secure=None)).split("\n\n")[0]]
+    assert f"## Privacy\n\n{masked}\n\n## Metrics" in card(changed(facts, secure=SecureAggregation()))
 
 
 def test_a_card_says_whose_trust_noise_at_the_aggregator_takes(facts: Facts) -> None:

@@ -1,4 +1,4 @@
-"""What differential privacy cost whom, as hospitals signed it; pure."""
+"""Who saw what of the hospitals' updates, and what differential privacy cost whom, as hospitals signed it; pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,27 @@ _NOT_IN = (
 
 
 def privacy(facts: Facts) -> str:
-    """A table by hospital and what it means, of a job with differential privacy; nothing of others."""
+    """What a job with secure aggregation or with differential privacy kept to its hospitals; nothing of others."""
+    return "\n\n".join(text for text in (_masked(facts), _differential(facts)) if text)
+
+
+def _masked(facts: Facts) -> str:
+    secure = facts.job.spec.secure
+    if secure is None:
+        return ""
+    fewest = min((len(each) for each in facts.accepted.values()), default=0)
+    of = f"of {fewest} hospitals or more"
+    if secure.group is not None:
+        kept = f"{secure.threshold:.0%}"
+        of = f"of groups that began with {secure.group} hospitals or more and kept at least {kept} of them"
+    return (
+        "Hospitals masked their updates (secure aggregation). Nobody but a hospital itself had its update: the "
+        f"aggregator, and who may read updates, had sums {of}. What a sum says of those in it, it says still."
+    )
+
+
+def _differential(facts: Facts) -> str:
+    """A table by hospital and what it means."""
     asked, central = facts.job.spec.privacy, facts.job.spec.strategy.central
     if asked is not None:
         what, share, of = _OWN, "share of lesions in a step", f"the clipping norm, {asked.clip:g}"
