@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -51,45 +52,48 @@ def free_ports() -> Callable[[int], int]:
     return find
 
 
+@dataclass(frozen=True)
 class RedisServer:
-    """A real Redis of its own session of processes: a signal to the tests' group is none to it."""
+    """A real Redis, and what it says."""
 
-    def __init__(self, directory: Path, port: int) -> None:
-        self.url = f"redis://127.0.0.1:{port}/0"
-        self._log = directory / "server.log"
-        with self._log.open("wb") as told:
-            self._process = subprocess.Popen(
-                redis_server.command(port, directory), stdout=told, stderr=told, start_new_session=True
-            )
-        with redis_client.Redis(port=port) as client:
-            for _ in range(200):
-                with contextlib.suppress(redis_client.ConnectionError):
-                    # Another one on this port answers as well, until it ends.
-                    assert client.info("server")["process_id"] == self._process.pid, self._said()
-                    return
-                time.sleep(0.05)
-        pytest.fail(f"redis-server did not answer within 10 s: {self._said()}")
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def check(self) -> None:
-        if (status := self._process.poll()) is not None:
-            pytest.fail(f"redis-server ended by itself with {status}: {self._said()}")
+        if (status := self.process.poll()) is not None:
+            pytest.fail(f"redis-server ended by itself with {status}: {self.log.read_text()[-2000:]}")
 
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait()
-
-    def _said(self) -> str:
-        return self._log.read_text()[-2000:]
+    def wait(self) -> None:
+        with redis_client.Redis(port=self.port) as client:
+            for _ in range(200):
+                self.check()
+                with contextlib.suppress(redis_client.ConnectionError):
+                    # Another one on this port answers as well, until it ends.
+                    assert client.info("server")["process_id"] == self.process.pid
+                    return
+                time.sleep(0.05)
+        pytest.fail(f"redis-server did not answer within 10 s: {self.log.read_text()[-2000:]}")
 
 
 @pytest.fixture(scope="session")
 def redis_server_of_the_session(
     free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), free_port())
-    yield server
-    server.check()
-    server.stop()
+    port, directory = free_port(), tmp_path_factory.mktemp("redis")
+    log = directory / "server.log"
+    with log.open("wb") as told, subprocess.Popen(redis_server.command(port, directory), stdout=told) as process:
+        server = RedisServer(port, log, process)
+        try:
+            server.wait()
+            yield server
+            server.check()
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from concilia.client import Client
+from concilia.commands.jobs import ENDED
 from concilia.connection import Connection, Endpoints
 from concilia.stack.enrolment import enrol, make_keys, write_connection
 from concilia.stack.layout import Layout, Process, Site
+from concilia_aggregator.folding import MASKING
 from concilia_client_node import drawn
 from concilia_kit.tensorfile import TensorFile
-from concilia_kit.wire.jobs import JobSpec, JobView, Phase
+from concilia_kit.wire.jobs import JobSpec, JobView
 from concilia_kit.wire.masking import Unmasking
 from concilia_kit.wire.models import InitialModelRequest, Weights
 from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining
@@ -24,7 +26,6 @@ from tests.chaos.processes import Spec, Supervised, answers, listens
 
 HOSPITALS, START_SECONDS = 4, 120.0
 LITTLE = LocalTraining(batch_size=8, image_size=32, max_images=16)
-ENDED = frozenset({Phase.FINISHED, Phase.FAILED, Phase.STOPPED})
 
 
 def until(condition: Callable[[], bool], seconds: float, what: str, pause: float = 0.1) -> None:
@@ -77,9 +78,12 @@ class World:
     def kept(self, node: int, job: str, what: str) -> Path:
         return self.folder / f"node-{node}" / "masking" / job / "1" / f"{what}.json"
 
+    def file(self, digest: str) -> TensorFile:
+        """A file of the model service's store, as it lies there."""
+        return TensorFile.open(self.layout.artifacts / digest[:2] / digest)
+
     def unmasking(self, digest: str) -> Unmasking:
-        path = self.layout.artifacts / digest[:2] / digest
-        return Unmasking.model_validate_json(TensorFile.open(path).header.metadata["concilia.masking"])
+        return Unmasking.model_validate_json(self.file(digest).header.metadata[MASKING])
 
 
 @contextmanager

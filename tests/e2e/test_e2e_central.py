@@ -8,7 +8,6 @@ from concilia.connection import Connection, Endpoints
 from concilia_client_node import accounting, sampling
 from concilia_kit import http
 from concilia_kit.problems import Problem
-from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.jobs import Phase
 from concilia_kit.wire.metadata import NOISE
 from concilia_kit.wire.strategy import Strategy, StrategyName
@@ -40,8 +39,7 @@ def test_a_job_with_noise_at_the_aggregator(world: World) -> None:
         expected = accounting.epsilon([sampling.central(STRATEGY.central)] * number, 1e-5)
         assert len(each.privacy) == HOSPITALS
         assert {(spent.epsilon, spent.central) for spent in each.privacy.values()} == {(expected, True)}
-        path = world.layout.artifacts / (each.model or "")[:2] / (each.model or "")
-        key = TensorFile.open(path).header.metadata[NOISE]
+        key = world.file(each.model or "").header.metadata[NOISE]
         answers = {who: status(world, who, key) for who in ("node-0", "node-1", "auditor", "admin", "clinician")}
         assert answers == {"node-0": 404, "node-1": 404, "auditor": 200, "admin": 200, "clinician": 403}
         assert status(world, "node-0", each.model or "") == 200

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from concilia.commands.verification import run_verification
 from concilia_kit.problems import Problem
-from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import RoundStatus
 from concilia_kit.wire.jobs import JobView, Phase, Schedule
 from concilia_kit.wire.masking import SecureAggregation
@@ -41,8 +40,7 @@ def see_masked(world: World, job: JobView, survivors: int) -> None:
             assert item.metrics is not None
             assert item.metrics.masked is not None
             assert item.metrics.masked.roster == unmasking.roster.digest()
-            file = TensorFile.open(world.layout.artifacts / item.update.digest[:2] / item.update.digest)
-            words = file.flat("classifier.1.weight")
+            words = world.file(item.update.digest).flat("classifier.1.weight")
             assert words.dtype == np.int32, number
             # Of 8,960 words that are spread evenly half are negative, give or take 3.2 % at six standard deviations.
             assert abs(float((words < 0).mean()) - 0.5) < 0.032

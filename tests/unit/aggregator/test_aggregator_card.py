@@ -210,6 +210,7 @@ def test_what_privacy_cost_whom_is_the_last_that_each_said(facts: Facts) -> None
 
 def test_a_card_says_what_was_seen_of_masked_updates(facts: Facts) -> None:
     assert "masked" not in privacy(facts)
+    assert privacy(replace(changed(facts, secure=SecureAggregation()), accepted={})) == ""
     fewest = min(map(len, facts.accepted.values()))
     masked = privacy(changed(facts, secure=SecureAggregation()))
     assert masked.startswith("Hospitals masked their updates (secure aggregation).")

@@ -30,11 +30,11 @@ def privacy(facts: Facts) -> str:
 
 def _masked(facts: Facts) -> str:
     secure = facts.job.spec.secure
-    if secure is None:
+    if secure is None or not facts.accepted:
         return ""
-    fewest = min((len(each) for each in facts.accepted.values()), default=0)
-    of = f"of {fewest} hospitals or more"
-    if secure.group is not None:
+    if secure.group is None:
+        of = f"of {min(map(len, facts.accepted.values()))} hospitals or more"
+    else:
         kept = f"{secure.threshold:.0%}"
         of = f"of groups that began with {secure.group} hospitals or more and kept at least {kept} of them"
     return (
