@@ -58,6 +58,7 @@ class Recipe:
     server_rate: float | None
     momentum: float | None
     head_rounds: int
+    statistics_rounds: int | None
     images: int | None
 
     @property
@@ -79,7 +80,9 @@ class Recipe:
             optimizer=self.optimizer,
             max_images=self.images,
         )
-        schedule = Schedule(whole_job=True, warm_up=0.5, head_rounds=self.head_rounds)
+        schedule = Schedule(
+            whole_job=True, warm_up=0.5, head_rounds=self.head_rounds, statistics_rounds=self.statistics_rounds
+        )
         strategy = Strategy(name=self.strategy, server_rate=self.server_rate, beta1=self.momentum)
         return Plan(strategy, local, self.rounds, 1, self.seed, schedule=schedule)
 
@@ -133,6 +136,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--server-rate", type=float, help="of a server's optimiser (default: the strategy's)")
     parser.add_argument("--momentum", type=float, help="of a server's optimiser (default: the strategy's)")
     parser.add_argument("--head-rounds", type=int, default=0)
+    parser.add_argument(
+        "--statistics-rounds", type=int, help="after which normalisation's statistics stay (default: never)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--out", type=Path, default=Path("var/accuracy"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
@@ -151,6 +157,7 @@ def _wanted(options: argparse.Namespace, source: str, sites: int) -> list[Recipe
             options.rounds if contender == FEDERATED else options.passes, options.epochs, options.batch,
             options.rate, options.decay, options.balance.value, options.smoothing, options.mixup, options.optimizer,
             options.strategy, options.server_rate, options.momentum, options.head_rounds,
+            options.statistics_rounds if contender == FEDERATED else None,
             options.images if contender == FEDERATED else None,
         )
         for contender in contenders

@@ -27,7 +27,8 @@ from concilia_kit.lesions import CLASSES
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.nodes import NodeRegistration
-from concilia_kit.wire.training import OWN_QUEUE, SCORE_BINS, Architecture, Evaluation, LocalTraining, Personal, keys_of
+from concilia_kit.wire.queues import OWN_QUEUE, keys_of
+from concilia_kit.wire.training import SCORE_BINS, Architecture, Evaluation, LocalTraining, Personal
 
 from benchmarks.peers.payload import STEP
 

@@ -30,6 +30,7 @@ from concilia_kit.signing import Domain
 from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.chain import LedgerRound, UpdateSubmission
 from concilia_kit.wire.nodes import NodeRegistration
+from concilia_kit.wire.queues import queue_of
 from concilia_kit.wire.training import (
     EVALUATE_TASK,
     SCORE_BINS,
@@ -40,7 +41,6 @@ from concilia_kit.wire.training import (
     Stage,
     TrainTask,
     UpdateMetrics,
-    queue_of,
 )
 from eth_account import Account
 from eth_account.signers.local import LocalAccount

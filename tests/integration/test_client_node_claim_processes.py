@@ -23,7 +23,8 @@ from celery import Celery
 from concilia_client_node import drawn, networks, redelivery
 from concilia_kit import keystore, queue
 from concilia_kit.wire.chain import UpdateSubmission
-from concilia_kit.wire.training import TRAIN_TASK, Architecture, LocalTraining, TrainTask, queue_of
+from concilia_kit.wire.queues import queue_of
+from concilia_kit.wire.training import TRAIN_TASK, Architecture, LocalTraining, TrainTask
 
 pytestmark = pytest.mark.integration
 

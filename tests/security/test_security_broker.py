@@ -14,7 +14,8 @@ from concilia_client_node.broker import Credentials, Transport
 from concilia_client_node.redelivery import Siblings, transport_options
 from concilia_kit import queue
 from concilia_kit.roles import Role
-from concilia_kit.wire.training import OWN_QUEUE, TRAIN_TASK, keys_of, queue_of
+from concilia_kit.wire.queues import OWN_QUEUE, keys_of, queue_of
+from concilia_kit.wire.training import TRAIN_TASK
 from redis.exceptions import NoPermissionError
 
 MINE, THEIRS = "0x" + 20 * "aA", "0x" + 20 * "bB"

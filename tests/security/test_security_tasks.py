@@ -21,6 +21,7 @@ from celery import Celery
 from concilia_client_node import drawn, networks
 from concilia_kit import keystore, queue, signing
 from concilia_kit.wire.chain import RoundStatus
+from concilia_kit.wire.queues import queue_of
 from concilia_kit.wire.training import (
     EVALUATE_TASK,
     TRAIN_TASK,
@@ -31,7 +32,6 @@ from concilia_kit.wire.training import (
     Stage,
     TrainTask,
     order_of,
-    queue_of,
 )
 from eth_account import Account
 

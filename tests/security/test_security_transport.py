@@ -26,7 +26,8 @@ from concilia_client_node.settings import NodeSettings
 from concilia_kit import http as kit_http
 from concilia_kit import queue
 from concilia_kit.streaming import LINE_ERRORS, Line
-from concilia_kit.wire.training import OWN_QUEUE, TRAIN_TASK, keys_of, queue_of
+from concilia_kit.wire.queues import OWN_QUEUE, keys_of, queue_of
+from concilia_kit.wire.training import TRAIN_TASK
 from pydantic import ValidationError
 
 from tests.security.tls_relay import relay

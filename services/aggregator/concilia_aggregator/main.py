@@ -24,7 +24,7 @@ from concilia_kit import database, health, http, keystore, logs, metrics, queue
 from concilia_kit.health import Check
 from concilia_kit.sealing import Keyring
 from concilia_kit.wire.auth import Audience
-from concilia_kit.wire.training import queue_of
+from concilia_kit.wire.queues import queue_of
 from eth_account.signers.local import LocalAccount
 from prometheus_client import CollectorRegistry
 from pydantic import JsonValue

@@ -2,7 +2,8 @@
 
 Half a cosine from one share of the learning rate to another within a round is what nodes follow; a cosine over the
 whole job is given to them in such pieces. Source: Loshchilov and Hutter, "SGDR" (ICLR 2017); for the warm-up Goyal et
-al., "Accurate, Large Minibatch SGD" (2017).
+al., "Accurate, Large Minibatch SGD" (2017); for keeping statistics Zhong, Chen and Chao, "Making Batch Normalization
+Great in Federated Deep Learning" (2023).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 
 from concilia_kit.wire.jobs import Schedule
-from concilia_kit.wire.training import FINAL_RATE, LocalTraining, Trained
+from concilia_kit.wire.training import FINAL_RATE, LocalTraining, Statistics, Trained
 
 LEAST = 0.01
 """Share of the learning rate that a job ends with: its last steps move something, too."""
@@ -27,8 +28,13 @@ def of_round(local: LocalTraining, schedule: Schedule, round_: int, rounds: int)
             "rate_end": end,
             "warm_up": schedule.warm_up if round_ == 1 else 0.0,
             "trained": Trained.HEAD if round_ <= schedule.head_rounds else Trained.ALL,
+            "statistics": Statistics.KEPT if _kept(schedule, round_) else Statistics.BATCH,
         }
     )
+
+
+def _kept(schedule: Schedule, round_: int) -> bool:
+    return schedule.statistics_rounds is not None and round_ > schedule.statistics_rounds
 
 
 def _cosine(done: float) -> float:

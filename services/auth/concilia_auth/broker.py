@@ -25,7 +25,7 @@ from concilia_kit import logs
 from concilia_kit.problems import Problem
 from concilia_kit.roles import Role
 from concilia_kit.wire.auth import BrokerCredential
-from concilia_kit.wire.training import keys_of
+from concilia_kit.wire.queues import keys_of
 
 from concilia_auth.errors import StoreUnavailable
 from concilia_auth.limits import Kind, Limits, NoLimits

@@ -18,7 +18,7 @@ import redis
 from concilia_kit import logs
 from concilia_kit.problems import Problem
 from concilia_kit.wire.auth import BrokerCredential
-from concilia_kit.wire.training import OWN_QUEUE
+from concilia_kit.wire.queues import OWN_QUEUE
 from kombu.transport import redis as kombu_redis
 
 RETRY_SECONDS = 3.0

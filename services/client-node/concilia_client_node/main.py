@@ -19,7 +19,7 @@ from concilia_kit import http, keystore, logs, metrics, queue, web
 from concilia_kit.consuming import ConsumingWatch
 from concilia_kit.health import Check
 from concilia_kit.wire.auth import Audience
-from concilia_kit.wire.training import OWN_QUEUE, keys_of, queue_of
+from concilia_kit.wire.queues import OWN_QUEUE, keys_of, queue_of
 from fastapi import FastAPI
 
 from concilia_client_node import layouts, redelivery, tasks

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 from concilia_kit.classification import LESIONS, Classification
-from concilia_kit.wire.training import LocalTraining, Optimizer, Trained
+from concilia_kit.wire.training import LocalTraining, Optimizer, Statistics, Trained
 from torch import Tensor, nn
 
 from concilia_client_node import objectives
@@ -67,7 +67,7 @@ def train(
     first_loss = None
     if local.first_loss:
         first_loss = mean_loss(network, images, labels, local.batch_size, device, check, shown)
-    _begin(network, head, local.trained)
+    _begin(network, head, local)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     anchors = [parameter.detach().clone() for parameter in parameters] if local.proximal_mu > 0 else []
     corrections = _matching(network, correction or {}, device)
@@ -112,7 +112,7 @@ def train(
                     told = time.monotonic()
     if not math.isfinite(loss_sum):
         raise Refused("training diverged: its loss is not finite; the job needs a lower learning rate")
-    if local.trained is Trained.ALL and steps < SETTLED_STEPS:
+    if local.trained is Trained.ALL and local.statistics is Statistics.BATCH and steps < SETTLED_STEPS:
         estimate_statistics(network, images, local.batch_size, device, check, shown)
     network.to(memory_format=torch.contiguous_format)
     progress(1.0)
@@ -164,7 +164,7 @@ def estimate_statistics(
     section 3.
     """
     network.eval()
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    norms = normalisations(network)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train()
@@ -178,6 +178,11 @@ def estimate_statistics(
             network(as_input(images[some[offset::batches]].to(device), shown))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+def normalisations(network: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
+    """The layers that normalise by batches."""
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
 
 
 def last_layer(network: nn.Module) -> nn.Linear:
@@ -201,10 +206,18 @@ def optimizer_of(parameters: list[nn.Parameter], local: LocalTraining) -> torch.
     return torch.optim.SGD(parameters, lr=local.learning_rate, momentum=local.momentum, weight_decay=local.weight_decay)
 
 
-def _begin(network: nn.Module, head: nn.Linear, trained: Trained) -> None:
-    """Have the network train. Where its last layer alone moves, the rest is as in evaluation, statistics included."""
+def _begin(network: nn.Module, head: nn.Linear, local: LocalTraining) -> None:
+    """Have the network train. Where its last layer alone moves, the rest is as in evaluation, statistics included.
+
+    Batch normalisation that keeps its statistics is as in evaluation, but for its weights: hospitals whose pictures
+    differ then train the very network that all of them together evaluate. Source: Zhong, Chen and Chao, "Making Batch
+    Normalization Great in Federated Deep Learning" (2023), section 5.
+    """
     network.train()
-    if trained is Trained.HEAD:
+    if local.statistics is Statistics.KEPT:
+        for norm in normalisations(network):
+            norm.eval()
+    if local.trained is Trained.HEAD:
         network.eval()
         for parameter in network.parameters():
             parameter.requires_grad_(False)

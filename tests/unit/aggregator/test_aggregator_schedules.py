@@ -8,7 +8,7 @@ import pytest
 from concilia_aggregator import schedules
 from concilia_kit.wire.jobs import JobSpec, Schedule
 from concilia_kit.wire.strategy import Strategy, StrategyName
-from concilia_kit.wire.training import LocalTraining, Optimizer, Trained
+from concilia_kit.wire.training import LocalTraining, Optimizer, Statistics, Trained
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -28,6 +28,22 @@ def test_the_pieces_of_a_whole_jobs_cosine_fit(rounds: int, warm: float, head: i
     assert [each.trained for each in pieces] == [
         Trained.HEAD if number <= head else Trained.ALL for number in range(1, rounds + 1)
     ]
+
+
+@given(rounds=st.integers(1, 20), own=st.none() | st.integers(1, 25))
+def test_statistics_are_kept_after_so_many_rounds(rounds: int, own: int | None) -> None:
+    schedule = Schedule(statistics_rounds=own)
+    found = [
+        schedules.of_round(LocalTraining(), schedule, number, rounds).statistics for number in range(1, rounds + 1)
+    ]
+    before = rounds if own is None else min(own, rounds)
+    assert found == [Statistics.BATCH] * before + [Statistics.KEPT] * (rounds - before)
+
+
+def test_a_schedule_that_says_nothing_of_statistics_is_as_it_was_before_it_could() -> None:
+    told = JobSpec(name="a", initial=INITIAL, schedule=Schedule(whole_job=True)).model_dump(mode="json")
+    assert told["schedule"] == {"whole_job": True, "warm_up": 0.0, "head_rounds": 0}
+    assert "statistics" not in told["local"]
 
 
 def test_rounds_that_are_alike_are_as_they_were_before_there_were_schedules() -> None:

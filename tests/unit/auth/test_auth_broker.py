@@ -17,7 +17,7 @@ from concilia_auth.metrics import AuthMetrics
 from concilia_kit.problems import Unavailable
 from concilia_kit.roles import Role
 from concilia_kit.wire.auth import BrokerCredential
-from concilia_kit.wire.training import keys_of, queue_of
+from concilia_kit.wire.queues import keys_of, queue_of
 from redis.exceptions import NoPermissionError
 
 HOSPITAL = "0x" + 20 * "aA"

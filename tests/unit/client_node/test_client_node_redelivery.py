@@ -12,7 +12,7 @@ from celery import Celery
 from concilia_client_node.broker import Transport
 from concilia_client_node.redelivery import DEAD_AFTER, FORGOTTEN_AFTER, Siblings, transport_options
 from concilia_kit import queue
-from concilia_kit.wire.training import OWN_QUEUE
+from concilia_kit.wire.queues import OWN_QUEUE
 
 PREFIX = "node.0xab:"
 QUEUE = "node.0xab:tasks"

@@ -24,6 +24,7 @@ from concilia_kit.wire.training import (
     EvaluationReport,
     LocalTraining,
     Optimizer,
+    Statistics,
     Trained,
 )
 from hypothesis import given
@@ -275,6 +276,25 @@ def test_the_last_layer_alone_moves_where_it_is_to() -> None:
     training.train(network, some_pictures(), LocalTraining(trained=Trained.HEAD, learning_rate=0.1), 1, CPU)
     moved = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {"6.weight", "6.bias"}
+
+
+def test_kept_statistics_are_what_is_trained_by_and_stay_as_they_came() -> None:
+    pictures, network = some_pictures(16), small_network()
+    norm = network[1]  # type: ignore[index]
+    assert isinstance(norm, nn.BatchNorm2d)
+    with torch.no_grad():
+        norm.running_mean.add_(0.3)  # type: ignore[union-attr]
+    seen: list[torch.Tensor] = []
+    norm.register_forward_hook(lambda _layer, inputs, output: seen.extend((inputs[0].detach(), output.detach())))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    local = LocalTraining(batch_size=16, learning_rate=0.1, augment=False, statistics=Statistics.KEPT)
+    training.train(network, pictures, local, 1, CPU)
+    assert len(seen) == 2  # one batch, and no other look at the pictures
+    expected = nn.functional.batch_norm(seen[0], before["1.running_mean"], before["1.running_var"], eps=norm.eps)
+    assert torch.allclose(seen[1], expected, atol=1e-6)
+    moved = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {"0.weight", "1.weight", "1.bias", "6.weight"} <= moved
+    assert not {"1.running_mean", "1.running_var", "1.num_batches_tracked"} & moved
 
 
 def test_adamw_is_torchs_with_the_jobs_rate_and_decay() -> None:

@@ -152,6 +152,10 @@ def create(
     ] = False,
     warm_up: Annotated[float, typer.Option(help="share of the first round over which the rate rises")] = 0.0,
     head_rounds: Annotated[int, typer.Option(help="first rounds that train the last layer alone")] = 0,
+    statistics_rounds: Annotated[
+        int | None,
+        typer.Option(help="rounds after which batch normalisation keeps the model's statistics (default: never)"),
+    ] = None,
     secure: Annotated[bool, typer.Option("--secure", help=SECURE_HELP)] = False,
     secure_threshold: Annotated[
         float, typer.Option(help="share of a secure round's hospitals that it cannot be unmasked without")
@@ -216,7 +220,9 @@ def create(
             calibrate=calibrate,
             sensitivity=sensitivity,
             classification=told_apart,
-            schedule=Schedule(whole_job=whole_job, warm_up=warm_up, head_rounds=head_rounds),
+            schedule=Schedule(
+                whole_job=whole_job, warm_up=warm_up, head_rounds=head_rounds, statistics_rounds=statistics_rounds
+            ),
             secure=SecureAggregation(
                 threshold=secure_threshold,
                 group=secure_group,

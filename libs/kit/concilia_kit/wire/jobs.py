@@ -11,7 +11,7 @@ from concilia_kit import digests
 from concilia_kit.classification import LESIONS, Classified, Turns
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.signing import Address
-from concilia_kit.strict import Integer, Number, NumberOrNone, Text, Truth
+from concilia_kit.strict import Integer, IntegerOrNone, Number, NumberOrNone, Text, Truth
 from concilia_kit.wire.base import Wire, is_none
 from concilia_kit.wire.calibration import Calibrated
 from concilia_kit.wire.encoding import PLAIN, Encoding, EncodingName
@@ -40,6 +40,15 @@ class Schedule(Wire):
     )
     head_rounds: Integer = Field(
         default=0, ge=0, le=10_000, description="first rounds in which the last layer alone is trained"
+    )
+    # Left out where it says nothing: jobs from before there was such keep their ids.
+    statistics_rounds: IntegerOrNone = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        exclude_if=lambda rounds: rounds is None,
+        description="first rounds in which batch normalisation goes by each batch's own statistics; after them by the "
+        "global model's, which then stay (FixBN, Zhong et al. 2024). Without it, always by each batch's own",
     )
 
 

@@ -41,20 +41,6 @@ OfClasses = Annotated[tuple[_Item, ...], Field(min_length=FEWEST, max_length=MOS
 _OfBins = Annotated[tuple[_Item, ...], Field(min_length=SCORE_BINS, max_length=SCORE_BINS)]
 
 
-OWN_QUEUE = "tasks"
-"""A node's task queue as the node itself names it: under a prefix of its own."""
-
-
-def keys_of(address: str) -> str:
-    """The prefix of all that a node may touch at the broker; no other node's begins with it."""
-    return f"node.{address.lower()}:"
-
-
-def queue_of(address: str) -> str:
-    """A node's task queue as all others name it."""
-    return keys_of(address) + OWN_QUEUE
-
-
 _GROUPED = "_gn"
 
 
@@ -121,6 +107,14 @@ class Trained(StrEnum):
 
     ALL = "all"
     HEAD = "head"
+
+
+class Statistics(StrEnum):
+    """What batch normalisation goes by while a hospital trains: each batch's own statistics, or the model's, which then
+    stay as they came."""
+
+    BATCH = "batch"
+    KEPT = "kept"
 
 
 class Personal(StrEnum):
@@ -201,6 +195,11 @@ class LocalTraining(Wire):
         default=Trained.ALL,
         exclude_if=lambda trained: trained is Trained.ALL,
         description="what moves; set by the schedule",
+    )
+    statistics: Statistics = Field(
+        default=Statistics.BATCH,
+        exclude_if=lambda statistics: statistics is Statistics.BATCH,
+        description="what batch normalisation goes by; set by the schedule",
     )
 
 
