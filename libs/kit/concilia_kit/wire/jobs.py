@@ -48,7 +48,7 @@ class Schedule(Wire):
         le=10_000,
         exclude_if=lambda rounds: rounds is None,
         description="first rounds in which batch normalisation goes by each batch's own statistics; after them by the "
-        "global model's, which then stay (FixBN, Zhong et al. 2024). Without it, always by each batch's own",
+        "global model's, which then stay (FixBN, Zhong et al. 2023). Without it, always by each batch's own",
     )
 
 
