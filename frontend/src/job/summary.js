@@ -66,7 +66,7 @@ const rate = ({ local, schedule }) =>
     local.optimizer === "adamw" ? "AdamW" : "SGD",
     schedule?.whole_job ? "falling over the whole job" : "falling in every round",
     ...(schedule?.head_rounds ? [`the last layer alone for ${count(schedule.head_rounds)}`] : []),
-    ...(schedule?.statistics_rounds ? [`statistics kept after ${count(schedule.statistics_rounds)}`] : []),
+    ...(schedule?.statistics_rounds ? [`statistics kept after round ${count(schedule.statistics_rounds)}`] : []),
   ].join(", ");
 
 function asked({ id, spec, created_at, created_by }) {

@@ -164,7 +164,7 @@ def estimate_statistics(
     section 3.
     """
     network.eval()
-    norms = normalisations(network)
+    norms = batch_normalisations(network)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train()
@@ -180,7 +180,7 @@ def estimate_statistics(
         norm.momentum = momentum
 
 
-def normalisations(network: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
+def batch_normalisations(network: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
     """The layers that normalise by batches."""
     return [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
 
@@ -211,11 +211,11 @@ def _begin(network: nn.Module, head: nn.Linear, local: LocalTraining) -> None:
 
     Batch normalisation that keeps its statistics is as in evaluation, but for its weights: hospitals whose pictures
     differ then train the very network that all of them together evaluate. Source: Zhong, Chen and Chao, "Making Batch
-    Normalization Great in Federated Deep Learning" (2023), section 5.
+    Normalization Great in Federated Deep Learning" (2023).
     """
     network.train()
     if local.statistics is Statistics.KEPT:
-        for norm in normalisations(network):
+        for norm in batch_normalisations(network):
             norm.eval()
     if local.trained is Trained.HEAD:
         network.eval()

@@ -135,13 +135,12 @@ def test_a_job_is_created_with_its_encoding_and_shows_it(monkeypatch: pytest.Mon
         done = CliRunner().invoke(app, ["job", "create", *recipe.split(), "--head-rounds", "1"])
         assert done.exit_code == 0, done.output
         assert double.spec["schedule"] == {"whole_job": True, "warm_up": 0.5, "head_rounds": 1}
-        done = CliRunner().invoke(app, ["job", "create", "--statistics-rounds", "2"])
-        assert done.exit_code == 0, done.output
-        assert double.spec["schedule"]["statistics_rounds"] == 2
-        done = CliRunner().invoke(app, ["job", "create", *recipe.split(), "--head-rounds", "1"])
         local = double.spec["local"]
         assert (local["balance"], local["optimizer"]) == ("logit", "adamw")
         assert (local["label_smoothing"], local["mixup"]) == (0.1, 0.2)
+        done = CliRunner().invoke(app, ["job", "create", "--statistics-rounds", "2"])
+        assert done.exit_code == 0, done.output
+        assert double.spec["schedule"]["statistics_rounds"] == 2
         done = CliRunner().invoke(app, ["job", "create", "--strategy", "scaffold", "--optimizer", "adamw"])
         assert done.exit_code == 2
         assert "scaffold goes by how far plain steps reach" in " ".join(done.output.split())
