@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from concilia.commands.verification import run_verification
+from concilia_kit.masking.graph import graph
 from concilia_kit.problems import Problem
 from concilia_kit.wire.chain import RoundStatus
 from concilia_kit.wire.jobs import JobView, Phase, Schedule
@@ -54,8 +55,14 @@ def test_a_job_over_the_queue(world: World) -> None:
     assert verdict.ok, verdict
     # The sums are settled and evaluated, so that no node keeps what masked them.
     until(lambda: not any(world.folder.glob(f"node-*/masking/{job.id}/*")), 10, "secrets are forgotten")
-    items = (world.folder / "node-0" / "updates" / job.id / "2" / "leaving.json").read_text()
-    assert "revealed shares" in items
+    # A sum is unmasked as soon as enough agreed to it and revealed; who comes later has nothing more to send.
+    final = {each.round: each.global_digest for each in world.admin.ledger_job(job.id).rounds}[2]
+    assert final is not None
+    needed = sum(graph(world.unmasking(final).roster).needed)
+    lists = [each.read_text() for each in world.folder.glob(f"node-*/updates/{job.id}/2/leaving.json")]
+    assert len(lists) == HOSPITALS
+    for what in ("consent to a sum", "revealed shares"):
+        assert sum(f'"{what}"' in each for each in lists) >= needed, what
 
 
 def test_with_differential_privacy_the_aggregator_sees_a_noisy_sum_alone(world: World) -> None:
