@@ -2,8 +2,8 @@
 
 Trains on everybody's pictures together, by a federation of the four collections, and at each collection alone, with the
 nodes' own training and the aggregator's own strategies in memory, for several seeds; whole networks. Every run's logits
-of all held-out pictures are kept (`--out`), one file a run: what was interrupted goes on. `benchmarks.accuracy_report`
-scores them. README.md says what the columns mean.
+of all held-out pictures are kept (`--runs`), one file a run: what was interrupted goes on, on another machine too.
+`benchmarks.accuracy_report` scores them. README.md says what the columns mean.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from concilia_client_node import dataset, evaluation
 from concilia_kit import logs
+from concilia_kit.lesions import CLASSES
 from concilia_kit.wire.jobs import Schedule
 from concilia_kit.wire.strategy import Strategy
 from concilia_kit.wire.training import Architecture, Balance, LocalTraining
@@ -92,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     logs.configure("bench-accuracy", "text", "WARNING")
     try:
-        weights = federated_sites.weights_of(options.arch, options.weights, options.out)
-        level = Level(options.data, weights, True, options.size, "", options.out, None, options.arch)
+        weights = federated_sites.weights_of(options.arch, options.weights, options.weights_cache)
+        level = Level(options.data, weights, True, options.size, "", options.weights_cache, None, options.arch)
         federated_sites.whole(level, 0)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
@@ -101,12 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with federated_sites.folder_of(options.data) as data:
         folder = dataset.read(data)
         wanted = _wanted(options, folder.source, len(folder.collections()) or 4)
-        missing = [each for each in wanted if not _path(options.out, each).exists()]
+        missing = [each for each in wanted if not _path(options.runs, each).exists()]
         print(f"{len(missing)} of {len(wanted)} runs on {folder.source} to make: {level.name}", file=sys.stderr)
-        make = partial(_make, level=replace(level, data=data), out=options.out)
+        make = partial(_make, level=replace(level, data=data), runs=options.runs)
         for each, seconds, far in kept_runs.make(make, missing, options.workers):
             print(f"  [{far}] {each.contender}, seed {each.seed}: {seconds:.0f} s", file=sys.stderr, flush=True)
-    paths = [_path(options.out, each) for each in wanted]
+    paths = [_path(options.runs, each) for each in wanted]
     return accuracy_report.report(paths, options.output)
 
 
@@ -140,7 +142,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--statistics-rounds", type=int, help="after which normalisation's statistics stay (default: never)"
     )
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--out", type=Path, default=Path("var/accuracy"))
+    parser.add_argument("--runs", type=Path, default=Path("var/accuracy"), help="folder that runs are kept in")
+    parser.add_argument(
+        "--weights-cache", type=Path, default=Path("var/accuracy"), help="where fetched weights are kept"
+    )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args(arguments)
 
@@ -165,11 +170,11 @@ def _wanted(options: argparse.Namespace, source: str, sites: int) -> list[Recipe
     ]  # fmt: skip
 
 
-def _path(out: Path, recipe: Recipe) -> Path:
-    return out / f"{recipe.name}.npz"
+def _path(runs: Path, recipe: Recipe) -> Path:
+    return runs / f"{recipe.name}.npz"
 
 
-def _make(recipe: Recipe, level: Level, out: Path) -> float:
+def _make(recipe: Recipe, level: Level, runs: Path) -> float:
     """Make a run on one thread and write its file; seconds of training."""
     torch.set_num_threads(1)
     assert level.data is not None, "drawn by now, where none was named"
@@ -186,7 +191,7 @@ def _make(recipe: Recipe, level: Level, out: Path) -> float:
         mine = hospitals[int(recipe.contender.partition(":")[2])]
         network = simulation.at_once(plan, mine.training, build, say)
     seconds = time.monotonic() - began
-    _write(_path(out, recipe), recipe, network, hospitals, seconds)
+    _write(_path(runs, recipe), recipe, network, hospitals, seconds)
     return seconds
 
 
@@ -203,18 +208,22 @@ def _saying(recipe: Recipe) -> Callable[[float], None]:
 
 
 def _write(path: Path, recipe: Recipe, network: nn.Module, hospitals: Sequence[Hospital], seconds: float) -> None:
-    """Logits (n, classes) of all held-out pictures, plain and the mean over flips, with class, lesion and site."""
+    """Logits (n, classes) of all held-out pictures, plain and the mean over flips, with class, lesion and site. Lesions
+    are numbered, and pictures are not named: the file tells nothing of the data but how it was answered."""
     device, sides = torch.device("cpu"), [each.held_out for each in hospitals]
-    columns = {
-        "plain": np.concatenate([evaluation.logits(network, each, 128, device) for each in sides]),
-        "flips": np.concatenate([evaluation.logits(network, each, 128, device, flips=True) for each in sides]),
-        "labels": np.concatenate([np.array(each.labels, np.int64) for each in sides]),
-        "lesions": np.array([lesion for each in sides for lesion in each.lesions]),
-        "sites": np.array([each.name for each in hospitals for _ in range(len(each.held_out))]),
-        "trained_on": np.array([len(each.training) for each in hospitals]),
+    plain = [evaluation.logits(network, each, 128, device) for each in sides]
+    flips = [evaluation.logits(network, each, 128, device, flips=True) for each in sides]
+    columns: dict[str, Any] = {
+        "plain": np.concatenate(plain).astype(np.float32),
+        "flips": np.concatenate(flips).astype(np.float32),
+        "labels": np.concatenate([np.array(each.labels, np.int8) for each in sides]),
+        "lesions": np.unique([lesion for each in sides for lesion in each.lesions], return_inverse=True)[1],
+        "sites": np.concatenate([np.full(len(side), at, np.int8) for at, side in enumerate(sides)]),
+        "names": np.array([each.name for each in hospitals]),
+        "counts": np.array([np.bincount(each.training.labels, minlength=len(CLASSES)) for each in hospitals]),
     }
     with kept_runs.whole(path) as file:
-        np.savez(file, recipe=np.array(json.dumps(asdict(recipe))), seconds=np.array(seconds), **columns)
+        np.savez_compressed(file, recipe=np.array(json.dumps(asdict(recipe))), seconds=np.array(seconds), **columns)
 
 
 if __name__ == "__main__":

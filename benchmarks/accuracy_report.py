@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from concilia_aggregator.calibrating import temperature
 from concilia_client_node.calibrating import second_half
+from concilia_kit import class_shares
 from concilia_kit.lesions import MELANOMA
 from concilia_kit.wire.calibration import TEMPERATURES
 
@@ -25,6 +26,7 @@ from benchmarks import results, scoring
 from benchmarks.scoring import Rows, Scored
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 _COLUMNS = (
     ("balanced accuracy", "balanced_accuracy"),
     ("accuracy", "accuracy"),
@@ -33,31 +35,44 @@ _COLUMNS = (
     ("melanoma AUC", "critical_auc"),
     ("calibration error", "calibration_error"),
 )
+POOLED, FEDERATED, BY_SHARES = "pooled", "federated", ", by own shares"
+JUDGED = (POOLED, POOLED + BY_SHARES, FEDERATED, FEDERATED + BY_SHARES)
 GOALS = {"pooled": 0.76, "melanoma AUC": 0.88, "calibration error": 0.05, "federated": 0.95}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run's held-out pictures: logits (n, classes) plain and over flips, classes, lesions and sites (n,)."""
+    """One run's held-out pictures: logits (n, classes) plain and over flips, classes, numbers of lesions and of sites
+    (n,); the sites' names, and how many pictures of each class each of them trains on (sites, classes)."""
 
     recipe: dict[str, Any]
     seconds: float
     plain: Floats
     flips: Floats
-    labels: npt.NDArray[np.int64]
-    lesions: npt.NDArray[np.str_]
-    sites: npt.NDArray[np.str_]
+    labels: Integers
+    lesions: Integers
+    sites: Integers
+    names: tuple[str, ...]
+    counts: Integers
 
     @classmethod
     def read(cls, path: Path) -> Run:
         """Of a file that a run wrote."""
         with np.load(path, allow_pickle=False) as kept:
-            columns = {name: kept[name] for name in ("plain", "flips", "labels", "lesions", "sites")}
-            return cls(json.loads(str(kept["recipe"])), float(kept["seconds"]), **columns)
+            logits = {name: kept[name].astype(np.float64) for name in ("plain", "flips")}
+            numbers = {name: kept[name].astype(np.int64) for name in ("labels", "lesions", "sites", "counts")}
+            names = tuple(kept["names"].tolist())
+            return cls(json.loads(str(kept["recipe"])), float(kept["seconds"]), names=names, **logits, **numbers)
 
-    def rows(self, of: npt.NDArray[np.bool_], *, flips: bool = True, calibrated: bool = True) -> Rows:
-        """Some of its pictures as they are answered."""
+    def rows(
+        self, of: npt.NDArray[np.bool_], *, flips: bool = True, calibrated: bool = True, own_shares: bool = False
+    ) -> Rows:
+        """Some of its pictures as they are answered; with `own_shares` by how often each class comes at their site, as
+        jobs evaluate that ask for it."""
         logits = self.flips if flips else self.plain
+        if own_shares:
+            everybody = np.bincount(self.labels, minlength=self.counts.shape[1]).tolist()
+            logits = logits + np.array([class_shares.shift(own, everybody) for own in self.counts.tolist()])[self.sites]
         labels, lesions = self.labels[of], self.lesions[of]
         return Rows(
             cross_fitted(logits[of], labels, lesions) if calibrated else _softmax(logits[of]),
@@ -67,10 +82,10 @@ class Run:
         )
 
 
-def cross_fitted(logits: Floats, labels: npt.NDArray[np.int64], lesions: npt.NDArray[np.str_]) -> Floats:
+def cross_fitted(logits: Floats, labels: Integers, lesions: Integers) -> Floats:
     """Probabilities (n, classes), those of each half of the lesions at the temperature that suits the other half: found
     as jobs find it that calibrate."""
-    second = np.array(second_half(lesions.tolist(), labels, 0))
+    second = np.array(second_half([str(each) for each in lesions], labels, 0))
     answered = np.empty_like(logits)
     for half in (second, ~second):
         answered[half] = _softmax(logits[half] / temperature(_losses(logits[~half], labels[~half])))
@@ -83,7 +98,7 @@ def _softmax(logits: Floats) -> Floats:
     return found
 
 
-def _losses(logits: Floats, labels: npt.NDArray[np.int64]) -> Floats:
+def _losses(logits: Floats, labels: Integers) -> Floats:
     """The sum of negative log-likelihoods at each of `TEMPERATURES`."""
     own = np.arange(len(labels)), labels
     return np.array([-np.log(_softmax(logits / each)[own] + 1e-300).sum() for each in TEMPERATURES])
@@ -108,44 +123,58 @@ def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
         if run.recipe["contender"].startswith("alone"):
             alone[run.recipe["seed"]].append(run)
             continue
-        everybody = np.ones(len(run.labels), bool)
-        rows.append(_row(run.recipe["contender"], run.recipe["seed"], [run.rows(everybody)], run.seconds, run))
+        name = run.recipe["contender"]
+        rows += [_row(name, run, own_shares=False), _row(name + BY_SHARES, run, own_shares=True)]
     for seed, each in sorted(alone.items()):
-        own = [run.rows(run.sites == _site_of(run)) for run in each]
+        own = [run.rows(run.sites == _own(run)) for run in each]
         seconds = sum(run.seconds for run in each)
-        rows.append(_row("alone, on own lesions", seed, own, seconds, None))
+        rows.append({"contender": "alone, on own lesions", "seed": seed, "seconds": seconds, **_told(_joined(own))})
         everywhere = [run.rows(np.ones(len(run.labels), bool)) for run in each]
         found = [scoring.bootstrap(some) for some in everywhere]
         rows += [
-            {"contender": f"{_site_of(run)} alone, on everybody's", "seed": seed, "seconds": run.seconds, **_told(one)}
+            {
+                "contender": f"{run.names[_own(run)]} alone, on everybody's",
+                "seed": seed,
+                "seconds": run.seconds,
+                **_told(one),
+            }
             for run, one in zip(each, found, strict=True)
         ]
     return rows
 
 
-def _site_of(run: Run) -> str:
-    names = list(dict.fromkeys(run.sites.tolist()))
-    return str(names[int(run.recipe["contender"].partition(":")[2])])
+def _own(run: Run) -> int:
+    return int(run.recipe["contender"].partition(":")[2])
 
 
-def _row(contender: str, seed: int, some: Sequence[Rows], seconds: float, run: Run | None) -> dict[str, Any]:
-    together = Rows(
-        np.concatenate([each.probabilities for each in some]),
-        np.concatenate([each.labels for each in some]),
-        [lesion for each in some for lesion in each.lesions],
-        MELANOMA,
+def _row(contender: str, run: Run, *, own_shares: bool) -> dict[str, Any]:
+    everybody = np.ones(len(run.labels), bool)
+    plain = scoring.score(run.rows(everybody, flips=False, own_shares=own_shares))
+    raw = scoring.score(run.rows(everybody, calibrated=False, own_shares=own_shares))
+    sites = {
+        name: scoring.score(run.rows(run.sites == at, own_shares=own_shares)).balanced_accuracy
+        for at, name in enumerate(run.names)
+    }
+    return {
+        "contender": contender,
+        "seed": run.recipe["seed"],
+        "seconds": run.seconds,
+        **_told(scoring.bootstrap(run.rows(everybody, own_shares=own_shares))),
+        "without flips": plain.balanced_accuracy,
+        "calibration error before": raw.calibration_error,
+        "sites": sites,
+    }
+
+
+def _joined(some: Sequence[Rows]) -> Scored:
+    return scoring.bootstrap(
+        Rows(
+            np.concatenate([each.probabilities for each in some]),
+            np.concatenate([each.labels for each in some]),
+            [lesion for each in some for lesion in each.lesions],
+            MELANOMA,
+        )
     )
-    row = {"contender": contender, "seed": seed, "seconds": seconds, **_told(scoring.bootstrap(together))}
-    if run is not None:
-        everybody = np.ones(len(run.labels), bool)
-        plain = scoring.score(run.rows(everybody, flips=False))
-        raw = scoring.score(run.rows(everybody, calibrated=False))
-        row["without flips"] = plain.balanced_accuracy
-        row["calibration error before"] = raw.calibration_error
-        row["sites"] = {
-            str(site): scoring.score(run.rows(run.sites == site)).balanced_accuracy for site in np.unique(run.sites)
-        }
-    return row
 
 
 def _told(scored: Scored) -> dict[str, list[float]]:
@@ -162,7 +191,7 @@ def _table(rows: Sequence[dict[str, Any]], runs: Sequence[Run]) -> str:
     told = (
         f"{recipe['arch']}, {recipe['weights']}, {recipe['size']} pixels, rate {recipe['rate']} {recipe['optimizer']}, "
         f"batches of {recipe['batch']}, balance {recipe['balance']}, {recipe['strategy']}; {recipe['data']}. "
-        + "; ".join(_length(name, *lengths[name]) for name in ("pooled", "federated") if name in lengths)
+        + "; ".join(_length(name, *lengths[name]) for name in (POOLED, FEDERATED) if name in lengths)
     )
     lines = [
         f"{told}. Means over seeds {sorted({run.recipe['seed'] for run in runs})}; in brackets the ends of "
@@ -191,7 +220,7 @@ def _cell(ends: Floats) -> str:
 
 def _more(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = ["| contender | without flips | calibration error before | by site |", "|---|---:|---:|---|"]
-    for name in ("pooled", "federated"):
+    for name in JUDGED:
         some = [row for row in rows if row["contender"] == name]
         if some:
             plain, before = (
@@ -208,16 +237,18 @@ def _more(rows: Sequence[dict[str, Any]]) -> list[str]:
 def _verdicts(rows: Sequence[dict[str, Any]]) -> list[str]:
     found = {
         name: np.mean([[row[column][0] for column, _ in _COLUMNS] for row in rows if row["contender"] == name], axis=0)
-        for name in ("pooled", "federated")
+        for name in JUDGED
         if any(row["contender"] == name for row in rows)
     }
     at = {column: position for position, (column, _) in enumerate(_COLUMNS)}
     lines = []
-    if "pooled" in found:
-        lines.append(_verdict("pooled balanced accuracy at least", found["pooled"][0], GOALS["pooled"]))
-    if len(found) > 1:
-        share = found["federated"][0] / found["pooled"][0]
-        lines.append(_verdict("federated, of pooled, at least", share, GOALS["federated"]))
+    if POOLED in found:
+        lines.append(_verdict("pooled balanced accuracy at least", found[POOLED][0], GOALS["pooled"]))
+        lines += [
+            _verdict(f"{name}, of pooled, at least", found[name][0] / found[POOLED][0], GOALS["federated"])
+            for name in (FEDERATED, FEDERATED + BY_SHARES)
+            if name in found
+        ]
     for name, scores in found.items():
         lines.append(_verdict(f"{name} melanoma AUC at least", scores[at["melanoma AUC"]], GOALS["melanoma AUC"]))
         error = scores[at["calibration error"]]

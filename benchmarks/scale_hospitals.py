@@ -30,6 +30,7 @@ from concilia_kit.signing import Domain
 from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.chain import LedgerRound, UpdateSubmission
 from concilia_kit.wire.nodes import NodeRegistration
+from concilia_kit.wire.progress import Progress, Stage
 from concilia_kit.wire.queues import queue_of
 from concilia_kit.wire.training import (
     EVALUATE_TASK,
@@ -37,8 +38,6 @@ from concilia_kit.wire.training import (
     TRAIN_TASK,
     EvaluateTask,
     EvaluationReport,
-    Progress,
-    Stage,
     TrainTask,
     UpdateMetrics,
 )

@@ -87,6 +87,7 @@ class Update:
     reach: float | None
     first_loss: float | None
     staleness: int = 0
+    class_counts: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -157,7 +158,8 @@ class Server:
 
 def screen(update: Update, base: Model, limits: Limits = LIMITS) -> Reason | None:
     """Why the service would leave an update out, as `concilia_aggregator.screening` finds it of files."""
-    if not 0 < update.samples <= min(limits.max_samples, update.registered):
+    claimed = max(update.samples, sum(update.class_counts or ()))
+    if not 0 < claimed <= min(limits.max_samples, update.registered):
         return Reason.SAMPLE_COUNT
     squares = exact.squared_distance(update.model.floats, base.floats)
     if not math.isfinite(squares):
@@ -187,4 +189,5 @@ def _metrics(update: Update) -> UpdateMetrics:
         bytes_upload=0,
         reach=update.reach,
         first_loss=update.first_loss,
+        class_counts=update.class_counts,
     )

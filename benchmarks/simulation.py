@@ -221,7 +221,9 @@ class _Federation:
         if self._plan.spec.asynchronous:
             self._nodes[at].began = number
         images = len(self._hospitals[at].training)
-        return Update(at, model, outcome.images, images, outcome.reach, outcome.first_loss, staleness)
+        return Update(
+            at, model, outcome.images, images, outcome.reach, outcome.first_loss, staleness, outcome.class_counts
+        )
 
     def _attacking(
         self, hostile: Sequence[int], honest: Sequence[int], trained: dict[int, _Trained], number: int
@@ -244,7 +246,13 @@ class _Federation:
                 model = Model((self._model.floats + row).astype(np.float32), usual.model.counters)
                 images = len(self._hospitals[at].training)
                 told = trained[at].outcome if at in trained else usual.outcome
-                found.append(Update(at, model, images * self._attack.claims, images, told.reach, told.first_loss))
+                found.append(
+                    replace(
+                        self._update(at, model, told, number),
+                        samples=images * self._attack.claims,
+                        registered=images,
+                    )
+                )
         return found
 
     def _first(self, number: int) -> list[int]:

@@ -102,6 +102,7 @@ export function strategySentence({ name, proximal_mu, mixing, hostile, q, radius
     ["scaffold", "SCAFFOLD: local steps are corrected"],
     ["fednova", "FedNova: by how far each hospital trained"],
     ["qfedavg", `q-FedAvg, q ${q ?? 1}: hospitals count more where the model does badly`],
+    ["class_balanced", "hospitals count by their parts of each class, and every class alike"],
     ["fedbn", "FedBN: each hospital keeps its own normalisation"],
     ["fedrep", "each hospital keeps its own last layer"],
     ["fedbuff", "FedBuff: late work counts in a later round, with less weight"],

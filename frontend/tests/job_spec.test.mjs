@@ -53,6 +53,9 @@ test("a strategy is described by the fields that it has, and judged by them alon
   assert.deepEqual(of({ strategy: "krum", hostile: "30" }), { name: "krum", hostile: 0.3 });
   assert.deepEqual(of({ strategy: "median", mixing: "bucketing" }), { name: "median", mixing: "bucketing" });
   assert.deepEqual(of({ strategy: "qfedavg", q: "2" }), { name: "qfedavg", q: 2 });
+  assert.deepEqual(of({ strategy: "class_balanced" }), { name: "class_balanced" });
+  const counted = faults(values({ strategy: "class_balanced", privacy: "lesion", balance: "none" }));
+  assert.match(counted.strategy, /how many training pictures a class has/);
   assert.deepEqual(faults(values({ strategy: "qfedavg", q: "x" })), { q: "That is not a number." });
   assert.deepEqual(faults(values({ strategy: "bulyan", hostile: "50" })), { hostile: "At most 49." });
 });
@@ -167,6 +170,13 @@ test("an encoding as services take it", () => {
   assert.deepEqual(encoding("int8+zstd"), { name: "int8", zstd: true });
   assert.deepEqual(encoding("topk:0.01+zstd"), { name: "topk", share: 0.01, zstd: true });
   assert.deepEqual(jobSpec(values({ encoding: "float16" }), "f".repeat(64)).encoding, { name: "float16", zstd: false });
+});
+
+test("pictures are evaluated by their hospital's shares where networks leave those out, and it is asked for", () => {
+  const of = (changes) => jobSpec(values(changes), "f".repeat(64)).own_shares;
+  assert.equal(of({ balance: "logit", own_shares: "yes" }), true);
+  assert.equal(of({ balance: "logit" }), undefined);
+  assert.equal(of({ balance: "loss", own_shares: "yes" }), undefined);
 });
 
 test("a job calibrates unless it is asked not to, or hospitals evaluate networks of their own", () => {

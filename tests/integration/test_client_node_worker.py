@@ -25,6 +25,7 @@ from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import UpdateSubmission
 from concilia_kit.wire.encoding import Encoding
+from concilia_kit.wire.progress import Stage
 from concilia_kit.wire.queues import queue_of
 from concilia_kit.wire.training import (
     EVALUATE_TASK,
@@ -33,7 +34,6 @@ from concilia_kit.wire.training import (
     EvaluateTask,
     Evaluation,
     LocalTraining,
-    Stage,
     TrainTask,
 )
 

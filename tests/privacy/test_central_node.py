@@ -23,7 +23,8 @@ from concilia_kit import digests
 from concilia_kit.encodings import SALT
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.privacy import CentralNoise, Privacy, Spent
-from concilia_kit.wire.training import LocalTraining, Stage, TrainTask
+from concilia_kit.wire.progress import Stage
+from concilia_kit.wire.training import LocalTraining, TrainTask
 
 from tests.privacy import test_dp_budget as budgets
 from tests.privacy.test_dp_node import (

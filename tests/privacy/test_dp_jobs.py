@@ -53,6 +53,8 @@ def test_a_job_may_ask_for_privacy_and_its_words_are_unchanged_where_it_does_not
         ({"local": {"balance": "none", "mixup": 0.2}}, "no mixup with privacy"),
         ({"local": {"balance": "none", "first_loss": True}}, "no privacy with qfedavg"),
         ({"strategy": {"name": "qfedavg"}}, "no privacy with qfedavg"),
+        ({"strategy": {"name": "class_balanced"}}, "no privacy with class_balanced"),
+        ({"local": {"balance": "none", "class_counts": True}}, "no privacy with class_balanced"),
         ({"privacy": {"noise": 0}}, "greater than or equal to 0.1"),
         ({"privacy": {"noise": 1, "clip": 0}}, "greater than 0"),
         ({"privacy": {"noise": 1, "delta": 0.5}}, "less than 0.01"),

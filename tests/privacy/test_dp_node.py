@@ -21,7 +21,8 @@ from concilia_kit import digests
 from concilia_kit.problems import Problem
 from concilia_kit.wire.chain import UpdateSubmission
 from concilia_kit.wire.privacy import Privacy
-from concilia_kit.wire.training import Architecture, Balance, LocalTraining, Stage, TrainTask
+from concilia_kit.wire.progress import Stage
+from concilia_kit.wire.training import Architecture, Balance, LocalTraining, TrainTask
 from eth_account import Account as Keys
 from torch import nn
 

@@ -21,6 +21,7 @@ from celery import Celery
 from concilia_client_node import drawn, networks
 from concilia_kit import keystore, queue, signing
 from concilia_kit.wire.chain import RoundStatus
+from concilia_kit.wire.progress import Stage
 from concilia_kit.wire.queues import queue_of
 from concilia_kit.wire.training import (
     EVALUATE_TASK,
@@ -29,7 +30,6 @@ from concilia_kit.wire.training import (
     EvaluateTask,
     Evaluation,
     LocalTraining,
-    Stage,
     TrainTask,
     order_of,
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from concilia_aggregator.strategies.class_balanced import ClassBalanced
 from concilia_aggregator.strategies.combining import combination
 from concilia_aggregator.strategies.fednova import FedNova
 from concilia_aggregator.strategies.fedopt import FedAdagrad, FedAdam, FedAvgM, FedYogi, Optimised, Optimiser
@@ -25,7 +26,7 @@ from flwr.serverapp.strategy import FedAvg as TheirAvg
 from flwr.serverapp.strategy import FedAvgM as TheirMomentum
 from flwr.serverapp.strategy import FedYogi as TheirYogi
 from flwr.serverapp.strategy.qfedavg import compute_delta_and_h
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from .conftest import CASES, Round, Wide, close, rounds
@@ -152,6 +153,39 @@ def test_fednova_is_its_papers(among: Round, momentum: float, data: st.DataObjec
     close(among.folded(combination(FedNova().coefficients(geometry))), theirs, among)
 
 
+@thoroughly
+@given(rounds(), st.integers(2, 9), st.data())
+def test_class_balanced_weighs_as_the_balanced_error_does(among: Round, classes: int, data: st.DataObject) -> None:
+    """The mean over classes of the mean error over a class's images, taken apart by hospital."""
+    count = len(among.samples)
+    row = st.lists(st.integers(0, 5000), min_size=classes, max_size=classes)
+    table = np.array(data.draw(st.lists(row, min_size=count, max_size=count)))
+    assume(table.any())
+    errors = np.random.default_rng(0).random((count, classes))  # of each hospital's images of each class
+    there = table.sum(0) > 0
+    balanced = ((errors * table).sum(0)[there] / table.sum(0)[there]).mean()
+    facts = [Fact(each, class_counts=tuple(line.tolist())) for each, line in zip(among.samples, table, strict=True)]
+    geometry = Geometry(facts, lambda: np.zeros((count, count)))
+    weights = ClassBalanced().coefficients(geometry)
+    own = np.divide(table, table.sum(0), out=np.zeros(table.shape), where=there)
+    assert weights == pytest.approx(own[:, there].mean(1), abs=1e-12)
+    assert balanced == pytest.approx(sum((errors * own)[:, there].sum(1)) / there.sum())
+    close(among.folded(combination(weights)), among.base + np.array(weights) @ np.array(among.differences), among)
+
+
+def test_whatever_a_large_hospital_has_of_one_class_it_is_one_class() -> None:
+    nevi, mixed = Fact(4000, class_counts=(0, 4000)), Fact(40, class_counts=(30, 10))
+    geometry = Geometry([nevi, mixed], lambda: np.eye(2))
+    assert ClassBalanced().coefficients(geometry) == pytest.approx([4000 / 4010 / 2, (1 + 10 / 4010) / 2])
+
+
+@pytest.mark.parametrize("counts", [((1, 2), (1, 2, 3)), ((0, 0), (0, 0))])
+def test_counts_that_weigh_nothing_are_refused(counts: tuple[tuple[int, ...], ...]) -> None:
+    geometry = Geometry([Fact(1, class_counts=each) for each in counts], lambda: np.eye(2))
+    with pytest.raises(ValueError, match="class"):
+        ClassBalanced().coefficients(geometry)
+
+
 def test_scaffold_keeps_what_its_hospitals_add_up_to() -> None:
     """Algorithm 1 by the letter, on a least-squares problem of three hospitals: the server's control variate is the
     mean of theirs in every round, and the model comes to the optimum that FedAvg with as many local steps misses."""
@@ -186,7 +220,7 @@ def test_scaffold_keeps_what_its_hospitals_add_up_to() -> None:
 
 def test_what_a_hospital_does_not_say_is_asked_for() -> None:
     silent = Geometry([Fact(1, 0.3, 0.1), Fact(1)], lambda: np.eye(2))
-    for rule in (FedNova(), QFedAvg(1.0, 0.1)):
+    for rule in (FedNova(), QFedAvg(1.0, 0.1), ClassBalanced()):
         with pytest.raises(ValueError, match="every hospital's"):
             rule.coefficients(silent)
     with pytest.raises(ValueError, match="every hospital's"):

@@ -179,6 +179,19 @@ export function fields({ values, faults, models, online }) {
             ["none", "are left as they are"],
           ]),
         )}
+        ${
+          values.balance === "logit"
+            ? field(
+                "own_shares",
+                "How often classes come",
+                "The model knows what speaks for a class, and not how often it comes. Each hospital's pictures can be evaluated by its own shares of the classes, which is more accurate over all; so can those that are predicted later, if it is told then how often each class comes.",
+                select("own_shares", [
+                  ["no", "as though all came equally often"],
+                  ["yes", "by each hospital's shares"],
+                ]),
+              )
+            : nothing
+        }
         ${field(
           "privacy",
           "Differential privacy",
@@ -239,6 +252,7 @@ const STRATEGIES = [
   ["scaffold", "SCAFFOLD"],
   ["fednova", "FedNova"],
   ["qfedavg", "q-FedAvg, fair"],
+  ["class_balanced", "every class alike"],
   ["fedbn", "FedBN, own normalisation"],
   ["fedrep", "own last layer"],
   ["fedbuff", "FedBuff, asynchronous"],
@@ -256,7 +270,7 @@ const STRATEGIES = [
 const STRATEGY_HELP = {
   mean: "Updates are averaged by their numbers of pictures; FedProx also keeps each hospital near the global model, which helps where data differ.",
   server: "The mean change is a step of an optimiser at the centre, which remembers from round to round.",
-  uneven: "For hospitals that differ: steps are corrected, normalised, or weighed by how badly the model does there.",
+  uneven: "For hospitals that differ: steps are corrected, normalised, or hospitals are weighed by how badly the model does there, or by their parts of each class.",
   own: "Each hospital keeps some of its weights to itself and goes on with them from round to round; the rest is averaged.",
   noised:
     "Updates are cut to one length and noise is added to their sum, so that whoever has the models alone cannot tell well whether a lesion was there. Whoever runs the centre sees updates without it, so hospitals with a budget take part where they have said that this counts. The noise hides whole hospitals too, so it takes many of them, hundreds rather than a handful, and an adapter: it goes onto all that moves.",
@@ -268,7 +282,7 @@ const STRATEGY_HELP = {
 function strategyGroup(name) {
   if (["fedavg", "fedprox"].includes(name)) return "mean";
   if (["fedavgm", "fedadam", "fedyogi", "fedadagrad"].includes(name)) return "server";
-  if (["scaffold", "fednova", "qfedavg"].includes(name)) return "uneven";
+  if (["scaffold", "fednova", "qfedavg", "class_balanced"].includes(name)) return "uneven";
   if (["fedbn", "fedrep"].includes(name)) return "own";
   if (name === "dp_fedavg") return "noised";
   return name === "fedbuff" ? "buffered" : "robust";

@@ -39,6 +39,7 @@ export const DEFAULTS = {
   evaluate_every: "1",
   held_out_cap: "",
   flips: "no",
+  own_shares: "no",
   calibrate: "yes",
   sensitivity: "90",
   balance: "loss",
@@ -114,6 +115,9 @@ export const calibrates = ({ strategy, calibrate }) => calibrate === "yes" && !O
 /** Whether it can be. */
 export const canCalibrate = ({ strategy }) => !OWN.includes(strategy);
 
+/** Whether pictures are evaluated by how often each class comes at their hospital: by networks that leave that out. */
+export const answersByShares = ({ balance, own_shares }) => balance === "logit" && own_shares === "yes";
+
 /** Whether hospitals train with differential privacy. */
 export const isPrivate = ({ privacy }) => privacy === "lesion";
 
@@ -153,6 +157,7 @@ const WHERE = {
   "evaluation.flips": "flips",
   "privacy.noise": "noise",
   "privacy.clip": "clip",
+  own_shares: "own_shares",
   calibrate: "calibrate",
   sensitivity: "sensitivity",
   evaluate_every: "evaluate_every",
@@ -200,6 +205,9 @@ export function faults(values) {
   }
   if (isPrivate(values) && values.strategy === "qfedavg") {
     found.strategy = "q-FedAvg goes by the loss on training pictures, which no noise would be on.";
+  }
+  if (isPrivate(values) && values.strategy === "class_balanced") {
+    found.strategy = "It goes by how many training pictures a class has, which no noise would be on.";
   }
   if (values.weights === "model" && !values.model) found.model = "Choose one of the published models.";
   if (values.weights === "artifact" && !DIGEST.test(values.artifact.trim())) {
@@ -287,6 +295,7 @@ export function jobSpec(values, initial) {
     ...(isSecure(values) ? { secure: strategyFields(values).group ? { group: Number(values.group) } : {} } : {}),
     ...(isPrivate(values) ? { privacy: { noise: Number(values.noise), clip: Number(values.clip) } } : {}),
     ...(values.schedule === "job" ? { schedule: { whole_job: true, warm_up: 0.5 } } : {}),
+    ...(answersByShares(values) ? { own_shares: true } : {}),
     ...(calibrates(values) ? { calibrate: true, sensitivity: Number(values.sensitivity) / 100 } : {}),
   };
 }

@@ -266,15 +266,19 @@ class Client:
             raise Problem(f"{len(found)} models begin with {prefix}; give more of it", status=409, code="ambiguous")
         return found[0]
 
-    def predict(self, image: Path, model: str | None = None, *, attention: bool = False) -> Prediction:
+    def predict(
+        self, image: Path, model: str | None = None, *, attention: bool = False, class_counts: str | None = None
+    ) -> Prediction:
         """A probability for each class of a picture (clinicians), and a map of where the network looked for it if that
-        is asked for. Raises `OSError`, `Problem`."""
+        is asked for; by how many pictures of each class there are where it is from, if that is given, with commas.
+        Raises `OSError`, `Problem`."""
+        asked = {"model": model, "attention": "true" if attention else None, "class_counts": class_counts}
         media_type = mimetypes.guess_type(image.name)[0] or "application/octet-stream"
         answer = call(
             self._to.model,
             "POST",
             "/v1/predictions",
-            params=({"model": model} if model else {}) | ({"attention": "true"} if attention else {}),
+            params={name: value for name, value in asked.items() if value is not None},
             files={"image": ("image", image.read_bytes(), media_type)},
         )
         return Prediction.model_validate_json(answer.content)

@@ -13,8 +13,8 @@ from typing import Any
 from concilia_kit import judging
 from concilia_kit.classification import Classification
 from concilia_kit.wire.jobs import JobView, Phase, RoundView
-from concilia_kit.wire.training import Progress as NodeProgress
-from concilia_kit.wire.training import Stage
+from concilia_kit.wire.progress import Progress as NodeProgress
+from concilia_kit.wire.progress import Stage
 from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape

@@ -98,7 +98,9 @@ def check_maps(pictures: Sequence[Picture], folder: Path) -> None:
         seen[target] = each.path
 
 
-def answers(to: Client, pictures: Sequence[Picture], model: str | None, folder: Path | None) -> Iterator[Answer]:
+def answers(
+    to: Client, pictures: Sequence[Picture], model: str | None, folder: Path | None, class_counts: str | None = None
+) -> Iterator[Answer]:
     """Ask about each picture, and save the likeliest class's map into `folder` where there is one.
 
     What is wrong with a picture is its answer. Raises `Problem` where the next one would not fare better.
@@ -106,7 +108,7 @@ def answers(to: Client, pictures: Sequence[Picture], model: str | None, folder: 
     for each in pictures:
         began = time.perf_counter()
         try:
-            prediction = to.predict(each.path, model, attention=folder is not None)
+            prediction = to.predict(each.path, model, attention=folder is not None, class_counts=class_counts)
         except OSError as error:
             yield Answer(each, time.perf_counter() - began, None, error.strerror or str(error))
             continue

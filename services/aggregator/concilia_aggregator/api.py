@@ -16,7 +16,8 @@ from concilia_kit.web import bearer, require
 from concilia_kit.wire.changes import Change
 from concilia_kit.wire.jobs import JobSpec, JobView
 from concilia_kit.wire.nodes import Node, NodeRegistration
-from concilia_kit.wire.training import Assignment, EvaluationReport, Progress
+from concilia_kit.wire.progress import Progress
+from concilia_kit.wire.training import Assignment, EvaluationReport
 from concilia_kit.wire.verification import Verification
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse

@@ -78,7 +78,8 @@ class Assignments:
             self._jobs[job] = kept
         _, spec, state, survivors = kept
         ability = frozenset() if spec.encoding.plain else self._store.ability(hospital)
-        found = dispatch.assigned(job, spec, state, hospital, ability, self._clock(), survivors)
+        counts = self._store.class_counts(job, spec) if state.phase is Phase.EVALUATING else None
+        found = dispatch.assigned(job, spec, state, hospital, ability, self._clock(), survivors, counts)
         if found is None:
             return None
         if hospital not in state.cohort and not self._store.is_of(hospital, spec.classification):

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from concilia_kit.classification import Classification
 from concilia_kit.wire.calibration import (
+    AS_IT_IS,
     ODDITY_BINS,
     ODDS_BINS,
     PLAIN,
@@ -32,6 +33,8 @@ from concilia_kit.wire.calibration import (
 from concilia_kit.wire.jobs import JobSpec
 from concilia_kit.wire.training import EvaluationReport
 
+from concilia_aggregator import scores
+
 USUAL_SHARE = 0.99
 """Of held-out pictures, that are not to be told as unusual."""
 
@@ -41,8 +44,12 @@ Floats = npt.NDArray[np.float64]
 
 def use(reports: Iterable[EvaluationReport], spec: JobSpec) -> Use | None:
     """How the outputs of a model are to be read that hospitals reported on; None where they are read as they are."""
-    found = calibrated(reports, spec)
-    return found.use if found is not None else Use(flips=True) if spec.evaluation.flips else None
+    told = list(reports)
+    found = calibrated(told, spec)
+    read = found.use if found is not None else Use(flips=spec.evaluation.flips)
+    if spec.own_shares:
+        read = read.model_copy(update={"class_counts": scores.class_counts(told)})
+    return None if read == AS_IT_IS else read
 
 
 def calibrated(reports: Iterable[EvaluationReport], spec: JobSpec) -> Calibrated | None:

@@ -22,6 +22,8 @@ from concilia_aggregator import rounds, schedules, strategies
 from concilia_aggregator.rounds import JobState
 from concilia_aggregator.tables import OutboxRow
 
+ClassCounts = tuple[int, ...] | None
+
 
 def trainings(job: str, spec: JobSpec, state: JobState, abilities: Mapping[str, frozenset[str]]) -> list[OutboxRow]:
     """A task a hospital; whose node cannot encode as the job asks sends its update plain."""
@@ -39,9 +41,10 @@ def trainings(job: str, spec: JobSpec, state: JobState, abilities: Mapping[str, 
     ]
 
 
-def evaluations(job: str, spec: JobSpec, state: JobState) -> list[OutboxRow]:
-    """Evaluate a state's head."""
-    task = _evaluation(job, spec, state).model_dump(mode="json")
+def evaluations(job: str, spec: JobSpec, state: JobState, counts: ClassCounts = None) -> list[OutboxRow]:
+    """Evaluate a state's head. `counts`: all hospitals' pictures by class, where answers go by own shares; they are
+    known once the initial model was evaluated."""
+    task = _evaluation(job, spec, state, counts).model_dump(mode="json")
     return [OutboxRow(job=job, hospital=address, name=EVALUATE_TASK, task=task) for address in sorted(state.cohort)]
 
 
@@ -59,9 +62,10 @@ def assigned(
     abilities: frozenset[str],
     now: float,
     survivors: Survivors | None = None,
+    counts: ClassCounts = None,
 ) -> Task | None:
     """What a job asks of one hospital now, by its state alone: it may have been done already. `survivors` of a round
-    that is being unmasked.
+    that is being unmasked; `counts` as in `evaluations`.
 
     A round that waits for all who are there also takes one that comes while it is open, but a secure one, whose masks
     are of those it began with. One that is being folded still asks its cohort: an update whose file was lost is to be
@@ -79,7 +83,7 @@ def assigned(
     if state.phase is Phase.UNMASKING and asked and survivors is not None:
         return _unmasking(job, spec, state, survivors)
     if state.phase in {Phase.BASELINE, Phase.EVALUATING} and asked:
-        return _evaluation(job, spec, state)
+        return _evaluation(job, spec, state, counts)
     return None
 
 
@@ -110,7 +114,7 @@ def _unmasking(job: str, spec: JobSpec, state: JobState, survivors: Survivors) -
     )
 
 
-def _evaluation(job: str, spec: JobSpec, state: JobState) -> EvaluateTask:
+def _evaluation(job: str, spec: JobSpec, state: JobState, counts: ClassCounts) -> EvaluateTask:
     return EvaluateTask(
         job=job,
         round=state.round if state.closed else 0,
@@ -118,7 +122,7 @@ def _evaluation(job: str, spec: JobSpec, state: JobState) -> EvaluateTask:
         model=state.head,
         seed=spec.seed,
         image_size=spec.local.image_size,
-        evaluation=spec.evaluation,
+        evaluation=spec.evaluation if not state.closed else spec.evaluation.model_copy(update={"class_counts": counts}),
         personal=_local(spec, max(state.round, 1)).personal,
         classification=spec.classification,
         calibrate=spec.calibrate and _may_be_published(spec, state),
@@ -132,6 +136,7 @@ def _may_be_published(spec: JobSpec, state: JobState) -> bool:
 
 def _local(spec: JobSpec, round_: int) -> LocalTraining:
     """What hospitals are given: what schedule and strategy set is theirs, whatever a job's author wrote there."""
-    plain = spec.local.model_copy(update={"control": False, "personal": Personal.NOTHING, "first_loss": False})
+    nothing = {"control": False, "personal": Personal.NOTHING, "first_loss": False, "class_counts": False}
+    plain = spec.local.model_copy(update=nothing)
     plain = schedules.of_round(plain, spec.schedule, round_, spec.rounds)
     return strategies.make(spec.strategy, strategies.Setting(spec.local)).local(plain)

@@ -12,6 +12,7 @@ from typing import Self
 
 import rfc8785
 from concilia_kit.wire.base import Wire
+from concilia_kit.wire.chain import LedgerUpdate
 from concilia_kit.wire.training import LocalTraining, UpdateMetrics
 from pydantic import Field
 
@@ -30,6 +31,10 @@ class RoundFacts(Wire):
     reach: tuple[float, ...]
     first_loss: tuple[float | None, ...]
     root: int | None = Field(default=None, ge=0)
+    # Left out where nobody told them: files of models from before there was such keep their bytes.
+    class_counts: tuple[tuple[int, ...] | None, ...] | None = Field(
+        default=None, exclude_if=lambda counts: counts is None
+    )
 
     @classmethod
     def of(
@@ -45,12 +50,14 @@ class RoundFacts(Wire):
         known = [each for each in reach if each is not None and each > 0]
         middle = statistics.median(known) if known else 1.0
         losses = [each.first_loss if each is not None else None for each in told]
+        counts = tuple(each.class_counts if each is not None else None for each in told)
         return cls(
             learning_rate=local.learning_rate,
             hospitals=max(everybody, len(hospitals)),
             reach=tuple(min(max(each or middle, middle / FAR), middle * FAR) for each in reach),
             first_loss=tuple(losses),
             root=hospitals.index(root) if root in hospitals else None,
+            class_counts=counts if any(each is not None for each in counts) else None,
         )
 
     def text(self) -> str:
@@ -59,18 +66,25 @@ class RoundFacts(Wire):
 
     def facts(self, samples: Sequence[int]) -> list[Fact]:
         """Of each update. Raises `ValueError` where there are more or fewer updates."""
-        if not len(samples) == len(self.reach) == len(self.first_loss):
+        counts = self.class_counts or (None,) * len(samples)
+        if not len(samples) == len(self.reach) == len(self.first_loss) == len(counts):
             raise ValueError("the model's file says something of other updates than these")
         known = [each for each in self.first_loss if each is not None]
         usual = statistics.median(known) if known else None
         return [
-            Fact(count, reach, usual if loss is None else loss)
-            for count, reach, loss in zip(samples, self.reach, self.first_loss, strict=True)
+            Fact(count, reach, usual if loss is None else loss, of_classes)
+            for count, reach, loss, of_classes in zip(samples, self.reach, self.first_loss, counts, strict=True)
         ]
 
     def setting(self, number: int) -> Setting:
         """What the strategy is made with, in a round."""
         return Setting(LocalTraining(learning_rate=self.learning_rate), self.hospitals, number)
+
+
+def claimed(item: LedgerUpdate) -> int:
+    """The training images that a hospital says it has, in whatever it says: what a registration is to bound."""
+    counts = () if item.metrics is None else item.metrics.class_counts or ()
+    return max(item.update.samples, sum(counts))
 
 
 def is_other(

@@ -25,7 +25,7 @@ from concilia_kit.wire.masking import Unmasking
 from concilia_aggregator import staleness, strategies
 from concilia_aggregator.artifacts import ArtifactNotFound, Artifacts
 from concilia_aggregator.errors import UpdateChanged
-from concilia_aggregator.facts import RoundFacts
+from concilia_aggregator.facts import RoundFacts, claimed
 from concilia_aggregator.folding import Recipe, fold, remember
 from concilia_aggregator.keying import Keying, Remembered
 from concilia_aggregator.ledger import Ledger
@@ -233,7 +233,7 @@ class Folder:
         signed = {} if sharers is None else {item.update.hospital: sharers.fault(item) for item in open_}
         most, roster = (registered, None) if sharers is None else (sharers.samples, sharers.roster)
         asked = {
-            name: _Judged(recorded.base, item.update.digest, item.update.samples, most.get(name), encoding, roster)
+            name: _Judged(recorded.base, item.update.digest, claimed(item), most.get(name), encoding, roster)
             for item in open_
             if signed.get(name := item.update.hospital) is None
         }

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from concilia_kit import logs
 from concilia_kit.wire.changes import Change, EvaluationChange, JobChange, ProgressChange, RoundChange
 from concilia_kit.wire.jobs import JobManifest, JobSpec
-from concilia_kit.wire.training import EvaluationReport, Progress
+from concilia_kit.wire.progress import Progress
+from concilia_kit.wire.training import EvaluationReport
 
 from concilia_aggregator import rounds, strategies
 from concilia_aggregator.artifacts import Artifacts

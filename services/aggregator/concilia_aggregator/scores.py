@@ -22,6 +22,11 @@ def confusion(reports: Sequence[EvaluationReport]) -> Counts:
     return _sum([report.confusion for report in reports])
 
 
+def class_counts(reports: Sequence[EvaluationReport]) -> tuple[int, ...] | None:
+    """Evaluated pictures of each class; None where nobody reported."""
+    return tuple(confusion(reports).sum(1).tolist()) if reports else None
+
+
 def pooled(reports: Sequence[EvaluationReport], classification: Classification = LESIONS) -> Scores | None:
     """Scores of all sites' held-out images together; None where nobody had any."""
     critical = classification.critical_index

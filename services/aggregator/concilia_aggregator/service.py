@@ -208,7 +208,9 @@ class Coordinator(Jobs):
                 self._save(row, new)
                 self._entered(row.id, state, new)
             case rounds.AskEvaluations(new):
-                self._save(row, new, tasks=dispatch.evaluations(row.id, spec, new))
+                self._save(
+                    row, new, tasks=dispatch.evaluations(row.id, spec, new, self._store.class_counts(row.id, spec))
+                )
                 self._dispatch(row.id)
             case rounds.OpenRound(new):
                 self._open(row, spec, new)

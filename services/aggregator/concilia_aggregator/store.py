@@ -20,10 +20,11 @@ from concilia_kit.together import Together
 from concilia_kit.wire.encoding import PLAIN_ONLY
 from concilia_kit.wire.jobs import JobManifest, JobSpec, Phase
 from concilia_kit.wire.nodes import NodeRegistration
-from concilia_kit.wire.training import EvaluationReport, Progress
+from concilia_kit.wire.progress import Progress
+from concilia_kit.wire.training import EvaluationReport
 from sqlalchemy.dialects import postgresql, sqlite
 
-from concilia_aggregator import tables
+from concilia_aggregator import scores, tables
 from concilia_aggregator.errors import JobNotFound, RoundNotFound
 from concilia_aggregator.masking.rooms import Rooms
 from concilia_aggregator.noisekeys import NoiseKeys
@@ -285,6 +286,12 @@ class Store:
             for row in connection.execute(query):
                 result.setdefault(row.round, {})[row.hospital] = EvaluationReport.model_validate(row.report)
         return result
+
+    def class_counts(self, job: str, spec: JobSpec) -> tuple[int, ...] | None:
+        """Pictures by class on which hospitals evaluated the initial model, where a job's answers go by them."""
+        if not spec.own_shares:
+            return None
+        return scores.class_counts(list(self.reports(job, 0).get(0, {}).values()))
 
     def progress(self, job: str, round_: int, hospital: str, progress: Progress) -> None:
         """Remember what a node last said it was doing. Raises `JobNotFound`."""

@@ -8,7 +8,8 @@ from typing import Any
 from concilia_kit.wire.jobs import JobManifest, JobSpec, JobView, Phase, Rejected, RoundView, SiteScores
 from concilia_kit.wire.nodes import Node, NodeRegistration
 from concilia_kit.wire.privacy import Spent
-from concilia_kit.wire.training import EvaluationReport, Progress
+from concilia_kit.wire.progress import Progress
+from concilia_kit.wire.training import EvaluationReport
 
 from concilia_aggregator.store import Store, moment, spec_of, state_of
 from concilia_aggregator.tables import JobRow, RoundRow

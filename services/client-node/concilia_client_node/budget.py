@@ -129,7 +129,7 @@ class Account:
             self.see(task, done)
         outcome, tensors = trainer.train(task.architecture, base, task.local, seed, progress, check, carried, trunk)
         if done is not None:
-            outcome = replace(outcome, loss=None, accuracy=None, first_loss=None, sampled=done)
+            outcome = replace(outcome, loss=None, accuracy=None, first_loss=None, class_counts=None, sampled=done)
         return outcome, tensors
 
     def spend(self, task: TrainTask, outcome: Outcome, update: Digest) -> Spent | None:

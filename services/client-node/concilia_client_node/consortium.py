@@ -25,7 +25,8 @@ from concilia_kit.wire.chain import (
 )
 from concilia_kit.wire.masking import Consent, MaskingView, Revealed, Shares, SignedKeys
 from concilia_kit.wire.nodes import NodeRegistration
-from concilia_kit.wire.training import Assignment, EvaluationReport, Progress
+from concilia_kit.wire.progress import Progress
+from concilia_kit.wire.training import Assignment, EvaluationReport
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from concilia_client_node.errors import WeightsError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from concilia_kit.wire.training import EvaluateTask, EvaluationReport, Personal, Stage
+from concilia_kit.wire.progress import Stage
+from concilia_kit.wire.training import EvaluateTask, EvaluationReport, Personal
 
 from concilia_client_node import calibrating, leaving, orders
 from concilia_client_node.carrying import Luggage

@@ -43,13 +43,16 @@ def evaluate(
     *,
     flips: bool = False,
     calibrate: bool = False,
+    shift: npt.NDArray[np.float64] | None = None,
 ) -> Counts:
     """Run the network over (at most `max_images`, stratified) pictures; `check` may raise between batches. With `flips`
     each is also looked at as far as it may be turned; with `calibrate` there are counts for that, if pictures are
-    enough."""
+    enough. `shift` (classes,) is added to all logits."""
     chosen = stratified_cap(pictures.labels, max_images or len(pictures), seed)
     labels = np.array([pictures.labels[position] for position in chosen], np.int64)
     seen, odd = _seen(network, pictures, batch_size, device, chosen, flips=flips, check=check, listen=calibrate)
+    if shift is not None:
+        seen = seen + shift
     scores = _log_softmax(seen)
     probabilities = np.exp(scores)
     confusion, positives, negatives = count(probabilities, labels)

@@ -12,7 +12,8 @@ from functools import partial
 from concilia_kit import logs
 from concilia_kit.classification import LESIONS, Classification
 from concilia_kit.wire.chain import LedgerRound
-from concilia_kit.wire.training import EvaluateTask, Progress, Stage, Task, TrainTask, UnmaskTask
+from concilia_kit.wire.progress import Progress, Stage
+from concilia_kit.wire.training import EvaluateTask, Task, TrainTask, UnmaskTask
 from eth_account.signers.local import LocalAccount
 
 from concilia_client_node import fetching

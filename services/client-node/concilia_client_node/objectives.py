@@ -7,13 +7,11 @@ Pure, apart from torch's global random generator, which mixing draws from.
 from __future__ import annotations
 
 import torch
+from concilia_kit import class_shares
 from concilia_kit.wire.training import Balance, LocalTraining
 from torch import Tensor, nn
 
 REPETITION = 0.99  # b: after about a hundred images of a class, another one adds little
-ABSENT = 0.5
-"""Images that a class without any is taken to have: its share has a logarithm, and what a hospital never sees it hardly
-ever pushes down."""
 
 
 def class_weights(labels: Tensor, classes: int) -> Tensor:
@@ -35,12 +33,13 @@ def sampling_weights(labels: Tensor, classes: int) -> Tensor:
 
 def logit_adjustment(labels: Tensor, classes: int) -> Tensor:
     """What is added to the logits in training, log(n_c / n): the network learns what speaks for a class beside how
-    often it comes, and hospitals with other shares of the classes learn the same.
+    often it comes, and hospitals with other shares of the classes learn the same. A class without any is taken to have
+    `class_shares.ABSENT` images: what a hospital never sees it hardly ever pushes down.
 
     Sources: Menon et al., "Long-tail learning via logit adjustment" (ICLR 2021), equation 10 with tau = 1; between
     hospitals Zhang et al., "Federated Learning with Label Distribution Skew via Logits Calibration" (ICML 2022).
     """
-    counts = torch.bincount(labels, minlength=classes).double().clamp(min=ABSENT)
+    counts = torch.bincount(labels, minlength=classes).double().clamp(min=class_shares.ABSENT)
     return torch.log(counts / counts.sum()).float()
 
 

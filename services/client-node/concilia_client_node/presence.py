@@ -15,7 +15,7 @@ from concilia_kit.problems import Problem
 from concilia_kit.roles import Role
 from concilia_kit.wire.auth import Application
 from concilia_kit.wire.nodes import NodeRegistration
-from concilia_kit.wire.training import Progress, Stage
+from concilia_kit.wire.progress import Progress, Stage
 
 from concilia_client_node.consortium import transient
 

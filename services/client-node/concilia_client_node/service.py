@@ -12,7 +12,8 @@ from functools import partial
 
 from concilia_kit import logs
 from concilia_kit.problems import Problem
-from concilia_kit.wire.training import EvaluateTask, Stage, Task, TrainTask, UnmaskTask
+from concilia_kit.wire.progress import Stage
+from concilia_kit.wire.training import EvaluateTask, Task, TrainTask, UnmaskTask
 
 from concilia_client_node import orders
 from concilia_client_node.consortium import BASE_CHANGED, transient

@@ -76,6 +76,7 @@ class Trained(BaseModel):
     staleness: int = 0  # rounds by which it is late in this one
     reach: float | None = None
     first_loss: float | None = None
+    class_counts: tuple[int, ...] | None = None
     masked: Masked | None = None
     privacy: Spent | None = None
 

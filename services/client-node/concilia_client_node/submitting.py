@@ -6,7 +6,8 @@ from __future__ import annotations
 from concilia_kit import digests, logs, merkle, signing
 from concilia_kit.problems import Problem
 from concilia_kit.wire.chain import Acknowledgement, LedgerRound, UpdateSubmission
-from concilia_kit.wire.training import Stage, TrainTask, UpdateMetrics
+from concilia_kit.wire.progress import Stage
+from concilia_kit.wire.training import TrainTask, UpdateMetrics
 
 from concilia_client_node import leaving
 from concilia_client_node.errors import Over, Refused

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from concilia_kit import class_shares
 from concilia_kit.wire.privacy import Privacy
 from concilia_kit.wire.training import ArchitectureName, Evaluation, LocalTraining, Personal
 from torch import nn
@@ -115,6 +117,10 @@ class TorchTrainer:
     ) -> tuple[Counts, int]:
         """See `Trainer`."""
         pictures, network = self._begin(architecture, model, image_size, check, carried, trunk)
+        shift = None
+        if limits.class_counts is not None:
+            own = np.bincount(pictures.training.labels, minlength=len(limits.class_counts))
+            shift = class_shares.shift(own.tolist(), limits.class_counts)
         counts = evaluation.evaluate(
             network,
             pictures.held_out,
@@ -125,6 +131,7 @@ class TorchTrainer:
             check,
             flips=limits.flips,
             calibrate=calibrate,
+            shift=shift,
         )
         return counts, pictures.overlapping_lesions()
 

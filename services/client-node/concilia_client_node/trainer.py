@@ -44,6 +44,8 @@ class Outcome:
     """The sum of what each gradient's weight came to in the difference; for plain steps, steps times learning rate."""
     first_loss: float | None = None
     """The base's loss on what was trained on, where it was asked for."""
+    class_counts: tuple[int, ...] | None = None
+    """All training images by class, where that was asked for."""
     sampled: Sampled | None = None
 
 

@@ -117,7 +117,10 @@ def train(
     network.to(memory_format=torch.contiguous_format)
     progress(1.0)
     lesions = len({pictures.lesions[position] for position in chosen})
-    return Outcome(loss_sum / seen, correct / seen, len(chosen), lesions, reach, first_loss)
+    counts = None
+    if local.class_counts:
+        counts = tuple(torch.bincount(torch.tensor(pictures.labels), minlength=head.out_features).tolist())
+    return Outcome(loss_sum / seen, correct / seen, len(chosen), lesions, reach, first_loss, counts)
 
 
 def mean_loss(

@@ -17,7 +17,7 @@ from concilia_kit.problems import Unavailable
 from concilia_kit.signing import Domain
 from concilia_kit.wire.chain import LedgerRound, LedgerUpdate, RoundStatus
 from concilia_kit.wire.masking import Consent, Stage, Survivors
-from concilia_kit.wire.training import Stage as Progressing
+from concilia_kit.wire.progress import Stage as Progressing
 from concilia_kit.wire.training import UnmaskTask
 
 from concilia_client_node import leaving

@@ -21,7 +21,8 @@ from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import MalformedFile, TensorFile
 from concilia_kit.wire.chain import LedgerRound
 from concilia_kit.wire.encoding import Encoded
-from concilia_kit.wire.training import Stage, TrainTask, UpdateMetrics
+from concilia_kit.wire.progress import Stage
+from concilia_kit.wire.training import TrainTask, UpdateMetrics
 
 from concilia_client_node import late, leaving, masking, orders, submitting, tampering
 from concilia_client_node.carrying import Luggage
@@ -169,6 +170,7 @@ class Updating:
             encoded=encoded,
             reach=outcome.reach,
             first_loss=outcome.first_loss,
+            class_counts=outcome.class_counts,
             masked=masked,
             privacy=means.spending.spend(task, outcome, written.digest),
         )

@@ -33,6 +33,7 @@ from concilia_model.errors import (
     ArtifactQuarantined,
     ArtifactRemoved,
     ArtifactTooLarge,
+    ClassCountsUnfit,
     DigestMismatch,
     ImageTooLarge,
     ImageUnreadable,
@@ -212,14 +213,29 @@ def get_model(digest: Digest, using: Using) -> ModelVersion:
         ArtifactRemoved,
         ImageTooLarge,
         ImageUnreadable,
+        ClassCountsUnfit,
         ArtifactCorrupt,
         NetworksUnavailable,
         SealingKeyUnknown,
     ),
 )
-async def predict(request: Request, using: Using, model: Digest | None = None, attention: bool = False) -> Prediction:
+async def predict(
+    request: Request,
+    using: Using,
+    model: Digest | None = None,
+    attention: bool = False,
+    class_counts: Annotated[
+        str | None,
+        Query(
+            pattern=r"^\d{1,12}(,\d{1,12}){1,99}$",
+            description="pictures of each class where this one is from, in the order of the model's classes: for a "
+            "model that was evaluated by each hospital's own class shares",
+        ),
+    ] = None,
+) -> Prediction:
     """Seven probabilities for a dermoscopic picture, by the newest model or the one named; where the network looked for
     each class, if asked."""
+    counts = None if class_counts is None else tuple(map(int, class_counts.split(",")))
     with using.predictions.place():
         content = await bodies.picture(request, "image", using.max_image_bytes)
-        return await using.predictions.predict(content, model, attention=attention)
+        return await using.predictions.predict(content, model, attention=attention, class_counts=counts)

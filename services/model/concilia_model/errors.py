@@ -190,6 +190,12 @@ class ImageUnreadable(Unprocessable):
     code = "image_unreadable"
 
 
+class ClassCountsUnfit(Conflict):
+    """The model does not answer by class shares, or tells other classes apart than are counted."""
+
+    code = "class_counts_unfit"
+
+
 class NetworksUnavailable(Unavailable):
     """The process that holds the networks cannot be had."""
 

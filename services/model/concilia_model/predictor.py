@@ -12,7 +12,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from concilia_kit import oddity
+from concilia_kit import class_shares, oddity
 from concilia_kit.classification import LESIONS, VIEWS, Classification
 from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.storedfile import digest_of
@@ -62,6 +62,8 @@ class Predictor:
                     first = model(batch)
             turned = VIEWS[classification.turns][1:] if use.flips else ()
             logits = torch.stack([first[0].double(), *(model(batch.flip(axes))[0].double() for axes in turned)]).mean(0)
+            if use.class_counts is not None and use.own_counts is not None:
+                logits += torch.from_numpy(class_shares.shift(use.own_counts, use.class_counts))
             which = None if use.critical is None else classification.codes.index(use.critical.code)
             return Seen(
                 (logits / use.temperature).softmax(0).tolist(),

@@ -1,4 +1,4 @@
-"""What a model's thresholds say of a picture; pure."""
+"""How a model's outputs are read, and what its thresholds say of a picture; pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,22 @@ from concilia_kit.classification import LESIONS, Classification
 from concilia_kit.wire.calibration import Use
 from concilia_kit.wire.models import Critical, Unusual
 
+from concilia_model.errors import ClassCountsUnfit
 from concilia_model.network_process import Seen
+
+
+def by_counts(use: Use, counts: tuple[int, ...] | None) -> Use:
+    """A model's use for a picture from where so many pictures of each class are; None: as the model itself has it.
+
+    Raises `ClassCountsUnfit`.
+    """
+    if counts is None:
+        return use
+    if use.class_counts is None:
+        raise ClassCountsUnfit("the model was not evaluated by hospitals' own class shares; ask without class_counts")
+    if len(counts) != len(use.class_counts):
+        raise ClassCountsUnfit(f"{len(counts)} classes are counted; the model tells {len(use.class_counts)} apart")
+    return use.model_copy(update={"own_counts": counts})
 
 
 def critical(use: Use, seen: Seen) -> Critical | None:

@@ -306,15 +306,20 @@ class PredictionService:
         finally:
             self.places.release_on_behalf_of(mine)
 
-    async def predict(self, content: bytes, model: str | None, *, attention: bool = False) -> Prediction:
-        """Classify a picture, with attention maps where they are asked for.
+    async def predict(
+        self, content: bytes, model: str | None, *, attention: bool = False, class_counts: tuple[int, ...] | None = None
+    ) -> Prediction:
+        """Classify a picture, with attention maps where they are asked for, and by how often each class comes where it
+        is from, where that is given.
 
-        Raises `NoModel`, `ImageTooLarge`, `ImageUnreadable`, `NetworksUnavailable`; `ArtifactCorrupt` where the model's
-        file has changed, and `ArtifactQuarantined` from then on.
+        Raises `NoModel`, `ClassCountsUnfit`, `ImageTooLarge`, `ImageUnreadable`, `NetworksUnavailable`;
+        `ArtifactCorrupt` where the model's file has changed, and `ArtifactQuarantined` from then on.
         """
         began = time.perf_counter()
         try:
-            prediction = await anyio.to_thread.run_sync(self._predict, content, model, attention, limiter=self.turns)
+            prediction = await anyio.to_thread.run_sync(
+                self._predict, content, model, attention, class_counts, limiter=self.turns
+            )
         except Exception as error:
             self.metrics.predictions.labels(outcome_of(error)).inc()
             raise
@@ -322,10 +327,12 @@ class PredictionService:
         self.metrics.prediction_seconds.observe(time.perf_counter() - began)
         return prediction
 
-    def _predict(self, content: bytes, model: str | None, attention: bool) -> Prediction:
+    def _predict(
+        self, content: bytes, model: str | None, attention: bool, class_counts: tuple[int, ...] | None
+    ) -> Prediction:
         began = time.perf_counter()
         version = self.models.version(model)
-        use = version.use or AS_IT_IS
+        use = reading.by_counts(version.use or AS_IT_IS, class_counts)
         try:
             seen = self.networks.predict(
                 version.digest,

@@ -11,7 +11,7 @@ from concilia_aggregator import calibrating, dispatch, rounds, views
 from concilia_aggregator.card.reading import reading
 from concilia_aggregator.errors import ReportMismatch
 from concilia_aggregator.rounds import JobState
-from concilia_aggregator.store import state_of
+from concilia_aggregator.store import spec_of, state_of
 from concilia_client_node import calibrating as counting
 from concilia_client_node.evaluation import count
 from concilia_kit.classification import LESIONS, Turns
@@ -145,6 +145,34 @@ def test_the_use_of_a_published_model_is_registered_and_shown(world: World) -> N
     assert f"{use.error_before:.3f} as the network is, {use.error_after:.3f} with it" in told
     assert "`mel` is warned of from a share of" in told
     assert reading(shown, "9" * 64) == ""
+
+
+def test_answers_by_own_shares_are_held_against_what_everybody_evaluated(world: World) -> None:
+    job = run(world, own_shares=True, local={"balance": "logit"})
+    head = state_of(world.store.job(job)).head
+    asked = [EvaluateTask.model_validate(given) for _, name, given in world.sent if name == EVALUATE_TASK]
+    first = world.store.reports(job, 0)[0]
+    everybody = tuple(np.sum([each.confusion for each in first.values()], axis=(0, 2)).tolist())
+    assert sum(everybody) == sum(each.images for each in first.values()) > 0
+    assert [(each.round, each.evaluation.class_counts) for each in asked] == [(0, None)] * 3 + [(1, everybody)] * 3
+    row = world.store.job(job)
+    counts = world.store.class_counts(job, spec_of(row))
+    polled = dispatch.assigned(job, spec_of(row), state_of(row), HOSPITALS[0], frozenset(), 0, None, counts)
+    assert polled == asked[-1]
+    world.evaluate(job, 1)
+    [registered] = world.artifacts.registered
+    assert registered.use is not None
+    assert registered.use == Use(class_counts=everybody)
+    assert "class shares" in reading(views.job(world.store, world.store.job(job)), head)
+
+
+def test_shares_are_for_networks_that_leave_them_out() -> None:
+    with pytest.raises(ValidationError, match="no own_shares with balance loss"):
+        spec(own_shares=True)
+    with pytest.raises(ValidationError, match="no class_counts"):
+        spec(evaluation={"class_counts": [1] * 7})
+    assert "own_shares" not in spec().model_dump(mode="json")
+    assert spec(own_shares=True, local={"balance": "logit"}).own_shares
 
 
 def test_without_counts_a_model_is_read_as_it_is(world: World) -> None:

@@ -24,7 +24,8 @@ from concilia_kit.wire.chain import RoundStatus
 from concilia_kit.wire.changes import Change, JobChange, ProgressChange, RoundChange
 from concilia_kit.wire.jobs import JobSpec, Phase, Recording
 from concilia_kit.wire.nodes import NodeRegistration
-from concilia_kit.wire.training import EVALUATE_TASK, SCORE_BINS, TRAIN_TASK, EvaluationReport, Progress, Stage
+from concilia_kit.wire.progress import Progress, Stage
+from concilia_kit.wire.training import EVALUATE_TASK, SCORE_BINS, TRAIN_TASK, EvaluationReport
 from prometheus_client import CollectorRegistry
 
 from .conftest import FolderArtifacts, MemoryLedger, address, model

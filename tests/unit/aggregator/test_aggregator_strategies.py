@@ -51,6 +51,7 @@ FACTS = RoundFacts(
     reach=tuple(0.1 * (at + 1) for at in range(COUNT)),
     first_loss=tuple(1.0 + at / 10 for at in range(COUNT)),
     root=1,
+    class_counts=tuple((3 * at, 7, COUNT - at) for at in range(COUNT)),
 )
 NOISE = bytes(range(32))
 SPECS = [
@@ -359,6 +360,7 @@ def test_hospitals_are_given_what_the_strategy_needs() -> None:
     assert local(StrategyName.FEDBN).personal is Personal.NORMALISATION
     assert local(StrategyName.FEDREP).personal is Personal.HEAD
     assert local(StrategyName.QFEDAVG).first_loss
+    assert local(StrategyName.CLASS_BALANCED).class_counts
     assert local(StrategyName.FEDPROX, proximal_mu=0.5).proximal_mu == 0.5
     assert local(StrategyName.KRUM) == LocalTraining()
     assert local(StrategyName.DP_FEDAVG, radius=1, noise=1) == LocalTraining()
@@ -367,8 +369,8 @@ def test_hospitals_are_given_what_the_strategy_needs() -> None:
 def test_old_jobs_are_written_as_they_were() -> None:
     """Their ids and their models' bytes hang on it."""
     assert Strategy().model_dump(mode="json") == {"name": "fedavg", "proximal_mu": 0.01, "trim": None}
-    assert not {"control", "personal", "first_loss"} & set(LocalTraining().model_dump(mode="json"))
-    assert not {"reach", "first_loss"} & set(METRICS.model_dump(mode="json"))
+    assert not {"control", "personal", "first_loss", "class_counts"} & set(LocalTraining().model_dump(mode="json"))
+    assert not {"reach", "first_loss", "class_counts"} & set(METRICS.model_dump(mode="json"))
     assert set(recipe(Strategy()).metadata()) == {
         f"concilia.{word}" for word in ("architecture", "arithmetic", "round", "strategy")
     }

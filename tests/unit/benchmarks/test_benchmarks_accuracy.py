@@ -19,7 +19,7 @@ def _answers(seed: int, temperature: float) -> tuple[np.ndarray, np.ndarray, np.
     logits = source.normal(0, 2, (2000, 7))
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     labels = (shares.cumsum(1) < source.random((2000, 1))).sum(1)
-    return logits * temperature, labels, np.array([f"L{row}" for row in range(2000)])
+    return logits * temperature, labels, np.arange(2000)
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 2.5])
@@ -32,7 +32,7 @@ def test_the_temperature_that_logits_were_multiplied_by_is_found(true: float) ->
 def test_each_half_is_answered_at_the_other_halfs_temperature() -> None:
     logits, labels, lesions = _answers(2, 1.0)
     plain = accuracy_report.cross_fitted(logits, labels, lesions)
-    first = np.array(second_half(lesions.tolist(), labels, 0))
+    first = np.array(second_half([str(each) for each in lesions], labels, 0))
     assert 800 < first.sum() < 1200
     moved = logits.copy()
     moved[first] *= 4  # changes the temperature of the other half, and so its answers, by four
@@ -44,7 +44,7 @@ def test_each_half_is_answered_at_the_other_halfs_temperature() -> None:
 def test_weights_that_are_not_there_are_told_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert accuracy.main(["--weights", str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
+    assert accuracy.main(["--weights", str(tmp_path / "none"), "--runs", str(tmp_path)]) == 1
     assert "there is no such file" in capsys.readouterr().err
 
 
@@ -57,7 +57,7 @@ def test_a_trunk_of_another_architecture_is_refused(tmp_path: Path) -> None:
 
 def test_runs_are_made_once_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--rounds", "1", "--images", "28", "--size", "32", "--seeds", "1", "--workers", "1"]
-    given += ["--contenders", "federated", "--out", str(tmp_path), "--output", str(tmp_path), "--arch", "resnet18"]
+    given += ["--contenders", "federated", "--runs", str(tmp_path), "--output", str(tmp_path), "--arch", "resnet18"]
     assert accuracy.main(given) == 0
     told = capsys.readouterr()
     assert "1 of 1 runs on drawn lesions to make" in told.err

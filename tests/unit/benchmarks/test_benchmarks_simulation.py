@@ -40,6 +40,7 @@ STRATEGIES = (
     "fedbn",
     "fedrep",
     "qfedavg",
+    "class_balanced",
     "fedbuff",
     "median",
     "trimmed_mean:trim=0.2",

@@ -45,7 +45,8 @@ from concilia_kit.wire.chain import (
     UpdateSubmission,
 )
 from concilia_kit.wire.nodes import NodeRegistration
-from concilia_kit.wire.training import EvaluationReport, Progress, Task, order_of
+from concilia_kit.wire.progress import Progress
+from concilia_kit.wire.training import EvaluationReport, Task, order_of
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from fastapi import FastAPI, Request, Response

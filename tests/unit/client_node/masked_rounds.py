@@ -18,7 +18,8 @@ from concilia_kit.signing import Domain
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import UpdateSubmission
 from concilia_kit.wire.masking import SecureAggregation, Stage
-from concilia_kit.wire.training import Architecture, LocalTraining, Progress, TrainTask
+from concilia_kit.wire.progress import Progress
+from concilia_kit.wire.training import Architecture, LocalTraining, TrainTask
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 

@@ -24,6 +24,7 @@ from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.tensorfile import TensorFile, TensorSpec
 from concilia_kit.wire.adapter import ADAPTER, TRUNK, Adapter
 from concilia_kit.wire.chain import RoundStatus, UpdateSubmission
+from concilia_kit.wire.progress import Stage
 from concilia_kit.wire.training import (
     Architecture,
     EvaluateTask,
@@ -31,7 +32,6 @@ from concilia_kit.wire.training import (
     LocalTraining,
     Optimizer,
     Personal,
-    Stage,
     Trained,
     TrainTask,
 )

@@ -17,6 +17,7 @@ from concilia_client_node.trainer import NOTHING, Carried, Check, Counts, Outcom
 from concilia_kit import tensorfile
 from concilia_kit.wire.chain import Reason, RoundStatus, UpdateSubmission
 from concilia_kit.wire.metadata import STATE, state_name
+from concilia_kit.wire.progress import Progress, Stage
 from concilia_kit.wire.training import (
     SCORE_BINS,
     Architecture,
@@ -24,8 +25,6 @@ from concilia_kit.wire.training import (
     Evaluation,
     LocalTraining,
     Personal,
-    Progress,
-    Stage,
     TrainTask,
 )
 from eth_account import Account

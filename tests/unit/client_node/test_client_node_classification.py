@@ -19,7 +19,8 @@ from concilia_client_node.settings import NodeSettings
 from concilia_client_node.split import SiteChoice
 from concilia_client_node.torch_trainer import TorchTrainer
 from concilia_kit.classification import HAM10000, LESIONS, Classification, Declaration, Disease, Layout, Turns
-from concilia_kit.wire.training import Architecture, EvaluateTask, Evaluation, LocalTraining, Stage, Task, TrainTask
+from concilia_kit.wire.progress import Stage
+from concilia_kit.wire.training import Architecture, EvaluateTask, Evaluation, LocalTraining, Task, TrainTask
 from eth_account import Account
 from PIL import Image
 
@@ -209,6 +210,23 @@ def test_a_hospital_trains_and_evaluates_what_it_declares(tmp_path: Path) -> Non
     assert (counts.images, overlapping) == (36, 0)
     assert np.shape(counts.confusion) == (2, 2)
     assert np.shape(counts.positives) == np.shape(counts.negatives) == (2, 32)
+    # Where one class hardly ever comes elsewhere, it is what is seen here; and the other way round.
+    for everybody, seen in (((1, 10**9), 0), ((10**9, 1), 1)):
+        by_shares = Evaluation(class_counts=everybody)
+        shifted, _ = trainer.evaluate(Architecture.RESNET18, base, 32, by_shares, 1, lambda: None)
+        assert np.array(shifted.confusion).sum(0)[seen] == 36
+    same = tuple(np.bincount(trainer.data.at(32, lambda: None).training.labels).tolist())
+    as_it_is, _ = trainer.evaluate(Architecture.RESNET18, base, 32, Evaluation(class_counts=same), 1, lambda: None)
+    assert as_it_is == counts
+    told, _ = trainer.train(
+        Architecture.RESNET18,
+        base,
+        LocalTraining(image_size=32, max_images=8, class_counts=True),
+        1,
+        lambda _: None,
+        lambda: None,
+    )
+    assert (told.images, told.class_counts, outcome.class_counts) == (8, same, None)
     # The base of another classification does not fit.
     networks.save(networks.build(Architecture.RESNET18), base)
     with pytest.raises(Exception, match="fc"):

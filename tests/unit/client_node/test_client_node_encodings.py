@@ -20,7 +20,8 @@ from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import Reason, RoundStatus, UpdateSubmission
 from concilia_kit.wire.encoding import Encoding
-from concilia_kit.wire.training import Architecture, LocalTraining, Stage, TrainTask
+from concilia_kit.wire.progress import Stage
+from concilia_kit.wire.training import Architecture, LocalTraining, TrainTask
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 

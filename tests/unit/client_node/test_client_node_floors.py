@@ -21,7 +21,8 @@ from concilia_client_node.split import SiteChoice
 from concilia_client_node.trainer import Extent, batches_of
 from concilia_kit import tensorfile
 from concilia_kit.wire.privacy import Privacy
-from concilia_kit.wire.training import Architecture, LocalTraining, Progress, Stage, TrainTask
+from concilia_kit.wire.progress import Progress, Stage
+from concilia_kit.wire.training import Architecture, LocalTraining, TrainTask
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -24,15 +24,8 @@ from concilia_kit.problems import Problem, Unavailable
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import Reason, RoundStatus, UpdateSubmission
 from concilia_kit.wire.encoding import Encoding
-from concilia_kit.wire.training import (
-    MAX_STALENESS,
-    TRAIN_TASK,
-    Architecture,
-    Assignment,
-    LocalTraining,
-    Stage,
-    TrainTask,
-)
+from concilia_kit.wire.progress import Stage
+from concilia_kit.wire.training import MAX_STALENESS, TRAIN_TASK, Architecture, Assignment, LocalTraining, TrainTask
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 

@@ -24,7 +24,8 @@ from concilia_kit.wire.chain import LedgerUpdate, Reason, RoundStatus, UpdateSub
 from concilia_kit.wire.encoding import Encoding
 from concilia_kit.wire.masking import Consent, MaskingView, SecureAggregation, Survivors
 from concilia_kit.wire.masking import Stage as Masking
-from concilia_kit.wire.training import EvaluateTask, Evaluation, Progress, Stage, UnmaskTask
+from concilia_kit.wire.progress import Progress, Stage
+from concilia_kit.wire.training import EvaluateTask, Evaluation, UnmaskTask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

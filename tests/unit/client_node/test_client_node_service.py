@@ -29,7 +29,8 @@ from concilia_kit.roles import Role
 from concilia_kit.signing import Domain
 from concilia_kit.wire.auth import Audience
 from concilia_kit.wire.chain import RoundStatus, UpdateSubmission
-from concilia_kit.wire.training import Architecture, EvaluateTask, Evaluation, LocalTraining, Progress, Stage, TrainTask
+from concilia_kit.wire.progress import Progress, Stage
+from concilia_kit.wire.training import Architecture, EvaluateTask, Evaluation, LocalTraining, TrainTask
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from prometheus_client import CollectorRegistry

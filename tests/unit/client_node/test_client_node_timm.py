@@ -14,7 +14,8 @@ from concilia_client_node.local_data import LocalData
 from concilia_client_node.pictures import Pictures
 from concilia_client_node.split import SiteChoice
 from concilia_client_node.torch_trainer import TorchTrainer
-from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal, Stage, Trained, TrainTask
+from concilia_kit.wire.progress import Stage
+from concilia_kit.wire.training import Architecture, Evaluation, LocalTraining, Personal, Trained, TrainTask
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from torch import nn

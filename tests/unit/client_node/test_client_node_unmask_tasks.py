@@ -14,7 +14,8 @@ from concilia_client_node.consortium import Asked
 from concilia_client_node.metrics import NodeMetrics
 from concilia_client_node.polling import Polling
 from concilia_kit.wire.masking import Stage as Masking
-from concilia_kit.wire.training import UNMASK_TASK, Assignment, Stage, Task, UnmaskTask, name_of
+from concilia_kit.wire.progress import Stage
+from concilia_kit.wire.training import UNMASK_TASK, Assignment, Task, UnmaskTask, name_of
 from prometheus_client import CollectorRegistry
 
 from .masked_rounds import ACCOUNT, FAR, Round, secure_round

@@ -145,7 +145,41 @@ async def test_predictions_of_a_version_with_use(service: Any, ledger_job: Calla
     assert answer.unusual is not None
     assert answer.unusual.threshold == -0.25
 
+    refused = await predict(service, flat(), model=digest, class_counts="1,2,3,4,5,6,7")
+    assert (refused.status_code, refused.json()["code"]) == (409, "class_counts_unfit")
+
     plain = await publish(service, ledger_job, job="2" * 64, seed=4)
     said = (await predict(service, flat(), model=plain)).json()
     assert not {"critical", "unusual"} & said.keys()
     assert "use" not in (await service.http.get(f"/v1/models/{plain}", headers=service.alice)).json()
+
+
+async def test_a_picture_is_answered_by_how_often_classes_come_where_it_is_from(
+    service: Any, ledger_job: Callable[..., Any]
+) -> None:
+    """Bayes' rule, on the answers: each class's share times how much oftener it comes there than everywhere."""
+    digest = (await initial(service, seed=3)).json()["digest"]
+    service.ledger.jobs[JOB] = ledger_job(JOB, digest, [(digest, {"0x" + "a1" * 20: None})])
+    everybody, own = (10, 10, 10, 10, 10, 40, 10), (0, 5, 5, 5, 5, 75, 5)
+    use = {"class_counts": everybody}
+    assert (await register(service, JOB, digest, use=use)).status_code == 201
+    plain = Prediction.model_validate((await predict(service, flat())).json())
+    asked = {"class_counts": ",".join(map(str, own))}
+    there = Prediction.model_validate((await predict(service, flat(), **asked)).json())
+    floored = np.maximum(own, 0.5)
+    expected = np.array([each.probability for each in plain.probabilities]) * floored / floored.sum() / everybody
+    assert [each.probability for each in there.probabilities] == pytest.approx(expected / expected.sum(), abs=1e-6)
+
+    few = await predict(service, flat(), class_counts="1,2,3")
+    assert (few.status_code, few.json()["code"]) == (409, "class_counts_unfit")
+    for nonsense in ("1", "1,-2,3", "1,,2", "1, 2", "9" * 13 + ",1"):
+        assert (await predict(service, flat(), class_counts=nonsense)).status_code == 422
+
+
+def test_a_models_counts_are_of_its_classes_and_nobodys_own() -> None:
+    fields = {"job": JOB, "digest": "2" * 64, "architecture": NET, "image_size": 64}
+    assert ModelRegistration(**fields, use=Use(class_counts=(1,) * 7)).use is not None
+    with pytest.raises(ValidationError, match="class_counts of a use"):
+        ModelRegistration(**fields, use=Use(class_counts=(1,) * 6))
+    with pytest.raises(ValidationError, match="no own_counts"):
+        ModelRegistration(**fields, use=Use(own_counts=(1,) * 7))

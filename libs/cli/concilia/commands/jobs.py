@@ -131,6 +131,9 @@ def create(
     encoding: Annotated[str, typer.Option(help=ENCODING_HELP)] = "none",
     evaluate_every: Annotated[int, typer.Option(help="rounds from one evaluation to the next")] = 1,
     flips: Annotated[bool, typer.Option(help="look at pictures from all sides, and take the mean")] = False,
+    own_shares: Annotated[
+        bool, typer.Option(help="evaluate pictures by how often each class comes at their hospital")
+    ] = False,
     calibrate: Annotated[
         bool, typer.Option(help="find a temperature and thresholds on held-out lesions for the published model")
     ] = False,
@@ -217,6 +220,7 @@ def create(
             evaluate_every=evaluate_every,
             recording=recording,
             encoding=encoding_of(encoding),
+            own_shares=own_shares,
             calibrate=calibrate,
             sensitivity=sensitivity,
             classification=told_apart,

@@ -47,6 +47,13 @@ def predict(
         Path | None,
         typer.Option(help="a folder, made if it is not there, for where the network looked: a PNG a picture"),
     ] = None,
+    class_counts: Annotated[
+        str | None,
+        typer.Option(
+            help="pictures of each class where these are from, as 120,80,… in the model's order: for models that were "
+            "evaluated by own shares"
+        ),
+    ] = None,
     config: Config = DEFAULT_CONFIG,
     as_json: Json = False,
 ) -> None:
@@ -66,7 +73,7 @@ def predict(
     stopped = None
     with _progress(len(asked), shown=not alone and (as_json or not output.out.is_terminal)) as told:
         try:
-            for answer in answers(to, asked, model, attention):
+            for answer in answers(to, asked, model, attention, class_counts):
                 done.append(answer)
                 told(len(done))
                 if not as_json and not alone:

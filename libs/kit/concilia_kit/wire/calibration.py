@@ -148,7 +148,8 @@ class UnusualUse(Wire):
 class Use(Wire):
     """How a model's outputs are to be read, from `images` held-out pictures of all hospitals together.
 
-    Logits are the mean over a picture's turns where `flips`, and are divided by `temperature` then. Errors (expected
+    Logits are the mean over a picture's turns where `flips`, with `class_shares.shift` added where both counts are
+    there, and are divided by `temperature` then. Errors (expected
     calibration error) and losses (nats) are cross-fitted: each half's at the other one's temperature. None, as
     `temperature` is one, where nothing was calibrated.
     """
@@ -162,6 +163,17 @@ class Use(Wire):
     loss_after: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     critical: CriticalUse | None = None
     unusual: UnusualUse | None = None
+    # Both left out where there are none: models from before there were such keep their words.
+    class_counts: tuple[Count, ...] | None = Field(
+        default=None,
+        exclude_if=lambda counts: counts is None,
+        description="all hospitals' pictures by class: evaluated with each hospital's own shares held against these",
+    )
+    own_counts: tuple[Count, ...] | None = Field(
+        default=None,
+        exclude_if=lambda counts: counts is None,
+        description="pictures by class where the picture is from; of a request, never of a model",
+    )
 
 
 AS_IT_IS = Use()

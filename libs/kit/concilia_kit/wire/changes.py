@@ -7,7 +7,7 @@ from enum import StrEnum
 from concilia_kit.signing import Address
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.jobs import Phase
-from concilia_kit.wire.training import Progress
+from concilia_kit.wire.progress import Progress
 
 
 class Change(StrEnum):

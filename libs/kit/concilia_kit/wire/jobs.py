@@ -17,16 +17,9 @@ from concilia_kit.wire.calibration import Calibrated
 from concilia_kit.wire.encoding import PLAIN, Encoding, EncodingName
 from concilia_kit.wire.masking import SecureAggregation
 from concilia_kit.wire.privacy import Privacy, Spent
+from concilia_kit.wire.progress import Progress
 from concilia_kit.wire.strategy import BY_REACH, MIXABLE, OF_SUMS, OWN_TENSORS, Strategy, StrategyName
-from concilia_kit.wire.training import (
-    Architecture,
-    ArchitectureName,
-    Balance,
-    Evaluation,
-    LocalTraining,
-    Optimizer,
-    Progress,
-)
+from concilia_kit.wire.training import Architecture, ArchitectureName, Balance, Evaluation, LocalTraining, Optimizer
 
 
 class Schedule(Wire):
@@ -101,6 +94,11 @@ class JobSpec(Wire):
         default=EACH_ROUND_ALIKE, exclude_if=lambda schedule: schedule == EACH_ROUND_ALIKE, description="over rounds"
     )
     classification: Classified = LESIONS
+    own_shares: Truth = Field(
+        default=False,
+        exclude_if=lambda own: not own,
+        description="evaluate each hospital's pictures by how often each class comes there (`class_shares`)",
+    )
     calibrate: Truth = Field(
         default=False,
         exclude_if=lambda calibrate: not calibrate,
@@ -138,6 +136,13 @@ class JobSpec(Wire):
                 f"no calibrate: {self.strategy.name} has each hospital evaluate a network of its own, which says "
                 "nothing of how to read the published one"
             )
+        if self.own_shares and self.local.balance is not Balance.LOGIT:
+            raise ValueError(
+                f"no own_shares with balance {self.local.balance}: trained with balance logit, networks say what "
+                "speaks for a class beside how often it comes"
+            )
+        if self.evaluation.class_counts is not None:
+            raise ValueError("no class_counts: they are what hospitals evaluated, by own_shares")
         if self.evaluation.flips and self.classification.turns is Turns.NONE:
             raise ValueError(f"no flips: pictures of '{self.classification.name}' may not be turned")
         return self
@@ -195,6 +200,8 @@ class JobSpec(Wire):
             raise ValueError("no mixup with privacy: a gradient must be one lesion's and no other's")
         if self.strategy.name == StrategyName.QFEDAVG or self.local.first_loss:
             raise ValueError("no privacy with qfedavg, which goes by the loss on training pictures")
+        if self.strategy.name == StrategyName.CLASS_BALANCED or self.local.class_counts:
+            raise ValueError("no privacy with class_balanced, which goes by how many training pictures a class has")
         return self
 
     @model_validator(mode="after")

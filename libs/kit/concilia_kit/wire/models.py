@@ -181,6 +181,11 @@ class ModelRegistration(Wire):
         threshold = None if self.use is None else self.use.critical
         if threshold is not None and threshold.code != self.classification.critical:
             raise ValueError("a threshold is of the classification's critical class, and of no other")
+        if self.use is not None and self.use.own_counts is not None:
+            raise ValueError("no own_counts: they are of where a picture is from, and of no model")
+        counts = None if self.use is None else self.use.class_counts
+        if counts is not None and len(counts) != len(self.classification.classes):
+            raise ValueError("class_counts of a use must be as many as the classification's classes")
         return self
 
 

@@ -28,6 +28,7 @@ class StrategyName(StrEnum):
     FEDBN = "fedbn"
     FEDREP = "fedrep"
     QFEDAVG = "qfedavg"
+    CLASS_BALANCED = "class_balanced"
     FEDBUFF = "fedbuff"
     MEDIAN = "median"
     TRIMMED_MEAN = "trimmed_mean"

@@ -16,7 +16,7 @@ from concilia_kit import digests
 from concilia_kit.classification import FEWEST, LESIONS, MOST, Classified
 from concilia_kit.digests import Digest, JobId
 from concilia_kit.signing import Signature, TaskOrder
-from concilia_kit.strict import NO_TEXT, Integer, IntegerOrNone, Number, Text, Truth
+from concilia_kit.strict import NO_TEXT, Integer, IntegerOrNone, Number, Truth
 from concilia_kit.wire.base import Wire
 from concilia_kit.wire.calibration import Calibration
 from concilia_kit.wire.encoding import PLAIN, Encoded, Encoding
@@ -155,6 +155,11 @@ class LocalTraining(Wire):
         exclude_if=lambda first: not first,
         description="measure the model's loss before training it; set by the strategy",
     )
+    class_counts: Truth = Field(
+        default=False,
+        exclude_if=lambda told: not told,
+        description="tell how many training images there are of each class; set by the strategy",
+    )
     optimizer: Optimizer = Field(
         default=Optimizer.SGD,
         exclude_if=lambda optimizer: optimizer is Optimizer.SGD,
@@ -213,6 +218,12 @@ class Evaluation(Wire):
         exclude_if=lambda flips: not flips,
         description="logits are the mean over a picture and its mirror images and half turn, as far as the "
         "classification lets pictures be turned",
+    )
+    class_counts: OfClasses[Count] | None = Field(
+        default=None,
+        exclude_if=lambda counts: counts is None,
+        description="all hospitals' pictures by class, which each one's own shares are held against; set by the job's "
+        "`own_shares`",
     )
 
 
@@ -321,6 +332,11 @@ class UpdateMetrics(Wire):
         exclude_if=lambda loss: loss is None,
         description="of the base on the hospital's training images, before it trained",
     )
+    class_counts: OfClasses[Count] | None = Field(
+        default=None,
+        exclude_if=lambda counts: counts is None,
+        description="the hospital's training images of each class, those beyond a round's cap too",
+    )
     masked: Masked | None = Field(default=None, exclude_if=lambda masked: masked is None)
     privacy: Spent | None = Field(default=None, exclude_if=lambda spent: spent is None)
 
@@ -368,26 +384,3 @@ class EvaluationReport(Wire):
             if (self.calibration.images, self.calibration.correct) != (self.images, correct):
                 raise ValueError("calibration must be of all images, and agree with the confusion matrix")
         return self
-
-
-class Stage(StrEnum):
-    """What a node is doing for a round."""
-
-    DOWNLOADING = "downloading"
-    TRAINING = "training"
-    UPLOADING = "uploading"
-    SUBMITTING = "submitting"
-    SUBMITTED = "submitted"
-    UNMASKING = "unmasking"
-    EVALUATING = "evaluating"
-    EVALUATED = "evaluated"
-    REFUSED = "refused"
-    FAILED = "failed"
-
-
-class Progress(Wire):
-    """A node's progress in a round; `fraction` of the stage, `detail` one sentence without any data."""
-
-    stage: Stage
-    fraction: Number = Field(ge=0, le=1)
-    detail: Text = Field(default="", max_length=500)

@@ -9,12 +9,18 @@ from concilia_aggregator.card.figures import share, with_limits
 from concilia_aggregator.card.intervals import wilson
 from concilia_aggregator.card.markdown import bullets, code
 
+_OWN_SHARES = (
+    "The network says what speaks for a class, and not how often it comes. Hospitals' held-out pictures were evaluated "
+    "by each one's own class shares; where the model is used, it is to be told how many pictures of each class there "
+    "are (`class_counts`), or it answers as though those were the consortium's."
+)
+
 
 def reading(job: JobView, model: str) -> str:
-    """Sentences about temperature and thresholds; nothing of a model that was not calibrated."""
+    """Sentences about class shares, temperature and thresholds; nothing of a model that is read as it is."""
     found = [each.calibrated.use for each in job.rounds if each.model == model and each.calibrated is not None]
     if not found:
-        return ""
+        return bullets([_OWN_SHARES]) if job.spec.own_shares else ""
     use = found[-1]
     told = [
         f"From {use.images} held-out pictures of all sites, in two halves by lesion; what is said of each half is by "
@@ -23,6 +29,8 @@ def reading(job: JobView, model: str) -> str:
         f"Guo et al. 2017): {share(use.error_before)} as the network is, {share(use.error_after)} with it. "
         f"Cross-entropy: {share(use.loss_before)} and {share(use.loss_after)}.",
     ]
+    if job.spec.own_shares:
+        told.append(_OWN_SHARES)
     if use.flips:
         told.append("Logits are the mean over a picture and what it may be turned to.")
     if use.critical is not None:

@@ -34,14 +34,14 @@ class Rule(Protocol):
 class Combined:
     """A strategy made of a rule."""
 
-    def __init__(self, rule: Rule, *, first_loss: bool = False) -> None:
-        """`first_loss`: whether it goes by the model's loss before hospitals train it."""
+    def __init__(self, rule: Rule, *, first_loss: bool = False, class_counts: bool = False) -> None:
+        """Whether it goes by the model's loss before hospitals train it, or by their images of each class."""
         self.rule = rule
-        self._first_loss = first_loss
+        self._asked = {"proximal_mu": 0.0, "first_loss": first_loss, "class_counts": class_counts}
 
     def local(self, local: LocalTraining) -> LocalTraining:
         """Plain local training: no proximal term."""
-        return local.model_copy(update={"proximal_mu": 0.0, "first_loss": self._first_loss})
+        return local.model_copy(update=self._asked)
 
     def prepare(self, geometry: Geometry) -> Folding:
         """See `Weighing.prepare`."""

@@ -30,12 +30,13 @@ _BITS = 20
 @dataclass(frozen=True, slots=True)
 class Fact:
     """What a hospital says of its update beside the tensors, signed with it: `reach`, the sum of what its gradients'
-    weights came to in the difference (for steps of plain SGD their number times the learning rate), and the model's
-    `loss` on its images before it trained; None where it does not say."""
+    weights came to in the difference (for steps of plain SGD their number times the learning rate), the model's `loss`
+    on its images before it trained, and its training images by class; None where it does not say."""
 
     samples: int
     reach: float | None = None
     loss: float | None = None
+    class_counts: tuple[int, ...] | None = None
 
 
 class Geometry:

@@ -18,6 +18,7 @@ from concilia_kit.wire.training import LocalTraining, Personal
 from concilia_aggregator.strategies.base import Blockwise, Stateful, Strategy, Weighing
 from concilia_aggregator.strategies.bulyan import Bulyan
 from concilia_aggregator.strategies.centred_clipping import CentredClipping
+from concilia_aggregator.strategies.class_balanced import ClassBalanced
 from concilia_aggregator.strategies.combining import Combined
 from concilia_aggregator.strategies.dp_fedavg import DPFedAvg
 from concilia_aggregator.strategies.fedavg import FedAvg
@@ -111,6 +112,7 @@ def _made(spec: StrategySpec, setting: Setting) -> Strategy:
         StrategyName.FEDADAGRAD: lambda: Optimised(FedAdagrad(rate, _or(spec.beta1, 0.0), beta2, tau)),
         StrategyName.SCAFFOLD: lambda: Scaffold(setting.hospitals),
         StrategyName.FEDNOVA: lambda: Combined(FedNova()),
+        StrategyName.CLASS_BALANCED: lambda: Combined(ClassBalanced(), class_counts=True),
         StrategyName.QFEDAVG: lambda: Combined(QFedAvg(_or(spec.q, 1.0), local.learning_rate), first_loss=True),
     }
     return makers[spec.name]()
