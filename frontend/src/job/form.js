@@ -270,7 +270,8 @@ const STRATEGIES = [
 const STRATEGY_HELP = {
   mean: "Updates are averaged by their numbers of pictures; FedProx also keeps each hospital near the global model, which helps where data differ.",
   server: "The mean change is a step of an optimiser at the centre, which remembers from round to round.",
-  uneven: "For hospitals that differ: steps are corrected, normalised, or hospitals are weighed by how badly the model does there, or by their parts of each class.",
+  uneven:
+    "For hospitals that differ: steps are corrected, normalised, or hospitals are weighed by how badly the model does there, or by their parts of each class.",
   own: "Each hospital keeps some of its weights to itself and goes on with them from round to round; the rest is averaged.",
   noised:
     "Updates are cut to one length and noise is added to their sum, so that whoever has the models alone cannot tell well whether a lesion was there. Whoever runs the centre sees updates without it, so hospitals with a budget take part where they have said that this counts. The noise hides whole hospitals too, so it takes many of them, hundreds rather than a handful, and an adapter: it goes onto all that moves.",

@@ -80,7 +80,10 @@ function asked({ id, spec, created_at, created_by }) {
     ["Recording", spec.recording === "merkle" ? "a round's updates under one Merkle root" : "each update by itself"],
     ["Updates sent", encodingSentence(spec.encoding)],
     ["Privacy", privacySentence(spec.privacy, spec.strategy)],
-    ["Evaluation", `${every(spec.evaluate_every)}${spec.evaluation.flips ? ", pictures from all sides" : ""}${spec.own_shares ? ", by how often each class comes at their hospital" : ""}`],
+    [
+      "Evaluation",
+      `${every(spec.evaluate_every)}${spec.evaluation.flips ? ", pictures from all sides" : ""}${spec.own_shares ? ", by how often each class comes at their hospital" : ""}`,
+    ],
     [
       "Calibration",
       spec.calibrate ? `yes, to find ${percent(spec.sensitivity ?? 0.9, 0)} of what must not be missed` : "no",
