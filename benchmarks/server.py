@@ -92,13 +92,15 @@ class Update:
 
 @dataclass
 class Server:
-    """Screens and folds, and remembers what its strategy does. `root`: whom FLTrust trusts."""
+    """Screens and folds, and remembers what its strategy does. `root`: whom FLTrust trusts; `statistics`: where batch
+    normalisation's lie, which no strategy takes steps with that remembers."""
 
     spec: StrategySpec
     local: LocalTraining
     hospitals: int
     screened: bool
     root: int
+    statistics: npt.NDArray[np.bool_]
     rejected: dict[str, int] = field(default_factory=dict)
     _state: list[Floats] = field(default_factory=list)
 
@@ -145,6 +147,11 @@ class Server:
         assert isinstance(strategy, Stateful), "there are four kinds"
         before = self._state or [np.zeros_like(base.floats) for _ in strategy.state]
         made, after = strategy.remember(geometry, number).step(floats, base.floats, before)
+        mean = exact.weighted_mean([each[self.statistics] for each in floats], samples)
+        made, after = made.copy(), [each.copy() for each in after]
+        made[self.statistics] = mean
+        for each in after:
+            each[self.statistics] = 0
         if not np.isfinite(made).all():
             raise ValueError("the model is not finite")
         self._state = after

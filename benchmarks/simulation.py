@@ -21,6 +21,7 @@ from concilia_client_node import networks, private_training, training
 from concilia_client_node.errors import Refused
 from concilia_client_node.pictures import Pictures
 from concilia_client_node.trainer import Outcome, mix
+from concilia_kit.normalisation import STATISTICS
 from concilia_kit.wire.jobs import EACH_ROUND_ALIKE, Schedule
 from concilia_kit.wire.privacy import Privacy
 from concilia_kit.wire.strategy import Strategy as StrategySpec
@@ -128,7 +129,8 @@ class _Federation:
         self._memory: dict[str, int] = {}
         self._strategy = strategies.make(plan.spec)
         self._local = self._strategy.local(plan.local)
-        self._server = Server(plan.spec, plan.local, len(hospitals), plan.screened, root=order[-1])
+        statistics = self._layout.mask([name for name in self._network.state_dict() if name.endswith(STATISTICS)])
+        self._server = Server(plan.spec, plan.local, len(hospitals), plan.screened, order[-1], statistics)
         self._personal = self._layout.mask(personal(self._network, self._local.personal))
         self._pictures = [self._poisoned(at) if at in self._hostile else h.training for at, h in enumerate(hospitals)]
         self._versions = [self._model]
@@ -216,7 +218,7 @@ class _Federation:
         if staleness:
             step = model.floats.astype(np.float64) - self._versions[self._nodes[at].began].floats
             moved = (self._model.floats + step).astype(np.float32)
-            statistics = self._layout.mask([n for n in self._layout.named(moved) if n.endswith(_STATISTICS)])
+            statistics = self._layout.mask([n for n in self._layout.named(moved) if n.endswith(STATISTICS)])
             model = replace(model, floats=np.where(statistics, model.floats, moved))
         if self._plan.spec.asynchronous:
             self._nodes[at].began = number
@@ -293,10 +295,6 @@ class _Federation:
         """The network as a hospital uses it; the next one that is asked for is the same object."""
         self._load(self._model, self._nodes[at].own)
         return self._network
-
-
-_STATISTICS = (".running_mean", ".running_var")
-"""What late work is not put onto another base of (`concilia_client_node.late`)."""
 
 
 def personal(network: nn.Module, which: Personal) -> frozenset[str]:

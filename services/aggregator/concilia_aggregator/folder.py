@@ -26,7 +26,7 @@ from concilia_aggregator import staleness, strategies
 from concilia_aggregator.artifacts import ArtifactNotFound, Artifacts
 from concilia_aggregator.errors import UpdateChanged
 from concilia_aggregator.facts import RoundFacts, claimed
-from concilia_aggregator.folding import Recipe, fold, remember
+from concilia_aggregator.folding import AVERAGED, Recipe, fold, remember
 from concilia_aggregator.keying import Keying, Remembered
 from concilia_aggregator.ledger import Ledger
 from concilia_aggregator.masking import screening as masked_screening
@@ -159,6 +159,7 @@ class Folder:
             known = recipe.state_before(base)
             before = None if known is None else self._open(known)
             if isinstance(recipe.made(), Stateful):
+                recipe = replace(recipe, arithmetic=AVERAGED)
                 recipe = replace(recipe, state=remember(files, samples, recipe, state, base, before, keys=keys))
             digest = fold(
                 files, samples, recipe, target, base, partials=ahead.sums, before=before, noise=key, keys=keys

@@ -43,6 +43,8 @@ ORDERED = "ordered"
 """Float64 sums in the order of contributions: how models were made whose file names no arithmetic."""
 EXACT = "exact-1"
 """Every element is the exact result, rounded once (`exact`)."""
+AVERAGED = "exact-2"
+"""The same, and strategies that remember take no steps with batch normalisation's statistics, which are averaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Recipe:
             )
         except KeyError as error:
             raise ValueError(f"{model.path.name} carries no recipe") from error
-        if recipe.arithmetic not in {ORDERED, EXACT}:
+        if recipe.arithmetic not in {ORDERED, EXACT, AVERAGED}:
             raise ValueError(f"{model.path.name} was made by an arithmetic that this version does not know")
         return recipe
 
@@ -223,7 +225,7 @@ def remember(
     if not isinstance(strategy, Stateful):
         raise ValueError(f"{recipe.strategy.name} remembers nothing")
     with _inputs(updates, samples, recipe, target, base, keys, threads) as (inputs, weights):
-        round_ = Remembering(strategy, inputs, weights, recipe.facts, recipe.round, base, before)
+        round_ = _remembering(strategy, inputs, weights, recipe, base, before)
         specs = {
             state_name(what, name): TensorSpec(np.dtype(np.float32), spec.shape)
             for name, spec in round_.floating.items()
@@ -259,12 +261,24 @@ def blocks(
     if base is None or not inputs:
         raise ValueError(f"{recipe.strategy.name} goes by what updates change of their base")
     if isinstance(strategy, Stateful):
-        return Remembering(strategy, inputs, samples, recipe.facts, recipe.round, base, before).models(order, threads)
+        return _remembering(strategy, inputs, samples, recipe, base, before).models(order, threads)
     if isinstance(strategy, Noised):
         if noise is None:
             raise ValueError(f"{recipe.strategy.name} needs the key of its noise")
         return noising.noised(strategy, inputs, samples, specs, order, base, noise, threads)
     return weighed(strategy, inputs, samples, recipe.facts, specs, order, base, threads)
+
+
+def _remembering(
+    strategy: Stateful,
+    inputs: Sequence[Input],
+    samples: Sequence[int],
+    recipe: Recipe,
+    base: TensorFile,
+    before: TensorFile | None,
+) -> Remembering:
+    averaged = recipe.arithmetic == AVERAGED
+    return Remembering(strategy, inputs, samples, recipe.facts, recipe.round, base, before, averaged=averaged)
 
 
 def _blockwise(

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from concilia_kit import gaussians, tensorfile
+from concilia_kit.normalisation import VARIANCE
 from concilia_kit.sealing import NO_KEYS, Keyring
 from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec
 from concilia_kit.wire.metadata import CONFIDENTIAL, NOISE
@@ -25,8 +26,6 @@ from concilia_aggregator.strategies.base import Block, Noised
 from concilia_aggregator.whole import geometry
 from concilia_aggregator.windows import Input, Window, stream
 
-VARIANCE = ".running_var"
-"""How batch normalisation names its variances."""
 KEPT_SHARE = 0.5
 """Of a variance of the base, that noise leaves of it at least: a network has no use for one that is not above 0."""
 

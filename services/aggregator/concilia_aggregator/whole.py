@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from concilia_kit.normalisation import STATISTICS
 from concilia_kit.tensorfile import MalformedFile, TensorFile, TensorSpec
 from concilia_kit.wire.metadata import state_name
 
+from concilia_aggregator import exact
 from concilia_aggregator.facts import RoundFacts
 from concilia_aggregator.measuring import gram
 from concilia_aggregator.strategies.base import Block, Stateful, Weighing
@@ -53,8 +55,10 @@ def weighed(
 class Remembering:
     """A round of a strategy that remembers: the model, and what is remembered after it, each in a pass of its own.
 
-    `before` is the file of what was remembered after the last round; None stands for zeros. Raises `ValueError`,
-    `MalformedFile` where it does not fit.
+    `before` is the file of what was remembered after the last round; None stands for zeros. With `averaged` batch
+    normalisation's statistics are the mean of the updates' by samples, whatever the strategy steps by, and nothing is
+    remembered of them: they are measured and not learned, and a step beyond what hospitals measured takes a variance
+    below zero. Raises `ValueError`, `MalformedFile` where it does not fit.
     """
 
     def __init__(
@@ -66,9 +70,12 @@ class Remembering:
         number: int,
         base: TensorFile,
         before: TensorFile | None,
+        *,
+        averaged: bool,
     ) -> None:
         self._base = Input.open(base, base)
-        self._inputs = inputs
+        self._inputs, self._samples = inputs, samples
+        self._averaged = averaged
         self._strategy = strategy
         self.specs = inputs[0].reader.tensors
         self.floating = {name: each for name, each in self.specs.items() if np.issubdtype(each.dtype, np.floating)}
@@ -100,9 +107,27 @@ class Remembering:
         base = self._base.block(window)
         names = self._strategy.state if np.issubdtype(base.dtype, np.floating) else ()
         state = [self._remembered(what, window) for what in names]
-        return self._stepping.step([each.block(window) for each in self._inputs], base, state)
+        updates = [each.block(window) for each in self._inputs]
+        made, kept = self._stepping.step(updates, base, state)
+        if self._averaged and names and (places := _statistics(window)):
+            made, kept = made.copy(), [each.copy() for each in kept]
+            for place in places:
+                made[place] = exact.weighted_mean([each[place] for each in updates], self._samples)
+                for each in kept:
+                    each[place] = 0
+        return made, kept
 
     def _remembered(self, what: str, window: Window) -> Block:
         if self._before is None:
             return np.zeros(sum(each.stop - each.start for each in window), np.float32)
         return self._before.block(tuple(replace(each, name=state_name(what, each.name)) for each in window))
+
+
+def _statistics(window: Window) -> list[slice]:
+    """Where in a window statistics of batch normalisation lie."""
+    found, at = [], 0
+    for each in window:
+        if each.name.endswith(STATISTICS):
+            found.append(slice(at, at + each.stop - each.start))
+        at += each.stop - each.start
+    return found

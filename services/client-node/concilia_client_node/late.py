@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from concilia_kit import logs
 from concilia_kit.encodings import Reader, Written, reader
+from concilia_kit.normalisation import STATISTICS
 from concilia_kit.problems import Problem
 from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.chain import LedgerRound, RoundStatus
@@ -26,10 +27,6 @@ from concilia_kit.wire.training import MAX_STALENESS, TrainTask
 from concilia_client_node.consortium import Consortium
 from concilia_client_node.fetching import Fetched
 from concilia_client_node.store import NodeFolder, Trained
-
-_STATISTICS = (".running_mean", ".running_var")
-"""Buffers of batch normalisation. They are estimates and no steps: a difference put onto another base could make a
-variance negative, where a mean of estimates is one."""
 
 _log = logs.get(__name__)
 
@@ -101,7 +98,9 @@ def rebase(update: Reader, base: TensorFile, onto: TensorFile) -> dict[str, npt.
     tensors: dict[str, npt.NDArray[Any]] = {}
     for name, spec in update.tensors.items():
         made = update.block(name, 0, spec.size)
-        if np.issubdtype(spec.dtype, np.floating) and not name.endswith(_STATISTICS):
+        # Statistics are estimates and no steps: a difference put onto another base could make a variance negative,
+        # where a mean of estimates is one.
+        if np.issubdtype(spec.dtype, np.floating) and not name.endswith(STATISTICS):
             step = made.astype(np.float64) - base.flat(name)
             made = (onto.flat(name) + step).astype(spec.dtype)
         tensors[name] = made.reshape(spec.shape)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from concilia_aggregator import measuring, strategies, windows
+from concilia_aggregator import exact, measuring, strategies, windows
 from concilia_aggregator.facts import FAR, RoundFacts
-from concilia_aggregator.folding import Recipe, fold, remember
+from concilia_aggregator.folding import AVERAGED, Recipe, fold, remember
 from concilia_aggregator.strategies import Blockwise, Noised, Setting, Stateful, StrategyUnknown, Weighing, registry
 from concilia_aggregator.strategies.fedopt import FedAvgM, Optimised
 from concilia_aggregator.strategies.geometry import Geometry, gram_of
@@ -160,6 +160,44 @@ def test_streamed_is_as_in_memory_to_the_bit(
         assert set(remembered) == set(kept)
         for name, values in kept.items():
             assert remembered.tensor(name).ravel().tobytes() == values.tobytes(), name
+
+
+SERVER = ("fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold")
+
+
+@pytest.mark.parametrize("name", SERVER)
+def test_statistics_are_averaged_whatever_a_server_steps_by(tmp_path: Path, name: str) -> None:
+    """Round after round of the same change takes momentum below zero; what was measured stays what was measured. Models
+    from before are made again as they were."""
+    measured = {"z.running_mean": (40,), "z.running_var": (40,)}
+    rng = np.random.default_rng(1)
+    base = {**BASE, **{each: rng.uniform(0.5, 1, shape).astype(np.float32) for each, shape in measured.items()}}
+    updates = [
+        {**each, **{one: base[one] * np.float32(0.1 * (1 + at)) for one in measured}} for at, each in enumerate(UPDATES)
+    ]
+    files = [put(tmp_path, str(at), each) for at, each in enumerate(updates)]
+    start = put(tmp_path, "base", base)
+    old = recipe(Strategy(name=name, server_rate=3.0 if name == "fedavgm" else None))
+    recipes = {"old": old, "new": replace(old, arithmetic=AVERAGED)}
+    means = {one: exact.weighted_mean([each[one] for each in updates], SAMPLES) for one in measured}
+    before: dict[str, TensorFile | None] = {"old": None, "new": None}
+    for number in (1, 2):
+        folded: dict[str, TensorFile] = {}
+        for which, how in recipes.items():
+            model, state = (tmp_path / f"{what}-{which}-{number}" for what in ("model", "state"))
+            fold(files, SAMPLES, how, model, start, before=before[which])
+            remember(files, SAMPLES, how, state, start, before[which])
+            folded[which], before[which] = TensorFile.open(model), TensorFile.open(state)
+        for one in SHAPES:
+            assert folded["new"].tensor(one).tobytes() == folded["old"].tensor(one).tobytes()
+        for one, mean in means.items():
+            assert folded["new"].tensor(one).tobytes() == mean.tobytes()
+            kept = before["new"]
+            assert kept is not None
+            assert not any(np.array(kept.tensor(each)).any() for each in kept if each.endswith(one))
+    if name == "fedavgm":
+        assert folded["old"].tensor("z.running_var").min() < 0
+    assert [Recipe.of(folded[which]).arithmetic for which in recipes] == [old.arithmetic, AVERAGED]
 
 
 def test_the_gram_matrix_is_that_of_exact_arithmetic(tmp_path: Path) -> None:
