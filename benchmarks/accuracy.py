@@ -119,13 +119,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", default="random", help="safetensors file of the trunk; 'imagenet' fetches torchvision's; 'random'"
     )
-    parser.add_argument("--size", type=int, default=128, help="side of the input, pixels")
+    parser.add_argument("--size", type=int, default=160, help="side of the input, pixels")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     contenders = (POOLED, FEDERATED, ALONE)
     parser.add_argument("--contenders", nargs="+", choices=contenders, default=contenders)
-    parser.add_argument("--rounds", type=int, default=24, help="of the federation")
+    parser.add_argument("--rounds", type=int, default=12, help="of the federation")
     parser.add_argument("--images", type=int, help="training pictures a hospital and round at most (default: all)")
-    parser.add_argument("--passes", type=int, default=12, help="over the pictures, of who trains without rounds")
+    parser.add_argument("--passes", type=int, default=8, help="over the pictures, of who trains without rounds")
     parser.add_argument("--epochs", type=int, default=1, help="of a round")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=5e-4)
@@ -134,12 +134,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoothing", type=float, default=0.0)
     parser.add_argument("--mixup", type=float, default=0.0)
     parser.add_argument("--optimizer", default="adamw")
-    parser.add_argument("--strategy", default="fedavg")
+    parser.add_argument("--strategy", default="class_balanced")
     parser.add_argument("--server-rate", type=float, help="of a server's optimiser (default: the strategy's)")
     parser.add_argument("--momentum", type=float, help="of a server's optimiser (default: the strategy's)")
     parser.add_argument("--head-rounds", type=int, default=0)
     parser.add_argument(
-        "--statistics-rounds", type=int, help="after which normalisation's statistics stay (default: never)"
+        "--statistics-rounds",
+        type=int,
+        help="after which normalisation's statistics stay (default: three quarters of the rounds)",
     )
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--runs", type=Path, default=Path("var/accuracy"), help="folder that runs are kept in")
@@ -147,7 +149,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--weights-cache", type=Path, default=Path("var/accuracy"), help="where fetched weights are kept"
     )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.statistics_rounds is None:
+        options.statistics_rounds = -(-3 * options.rounds // 4)
+    return options
 
 
 def _wanted(options: argparse.Namespace, source: str, sites: int) -> list[Recipe]:
@@ -156,18 +161,37 @@ def _wanted(options: argparse.Namespace, source: str, sites: int) -> list[Recipe
     if ALONE in options.contenders:
         contenders += [f"{ALONE}:{at}" for at in range(sites)]
     weights = options.weights if options.weights in ("imagenet", "random") else Path(options.weights).name
-    return [
-        Recipe(
-            source, options.arch.value, weights, options.size, contender, seed,
-            options.rounds if contender == FEDERATED else options.passes, options.epochs, options.batch,
-            options.rate, options.decay, options.balance.value, options.smoothing, options.mixup, options.optimizer,
-            options.strategy, options.server_rate, options.momentum, options.head_rounds,
-            options.statistics_rounds if contender == FEDERATED else None,
-            options.images if contender == FEDERATED else None,
-        )
-        for contender in contenders
-        for seed in options.seeds
-    ]  # fmt: skip
+    found = []
+    for contender in contenders:
+        is_federated = contender == FEDERATED
+        found += [
+            Recipe(
+                data=source,
+                arch=options.arch.value,
+                weights=weights,
+                size=options.size,
+                contender=contender,
+                seed=seed,
+                rounds=options.rounds if is_federated else options.passes,
+                epochs=options.epochs,
+                batch=options.batch,
+                rate=options.rate,
+                decay=options.decay,
+                balance=options.balance.value,
+                smoothing=options.smoothing,
+                mixup=options.mixup,
+                optimizer=options.optimizer,
+                # What only a federation has is no part of what others depend on.
+                strategy=options.strategy if is_federated else "fedavg",
+                server_rate=options.server_rate if is_federated else None,
+                momentum=options.momentum if is_federated else None,
+                head_rounds=options.head_rounds if is_federated else 0,
+                statistics_rounds=options.statistics_rounds if is_federated else None,
+                images=options.images if is_federated else None,
+            )
+            for seed in options.seeds
+        ]
+    return found
 
 
 def _path(runs: Path, recipe: Recipe) -> Path:

@@ -141,6 +141,12 @@ def test_a_job_is_created_with_its_encoding_and_shows_it(monkeypatch: pytest.Mon
         done = CliRunner().invoke(app, ["job", "create", "--statistics-rounds", "2"])
         assert done.exit_code == 0, done.output
         assert double.spec["schedule"]["statistics_rounds"] == 2
+        done = CliRunner().invoke(app, ["job", "create", "--own-shares", "--balance", "logit"])
+        assert done.exit_code == 0, done.output
+        assert double.spec["own_shares"] is True
+        done = CliRunner().invoke(app, ["job", "create", "--own-shares"])
+        assert done.exit_code == 2
+        assert "no own_shares with balance loss" in " ".join(done.output.split())
         done = CliRunner().invoke(app, ["job", "create", "--strategy", "scaffold", "--optimizer", "adamw"])
         assert done.exit_code == 2
         assert "scaffold goes by how far plain steps reach" in " ".join(done.output.split())

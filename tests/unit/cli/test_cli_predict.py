@@ -16,7 +16,7 @@ from concilia.app import app
 from concilia.client import Client
 from concilia.commands import models
 from concilia.predicting import percentile
-from concilia_kit.problems import NotFound, Problem
+from concilia_kit.problems import Conflict, NotFound, Problem
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -111,6 +111,16 @@ def folder(tmp_path: Path) -> Path:
 
 def typed(*words: str | Path) -> Any:
     return CliRunner().invoke(app, ["predict", *map(str, words)])
+
+
+def test_how_often_classes_come_is_told_with_each_picture(service: Service, folder: Path) -> None:
+    assert typed(folder, "--class-counts", "3,40,7").exit_code == 0
+    assert typed(folder / "c.jpg").exit_code == 0
+    assert [each.url.params.get("class_counts") for each in service.asked] == ["3,40,7"] * 3 + [None]
+    service.fails_from, service.problem = 0, Conflict("the model was not evaluated so", code="class_counts_unfit")
+    refused = typed(folder, "--class-counts", "3,40,7")
+    assert refused.exit_code == 1
+    assert len(service.asked) == 5, "what is wrong with all pictures is asked once"
 
 
 def test_a_folder_is_a_line_a_picture_and_a_summary(service: Service, folder: Path) -> None:
