@@ -12,10 +12,12 @@ from typing import Self
 
 import rfc8785
 from concilia_kit.wire.base import Wire
-from concilia_kit.wire.chain import LedgerUpdate
+from concilia_kit.wire.chain import LedgerUpdate, Reason
+from concilia_kit.wire.jobs import JobSpec
 from concilia_kit.wire.training import LocalTraining, UpdateMetrics
 from pydantic import Field
 
+from concilia_aggregator import strategies
 from concilia_aggregator.strategies import Setting
 from concilia_aggregator.strategies.geometry import Fact
 
@@ -85,6 +87,20 @@ def claimed(item: LedgerUpdate) -> int:
     """The training images that a hospital says it has, in whatever it says: what a registration is to bound."""
     counts = () if item.metrics is None else item.metrics.class_counts or ()
     return max(item.update.samples, sum(counts))
+
+
+def classes_told(spec: JobSpec) -> int | None:
+    """Of how many classes hospitals are to tell their images, where a job's strategy goes by them."""
+    asked = strategies.make(spec.strategy).local(spec.local).class_counts
+    return len(spec.classification.classes) if asked else None
+
+
+def miscounted(item: LedgerUpdate, classes: int | None) -> Reason | None:
+    """Why an update has no credible weight that is to say how many images there are of so many classes."""
+    if classes is None:
+        return None
+    counts = None if item.metrics is None else item.metrics.class_counts
+    return None if counts is not None and len(counts) == classes and any(counts) else Reason.SAMPLE_COUNT
 
 
 def is_other(

@@ -25,7 +25,7 @@ from concilia_kit.wire.masking import Unmasking
 from concilia_aggregator import staleness, strategies
 from concilia_aggregator.artifacts import ArtifactNotFound, Artifacts
 from concilia_aggregator.errors import UpdateChanged
-from concilia_aggregator.facts import RoundFacts, claimed
+from concilia_aggregator.facts import RoundFacts, claimed, miscounted
 from concilia_aggregator.folding import AVERAGED, Recipe, fold, remember
 from concilia_aggregator.keying import Keying, Remembered
 from concilia_aggregator.ledger import Ledger
@@ -96,12 +96,14 @@ class Folder:
         encoding: Encoding = PLAIN,
         asynchronous: bool = False,
         sharers: Sharers | None = None,
+        classes: int | None = None,
     ) -> LedgerRound:
         """Screen what was not screened before; rejections are on the chain when this returns.
 
         An update in another encoding than the job's, or none, counts as malformed; one that is late where the job is
         not `asynchronous`, or later than can be, has no credible weight (`staleness`). Of a secure round those of
-        `sharers` count, masked by its roster (`masking.screening`).
+        `sharers` count, masked by its roster (`masking.screening`). Where the strategy goes by images of so many
+        `classes`, who does not tell them has no credible weight either.
 
         To be called again as updates come, also while the round takes more: what was read once is not read again.
         Returns the round with its rejections; `lost` says of which hospitals no file can be read now, which the store
@@ -119,6 +121,7 @@ class Folder:
                 reason = Reason.ARTIFACT_MISSING
             elif reason is None and hospital not in lost:
                 reason = self._weighed(item) if asynchronous else staleness.claimed(item.metrics)
+                reason = reason or miscounted(item, classes)
             if reason is not None and item.reason is None:
                 self._reject(recorded, item, reason)
                 rejected += 1

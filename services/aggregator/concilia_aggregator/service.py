@@ -19,7 +19,7 @@ from concilia_kit.wire.masking import Stage
 from concilia_kit.wire.training import EvaluationReport
 from pydantic import JsonValue
 
-from concilia_aggregator import dispatch, ledger_facts, rounds, scores, summary
+from concilia_aggregator import dispatch, facts, ledger_facts, rounds, scores, summary
 from concilia_aggregator.artifacts import Artifacts
 from concilia_aggregator.changes import Tell, nobody
 from concilia_aggregator.errors import RoundNotFound
@@ -208,9 +208,8 @@ class Coordinator(Jobs):
                 self._save(row, new)
                 self._entered(row.id, state, new)
             case rounds.AskEvaluations(new):
-                self._save(
-                    row, new, tasks=dispatch.evaluations(row.id, spec, new, self._store.class_counts(row.id, spec))
-                )
+                counts = self._store.class_counts(row.id, spec)
+                self._save(row, new, tasks=dispatch.evaluations(row.id, spec, new, counts))
                 self._dispatch(row.id)
             case rounds.OpenRound(new):
                 self._open(row, spec, new)
@@ -265,7 +264,8 @@ class Coordinator(Jobs):
         """Screen a round's updates, of a secure one those that its room takes."""
         registered = self._store.training_images([item.update.hospital for item in recorded.updates])
         sharers = moves.sharers(look.seen.room, spec)
-        return self._folder.screen(recorded, registered, spec.encoding, spec.strategy.asynchronous, sharers)
+        told = facts.classes_told(spec)
+        return self._folder.screen(recorded, registered, spec.encoding, spec.strategy.asynchronous, sharers, told)
 
     def _unmask(self, row: JobRow, spec: JobSpec, state: JobState, look: _Look) -> bool:
         """Screen, settle who is in the sum, ask those to unmask it; False where files are waited for."""

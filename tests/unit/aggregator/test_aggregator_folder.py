@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from concilia_aggregator import facts
 from concilia_aggregator import folder as module
 from concilia_aggregator.errors import UpdateChanged
 from concilia_aggregator.folder import Folder
@@ -21,7 +22,9 @@ from concilia_kit.tensorfile import TensorFile
 from concilia_kit.wire.adapter import Adapter
 from concilia_kit.wire.chain import LedgerRound, Reason, RoundOpening
 from concilia_kit.wire.jobs import JobSpec
-from concilia_kit.wire.strategy import Strategy
+from concilia_kit.wire.strategy import Strategy, StrategyName
+
+from .conftest import METRICS
 
 JOB = "a" * 64
 
@@ -80,6 +83,22 @@ def test_other_registered_samples_are_judged_anew(world: World) -> None:
     assert world.screen({hospital: 10}).rejected == 0
     recorded = world.screen({hospital: 9})
     assert [item.reason for item in recorded.updates] == [None, Reason.SAMPLE_COUNT, None]
+
+
+def test_who_is_weighed_by_images_of_classes_tells_them_and_no_more_than_are_registered(world: World) -> None:
+    """One says nothing, one tells other classes apart, one has none, one more than it registered, one says it right."""
+    told = [None, (1, 2), (0, 0, 0), (5, 6, 0), (4, 6, 0)]
+    world.ledger.open(RoundOpening(job="b" * 64, round=1, base=world.spec.initial, deadline=2**40, quorum=1))
+    for number, counts in enumerate(told, 11):
+        metrics = METRICS.model_copy(update={"class_counts": counts})
+        digest = world.artifacts.add(model(number))
+        world.ledger.submit("b" * 64, 1, f"0x{number:040x}", digest, 10, metrics)
+    recorded = world.ledger.round("b" * 64, 1)
+    registered = {item.update.hospital: 10 for item in recorded.updates}
+    recorded = world.folder.screen(recorded, registered, classes=3)
+    assert [item.reason for item in recorded.updates] == [Reason.SAMPLE_COUNT] * 4 + [None]
+    balanced = world.spec.model_copy(update={"strategy": Strategy(name=StrategyName.CLASS_BALANCED)})
+    assert (facts.classes_told(world.spec), facts.classes_told(balanced)) == (None, 7)
 
 
 def test_a_rejection_is_sent_once_while_the_reading_is_behind(world: World) -> None:
