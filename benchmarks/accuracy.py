@@ -119,13 +119,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", default="random", help="safetensors file of the trunk; 'imagenet' fetches torchvision's; 'random'"
     )
-    parser.add_argument("--size", type=int, default=160, help="side of the input, pixels")
+    parser.add_argument("--size", type=int, default=128, help="side of the input, pixels")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     contenders = (POOLED, FEDERATED, ALONE)
     parser.add_argument("--contenders", nargs="+", choices=contenders, default=contenders)
     parser.add_argument("--rounds", type=int, default=12, help="of the federation")
     parser.add_argument("--images", type=int, help="training pictures a hospital and round at most (default: all)")
-    parser.add_argument("--passes", type=int, default=8, help="over the pictures, of who trains without rounds")
+    parser.add_argument("--passes", type=int, default=12, help="over the pictures, of who trains without rounds")
     parser.add_argument("--epochs", type=int, default=1, help="of a round")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=5e-4)

@@ -148,10 +148,10 @@ class UnusualUse(Wire):
 class Use(Wire):
     """How a model's outputs are to be read, from `images` held-out pictures of all hospitals together.
 
-    Logits are the mean over a picture's turns where `flips`, with `class_shares.shift` added where both counts are
-    there, and are divided by `temperature` then. Errors (expected
-    calibration error) and losses (nats) are cross-fitted: each half's at the other one's temperature. None, as
-    `temperature` is one, where nothing was calibrated.
+    Logits are the mean over a picture's turns where `flips`, get `class_shares.shift` added where both counts are
+    there, and are divided by `temperature` then. Errors (expected calibration error) and losses (nats) are
+    cross-fitted: each half's at the other one's temperature. None, as `temperature` is one, where nothing was
+    calibrated.
     """
 
     flips: bool = False
