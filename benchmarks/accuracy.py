@@ -139,9 +139,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--momentum", type=float, help="of a server's optimiser (default: the strategy's)")
     parser.add_argument("--head-rounds", type=int, default=0)
     parser.add_argument(
-        "--statistics-rounds",
-        type=int,
-        help="after which normalisation's statistics stay (default: three quarters of the rounds)",
+        "--statistics-rounds", type=int, help="after which normalisation's statistics stay (default: never)"
     )
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--runs", type=Path, default=Path("var/accuracy"), help="folder that runs are kept in")
@@ -149,10 +147,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--weights-cache", type=Path, default=Path("var/accuracy"), help="where fetched weights are kept"
     )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
-    options = parser.parse_args(arguments)
-    if options.statistics_rounds is None:
-        options.statistics_rounds = -(-3 * options.rounds // 4)
-    return options
+    return parser.parse_args(arguments)
 
 
 def _wanted(options: argparse.Namespace, source: str, sites: int) -> list[Recipe]:
