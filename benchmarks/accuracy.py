@@ -29,11 +29,14 @@ from concilia_kit.wire.training import Architecture, Balance, LocalTraining
 from torch import nn
 
 from benchmarks import accuracy_report, federated_sites, kept_runs, simulation
+from benchmarks.accuracy_report import FEDERATED, POOLED
 from benchmarks.federated_sites import Level, Sites
 from benchmarks.simulation import Hospital, Plan
 
-POOLED, FEDERATED, ALONE = "pooled", "federated", "alone"
+ALONE = "alone"
 SPLIT = "collections"
+_WEIGHTS = Path("var/accuracy")
+"""Where fetched weights are kept."""
 _SAID_SECONDS = 30.0
 
 
@@ -94,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     logs.configure("bench-accuracy", "text", "WARNING")
     try:
-        weights = federated_sites.weights_of(options.arch, options.weights, options.weights_cache)
-        level = Level(options.data, weights, True, options.size, "", options.weights_cache, None, options.arch)
+        weights = federated_sites.weights_of(options.arch, options.weights, _WEIGHTS)
+        level = Level(options.data, weights, True, options.size, "", _WEIGHTS, None, options.arch)
         federated_sites.whole(level, 0)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
@@ -143,9 +146,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--runs", type=Path, default=Path("var/accuracy"), help="folder that runs are kept in")
-    parser.add_argument(
-        "--weights-cache", type=Path, default=Path("var/accuracy"), help="where fetched weights are kept"
-    )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args(arguments)
 

@@ -218,8 +218,7 @@ class _Federation:
         if staleness:
             step = model.floats.astype(np.float64) - self._versions[self._nodes[at].began].floats
             moved = (self._model.floats + step).astype(np.float32)
-            statistics = self._layout.mask([n for n in self._layout.named(moved) if n.endswith(STATISTICS)])
-            model = replace(model, floats=np.where(statistics, model.floats, moved))
+            model = replace(model, floats=np.where(self._server.statistics, model.floats, moved))
         if self._plan.spec.asynchronous:
             self._nodes[at].began = number
         images = len(self._hospitals[at].training)
@@ -248,13 +247,7 @@ class _Federation:
                 model = Model((self._model.floats + row).astype(np.float32), usual.model.counters)
                 images = len(self._hospitals[at].training)
                 told = trained[at].outcome if at in trained else usual.outcome
-                found.append(
-                    replace(
-                        self._update(at, model, told, number),
-                        samples=images * self._attack.claims,
-                        registered=images,
-                    )
-                )
+                found.append(replace(self._update(at, model, told, number), samples=images * self._attack.claims))
         return found
 
     def _first(self, number: int) -> list[int]:

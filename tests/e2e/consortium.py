@@ -78,6 +78,17 @@ class World:
     def kept(self, node: int, job: str, what: str) -> Path:
         return self.folder / f"node-{node}" / "masking" / job / "1" / f"{what}.json"
 
+    @contextmanager
+    def signed_in(self, who: str) -> Iterator[Connection]:
+        """The services as somebody of the layout reaches them."""
+        file = self.layout.keystore(who)
+        mine = {"keystore": file, "password_file": file.with_suffix(".password")}
+        connection = Connection(Endpoints.read(self.layout.connection_file).model_copy(update=mine))
+        try:
+            yield connection
+        finally:
+            connection.close()
+
     def file(self, digest: str) -> TensorFile:
         """A file of the model service's store, as it lies there."""
         return TensorFile.open(self.layout.artifacts / digest[:2] / digest)

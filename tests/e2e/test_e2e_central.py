@@ -4,7 +4,6 @@ key, and whoever may read updates makes the models again."""
 from __future__ import annotations
 
 from concilia.commands.verification import run_verification
-from concilia.connection import Connection, Endpoints
 from concilia_client_node import accounting, sampling
 from concilia_kit import http
 from concilia_kit.problems import Problem
@@ -19,15 +18,11 @@ STRATEGY = Strategy(name=StrategyName.DP_FEDAVG, radius=0.5, noise=0.05, delta=1
 
 def status(world: World, who: str, digest: str) -> int:
     """What the model service answers somebody who asks for a file."""
-    file = world.layout.keystore(who)
-    mine = {"keystore": file, "password_file": file.with_suffix(".password")}
-    connection = Connection(Endpoints.read(world.layout.connection_file).model_copy(update=mine))
-    try:
-        return http.call(connection.model, "GET", f"/v1/artifacts/{digest}").status_code
-    except Problem as problem:
-        return problem.problem_status
-    finally:
-        connection.close()
+    with world.signed_in(who) as connection:
+        try:
+            return http.call(connection.model, "GET", f"/v1/artifacts/{digest}").status_code
+        except Problem as problem:
+            return problem.problem_status
 
 
 def test_a_job_with_noise_at_the_aggregator(world: World) -> None:

@@ -3,13 +3,9 @@ class, and answers go by where a picture is from; at evaluation, and when the pu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 from concilia.client import Client
 from concilia.commands.verification import run_verification
-from concilia.connection import Connection, Endpoints
 from concilia_aggregator.facts import RoundFacts
 from concilia_aggregator.folding import FACTS
 from concilia_kit.problems import Problem
@@ -18,17 +14,6 @@ from concilia_kit.wire.strategy import Strategy, StrategyName
 from concilia_kit.wire.training import Balance
 
 from tests.e2e.consortium import HOSPITALS, LITTLE, World
-
-
-@contextmanager
-def clinician(world: World) -> Iterator[Client]:
-    file = world.layout.keystore("clinician")
-    mine = {"keystore": file, "password_file": file.with_suffix(".password")}
-    connection = Connection(Endpoints.read(world.layout.connection_file).model_copy(update=mine))
-    try:
-        yield Client(connection)
-    finally:
-        connection.close()
 
 
 def test_a_job_by_parts_of_classes_and_by_own_shares(world: World) -> None:
@@ -60,11 +45,11 @@ def test_a_job_by_parts_of_classes_and_by_own_shares(world: World) -> None:
     use = world.admin.model(model).use
     assert use is not None
     assert use.class_counts == everybody
-    with clinician(world) as to:
+    with world.signed_in("clinician") as connection:
+        to = Client(connection)
         plain = shares(to, world, model, None)
         assert shares(to, world, model, (0, 0, 0, 0, 0, 1000, 0))["nv"] > plain["nv"]
-        if 0 not in everybody:
-            assert shares(to, world, model, everybody) == pytest.approx(plain, abs=1e-6)
+        assert shares(to, world, model, everybody) == pytest.approx(plain, abs=1e-6)
         with pytest.raises(Problem, match="classes are counted"):
             shares(to, world, model, (1, 2))
 

@@ -40,7 +40,7 @@ class Assignments:
         self._store = store
         self._orders = orders
         self._clock = clock
-        self._jobs: dict[str, tuple[int, JobSpec, JobState, Survivors | None]] = {}
+        self._jobs: dict[str, tuple[int, JobSpec, JobState, Survivors | None, dispatch.ClassCounts]] = {}
         self._watch = Watch(self._versions)
 
     def of(self, hospital: str) -> Told:
@@ -74,11 +74,11 @@ class Assignments:
             state = state_of(row)
             is_settled = state.phase is Phase.UNMASKING
             survivors = self._store.masking.survivors(job, state.round) if is_settled else None
-            kept = row.version, spec_of(row), state, survivors
+            counts = self._store.class_counts(job, spec_of(row)) if state.phase is Phase.EVALUATING else None
+            kept = row.version, spec_of(row), state, survivors, counts
             self._jobs[job] = kept
-        _, spec, state, survivors = kept
+        _, spec, state, survivors, counts = kept
         ability = frozenset() if spec.encoding.plain else self._store.ability(hospital)
-        counts = self._store.class_counts(job, spec) if state.phase is Phase.EVALUATING else None
         found = dispatch.assigned(job, spec, state, hospital, ability, self._clock(), survivors, counts)
         if found is None:
             return None
